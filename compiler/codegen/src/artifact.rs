@@ -1,0 +1,493 @@
+//! What a compilation leaves behind: executable, library, object or Rust crate, with headers and weights.
+//!
+//! Laws: the same program, machine and options give the same bytes, wherever they are written; files appear whole or not
+//! at all, by renaming, so that a program that runs from an older version keeps its files.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cameo_kernel::memory::{self, MemoryPlan};
+use cameo_kernel::program::Program;
+use inkwell::context::Context as LlvmContext;
+
+use crate::compile::{Code, CompileOptions, Compiled, compile};
+use crate::link::Linker;
+use crate::lower::LowerError;
+use crate::object::{Arch, Machine, MachineError};
+use crate::tables::{self, Facts};
+use crate::weights::{self, HEADER_BYTES, WeightError};
+use crate::{archive, header, link, names, rust_crate};
+
+#[cfg(test)]
+mod tests;
+
+/// Kinds of artefacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emit {
+    /// `OUT`, and `OUT.weights`.
+    Exe,
+    /// `OUT/lib<name>.so`, `<name>.h`, `cameo.h`, `<name>.weights`.
+    Shared,
+    /// `OUT/lib<name>.a` with the runtime in it, and the same headers and weights.
+    Static,
+    /// `OUT/<name>.o` without the runtime, which lies beside it as `libcameo.a`, and the same headers and weights.
+    Object,
+    /// A Rust crate in `OUT`.
+    Rust,
+}
+
+impl Emit {
+    /// Every kind with its name on the command line.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("exe", Self::Exe),
+        ("shared", Self::Shared),
+        ("static", Self::Static),
+        ("object", Self::Object),
+        ("rust", Self::Rust),
+    ];
+}
+
+#[derive(Clone, Debug)]
+pub struct ArtifactOptions {
+    /// Name of the model, any text: symbols, files and crates are called by [`names::model`] of it.
+    pub name: String,
+    pub emit: Emit,
+    /// Links the weights in, instead of a file beside.
+    pub embed_weights: bool,
+    /// Threads when the caller does not say; 0: as many as the process may use.
+    pub default_threads: u32,
+    /// The C compiler that links; by default `cc`, or `<arch>-linux-gnu-gcc` for another architecture.
+    pub linker: Option<PathBuf>,
+}
+
+impl ArtifactOptions {
+    #[must_use]
+    pub fn new(name: &str, emit: Emit) -> Self {
+        Self {
+            name: name.to_owned(),
+            emit,
+            embed_weights: false,
+            default_threads: 0,
+            linker: None,
+        }
+    }
+
+    /// What [`write_artifact`] needs from [`compile`].
+    #[must_use]
+    pub fn compile_options(&self) -> CompileOptions {
+        CompileOptions {
+            assembly: self.emit == Emit::Rust,
+            ..CompileOptions::default()
+        }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct ArtifactReport {
+    /// The main file first.
+    pub files: Vec<PathBuf>,
+    /// Of the weights section.
+    pub weight_bytes: u64,
+    pub weight_hash: u64,
+    /// Phases with the time they took, for people.
+    pub times: Vec<(&'static str, Duration)>,
+}
+
+#[derive(Debug)]
+pub enum ArtifactError {
+    /// Kernel `index` of the program does not compile; a defect of the compiler.
+    Kernel {
+        index: usize,
+        error: LowerError,
+    },
+    Machine(MachineError),
+    /// The tables of the program cannot be made; a defect of an earlier phase.
+    Tables(String),
+    Weight(WeightError),
+    /// A file or folder cannot be written.
+    File {
+        path: PathBuf,
+        error: io::Error,
+    },
+    /// The C compiler cannot be started.
+    NoTool {
+        tool: PathBuf,
+        error: io::Error,
+    },
+    /// The C compiler failed.
+    Tool {
+        command: String,
+        output: String,
+    },
+    /// No runtime for this target travels with the compiler.
+    NoRuntime {
+        triple: String,
+    },
+}
+
+impl fmt::Display for ArtifactError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel { index, error } => write!(f, "kernel k{index}: {error}"),
+            Self::Machine(error) => error.fmt(f),
+            Self::Tables(what) => write!(f, "cannot write the model's tables: {what}"),
+            Self::Weight(error) => error.fmt(f),
+            Self::File { path, error } => write!(f, "cannot write {}: {error}", path.display()),
+            Self::NoTool { tool, error } => {
+                write!(
+                    f,
+                    "cannot start {}: {error}; linking needs a C compiler (Debian: gcc)",
+                    tool.display()
+                )
+            }
+            Self::Tool { command, output } => write!(f, "{command} failed:\n{}", output.trim_end()),
+            Self::NoRuntime { triple } => write!(
+                f,
+                "no runtime library for {triple} travels with this compiler, only for its own architecture; \
+                 --emit object and --emit rust need none"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ArtifactError {}
+
+impl From<MachineError> for ArtifactError {
+    fn from(error: MachineError) -> Self {
+        Self::Machine(error)
+    }
+}
+
+impl From<WeightError> for ArtifactError {
+    fn from(error: WeightError) -> Self {
+        Self::Weight(error)
+    }
+}
+
+/// Compiles a program and writes the artefact: [`compile()`], then [`write_artifact`].
+///
+/// # Errors
+/// See [`ArtifactError`].
+pub fn build(
+    program: &Program,
+    machine: &Machine,
+    options: &ArtifactOptions,
+    out: &Path,
+) -> Result<ArtifactReport, ArtifactError> {
+    let start = Instant::now();
+    let compiled = compile(
+        program,
+        machine,
+        &names::model(&options.name),
+        &options.compile_options(),
+    )?;
+    let time = start.elapsed();
+    let mut report = write_artifact(program, &compiled, machine, options, out)?;
+    report.times.insert(0, ("kernels", time));
+    Ok(report)
+}
+
+/// Writes the artefact of a program whose kernels are compiled under the same name, with
+/// [`ArtifactOptions::compile_options`]. `out` is the executable, or the folder, which is created.
+///
+/// # Errors
+/// See [`ArtifactError`].
+pub fn write_artifact(
+    program: &Program,
+    compiled: &Compiled,
+    machine: &Machine,
+    options: &ArtifactOptions,
+    out: &Path,
+) -> Result<ArtifactReport, ArtifactError> {
+    let name = names::model(&options.name);
+    let plan = memory::plan(program);
+    let mut times = Times::start();
+    let mut output = Output::begin(out, options.emit)?;
+
+    let layout = weights::layout(&program.weights);
+    let weights_file = output.work.path().join(WEIGHTS);
+    let hash = {
+        let file = fs::File::create(&weights_file).map_err(at(&weights_file))?;
+        let mut file = io::BufWriter::new(file);
+        let hash = weights::write(program, &mut file)?;
+        file.into_inner()
+            .map_err(|error| at(&weights_file)(error.into_error()))?;
+        hash
+    };
+    times.lap("weights");
+
+    let facts = Facts {
+        name: &name,
+        default_threads: options.default_threads,
+        weight_offsets: &layout.offsets,
+        weight_bytes: layout.bytes,
+        weight_hash: hash,
+        embedded: options.embed_weights,
+        main: options.emit == Emit::Exe,
+        cpu_features: tables::cpu_features(machine),
+    };
+    let model = Model {
+        program,
+        plan: &plan,
+        compiled,
+        machine,
+        facts,
+    };
+    match options.emit {
+        Emit::Rust => rust_crate::write(&model, &mut output)?,
+        Emit::Exe | Emit::Shared | Emit::Static | Emit::Object => native(&model, options, &mut output)?,
+    }
+    let embedded = options.embed_weights && options.emit != Emit::Rust;
+    if layout.bytes > 0 && !embedded {
+        match options.emit {
+            Emit::Exe => output.beside(WEIGHTS, ".weights"),
+            _ => output.take(WEIGHTS, &format!("{name}.weights")),
+        }
+    }
+    let files = output.finish()?;
+    times.lap("link");
+    Ok(ArtifactReport {
+        files,
+        weight_bytes: layout.bytes,
+        weight_hash: hash,
+        times: times.list,
+    })
+}
+
+/// The weights file in the working folder.
+const WEIGHTS: &str = "weights";
+
+/// All there is to know of a model that is being written.
+pub(crate) struct Model<'a> {
+    pub program: &'a Program,
+    pub plan: &'a MemoryPlan,
+    pub compiled: &'a Compiled,
+    pub machine: &'a Machine,
+    pub facts: Facts<'a>,
+}
+
+impl Model<'_> {
+    /// Gives the optimised module of the tables to `take`.
+    pub fn with_tables<T>(
+        &self,
+        take: impl FnOnce(&inkwell::module::Module) -> Result<T, MachineError>,
+    ) -> Result<T, ArtifactError> {
+        let text = tables::text(self.program, self.plan, &self.facts)?;
+        let llvm = LlvmContext::create();
+        let module = tables::assemble(self.machine, &llvm, "tables", &text)?;
+        Ok(take(&module)?)
+    }
+}
+
+/// Everything that the C compiler links.
+fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Result<(), ArtifactError> {
+    let (name, machine) = (model.facts.name, model.machine);
+    let linker = Linker::new(machine, options.linker.as_deref(), output.work.path());
+    let runtime = match options.emit {
+        Emit::Exe => link::executable_runtime(machine),
+        _ => link::library_runtime(machine),
+    };
+    if runtime.is_none() && options.emit != Emit::Object {
+        return Err(ArtifactError::NoRuntime {
+            triple: machine.triple.clone(),
+        });
+    }
+
+    let mut objects = vec![];
+    for (i, kernel) in model.compiled.kernels.iter().enumerate() {
+        let Code::Object(bytes) = &kernel.code else {
+            return Err(ArtifactError::Tables(format!(
+                "kernel k{i} was compiled to assembly, not to an object"
+            )));
+        };
+        objects.push(output.put(&format!("k{i}.o"), bytes)?);
+    }
+    let bytes = model.with_tables(|module| machine.emit_object(module))?;
+    objects.push(output.put("tables.o", &bytes)?);
+    let embedded = model.facts.embedded && model.facts.weight_bytes > 0;
+    if embedded {
+        output.put(
+            "weights.s",
+            link::weights_assembly(name, WEIGHTS, HEADER_BYTES).as_bytes(),
+        )?;
+        linker.assemble("weights.s", "weights.o")?;
+    }
+    let weights: &[&str] = if embedded { &["weights.o"] } else { &[] };
+    let mut inputs: Vec<&str> = objects.iter().map(String::as_str).collect();
+
+    match options.emit {
+        Emit::Exe => {
+            inputs.extend(weights);
+            output.put("exe.o", runtime.unwrap_or_default())?;
+            inputs.push("exe.o");
+            linker.executable(&inputs, "linked")?;
+            output.take_as_out("linked");
+            return Ok(());
+        }
+        Emit::Shared => {
+            inputs.extend(weights);
+            output.put("runtime.o", runtime.unwrap_or_default())?;
+            inputs.push("runtime.o");
+            output.put("exports", link::exports(name).as_bytes())?;
+            linker.shared(&inputs, "exports", &format!("lib{name}.so"), "linked")?;
+            output.take("linked", &format!("lib{name}.so"));
+        }
+        Emit::Static => {
+            linker.merge(&inputs, "model.o")?;
+            let mut members = vec![(format!("{name}.o"), output.read("model.o")?)];
+            if embedded {
+                members.push((format!("{name}_weights.o"), output.read("weights.o")?));
+            }
+            members.push(("cameo_runtime.o".to_owned(), runtime.unwrap_or_default().to_vec()));
+            output.archive(&members, &format!("lib{name}.a"))?;
+        }
+        Emit::Object => {
+            inputs.extend(weights);
+            linker.merge(&inputs, "model.o")?;
+            output.take("model.o", &format!("{name}.o"));
+            if let Some(runtime) = runtime {
+                output.archive(&[("cameo_runtime.o".to_owned(), runtime.to_vec())], "libcameo.a")?;
+            }
+        }
+        Emit::Rust => {}
+    }
+    let text = header::text(model.program, name, options.embed_weights);
+    output.file(&format!("{name}.h"), text.as_bytes())?;
+    output.file("cameo.h", header::CAMEO_H.as_bytes())
+}
+
+/// Files on their way: made in a working folder on the same file system, then renamed.
+pub(crate) struct Output {
+    pub work: tempfile::TempDir,
+    out: PathBuf,
+    /// Names in the working folder, and where they go.
+    files: Vec<(String, PathBuf)>,
+}
+
+impl Output {
+    fn begin(out: &Path, emit: Emit) -> Result<Self, ArtifactError> {
+        let folder = match emit {
+            Emit::Exe => out
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+            _ => out,
+        };
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        let work = tempfile::Builder::new()
+            .prefix(".cameo-")
+            .tempdir_in(folder)
+            .map_err(at(folder))?;
+        Ok(Self {
+            work,
+            out: out.to_owned(),
+            files: vec![],
+        })
+    }
+
+    /// Writes a file of the working folder; gives its name.
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<String, ArtifactError> {
+        let path = self.work.path().join(name);
+        fs::write(&path, bytes).map_err(at(&path))?;
+        Ok(name.to_owned())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, ArtifactError> {
+        let path = self.work.path().join(name);
+        fs::read(&path).map_err(at(&path))
+    }
+
+    /// Writes a file of the output folder; `name` may have folders.
+    pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<(), ArtifactError> {
+        let temporary = format!("out{}", self.files.len());
+        self.put(&temporary, bytes)?;
+        self.take(&temporary, name);
+        Ok(())
+    }
+
+    /// Moves a file of the working folder to the output folder in the end.
+    fn take(&mut self, temporary: &str, name: &str) {
+        self.files.push((temporary.to_owned(), self.out.join(name)));
+    }
+
+    /// Moves a file to the output path itself.
+    fn take_as_out(&mut self, temporary: &str) {
+        self.files.push((temporary.to_owned(), self.out.clone()));
+    }
+
+    /// Moves a file to the output path with something behind its name.
+    fn beside(&mut self, temporary: &str, suffix: &str) {
+        let mut path = self.out.clone().into_os_string();
+        path.push(suffix);
+        self.files.push((temporary.to_owned(), path.into()));
+    }
+
+    fn archive(&mut self, members: &[(String, Vec<u8>)], name: &str) -> Result<(), ArtifactError> {
+        let temporary = format!("out{}", self.files.len());
+        let path = self.work.path().join(&temporary);
+        let members: Vec<archive::Member> = members
+            .iter()
+            .map(|(name, data)| archive::Member {
+                name: name.clone(),
+                data,
+            })
+            .collect();
+        let write = || {
+            let mut file = io::BufWriter::new(fs::File::create(&path)?);
+            archive::write(&mut file, &members)?;
+            file.into_inner().map_err(io::IntoInnerError::into_error).map(drop)
+        };
+        write().map_err(at(&path))?;
+        self.take(&temporary, name);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Vec<PathBuf>, ArtifactError> {
+        let mut written = vec![];
+        for (temporary, path) in self.files {
+            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+                fs::create_dir_all(folder).map_err(at(folder))?;
+            }
+            fs::rename(self.work.path().join(temporary), &path).map_err(at(&path))?;
+            written.push(path);
+        }
+        Ok(written)
+    }
+}
+
+/// Adds the path to an error.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + use<> {
+    let path = path.to_owned();
+    move |error| ArtifactError::File { path, error }
+}
+
+struct Times {
+    last: Instant,
+    list: Vec<(&'static str, Duration)>,
+}
+
+impl Times {
+    fn start() -> Self {
+        Self {
+            last: Instant::now(),
+            list: vec![],
+        }
+    }
+
+    fn lap(&mut self, phase: &'static str) {
+        let now = Instant::now();
+        self.list.push((phase, now - self.last));
+        self.last = now;
+    }
+}
+
+/// The architecture of this compiler, whose runtime travels with it.
+pub(crate) const HOST: Arch = if cfg!(target_arch = "aarch64") {
+    Arch::Aarch64
+} else {
+    Arch::X86_64
+};

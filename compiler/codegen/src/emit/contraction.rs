@@ -1,0 +1,484 @@
+//! Contractions as code: a register tile of `mr` rows by `nv` vectors, all of k in registers.
+//!
+//! ```text
+//! for batch of this thread's share
+//!   for block of rows that stays in L2
+//!     for panel of columns                 (B: packed weight, direct rows, or copied to scratch here)
+//!       for tile of rows                   acc[mr][nv] += A[row, k] (broadcast) * B[k, vector]
+//!         epilogue and stores
+//! ```
+//!
+//! Rows are found through addresses computed per tile and, for windows, per kernel tap: a convolution is a contraction
+//! whose row addresses are not evenly spaced. A row outside the padded input reads from a row of zeros instead.
+
+use cameo_ir::{Bounds, Dim, Sym};
+use cameo_kernel::nest::guards;
+use cameo_kernel::program::{BOperand, Contraction, Operand};
+
+use super::body::{Frame, KernelCx, Lanes};
+use super::{Builder, Cmp, Elem, Val};
+
+/// Epilogues of more expression nodes than this run in a loop over the tile instead of once per vector of it: written
+/// out 24 times they would fill the instruction cache.
+const INLINE_EPILOGUE: usize = 16;
+
+struct Emit<'k, 'f> {
+    c: &'k Contraction,
+    cx: &'f KernelCx<'f>,
+    scratch: Val,
+    lanes: u32,
+    /// Batch iterators, m, n, then k.
+    nb: usize,
+}
+
+/// A panel of B: `k` rows of vectors, the lanes of which are consecutive columns.
+#[derive(Clone, Copy)]
+struct Panel {
+    /// Address of the panel's first element.
+    ptr: Val,
+    /// Elements between consecutive k; `None`: by the operand's own index.
+    stride: Option<Val>,
+    n0: Val,
+    nv: usize,
+    /// Columns that exist in the last vector; all when `None`.
+    mask: Option<Val>,
+}
+
+/// Renders the contraction for share `part` of `parts`.
+pub fn emit(b: &Builder, cx: &KernelCx, c: &Contraction, part: Val, parts: Val, scratch: Val) {
+    let e = Emit {
+        c,
+        cx,
+        scratch,
+        lanes: c.schedule.lanes as u32,
+        nb: c.batch.len(),
+    };
+    let f = Frame::new(b, cx, vec![], None);
+    let (zero, one) = (b.i64(0), b.i64(1));
+    let batch = f.dim(&Dim::product(&c.batch));
+    let m = f.dim(&c.m);
+    let n = f.dim(&c.n);
+    let mr = b.i64(c.schedule.mr as i64);
+    let nr = b.i64((c.schedule.nv * c.schedule.lanes) as i64);
+    let tiles = b.div_ceil(m, mr);
+    let panels = b.div_ceil(n, nr);
+    // Whole batches first, then rows while every thread gets several tiles, then columns.
+    let by_batch = b.cmp(Cmp::Ge, batch, b.mul(parts, b.i64(2)));
+    let rows_first = b.cmp(Cmp::Ge, tiles, b.mul(parts, b.i64(4)));
+    let gathered = matches!(c.b, BOperand::Gathered(_));
+    // A gathered panel is copied once per thread that uses it: columns are split before rows.
+    let by_rows = if gathered {
+        let narrow = b.cmp(Cmp::Lt, panels, parts);
+        b.and(b.not(by_batch), b.and(rows_first, narrow))
+    } else {
+        b.and(b.not(by_batch), rows_first)
+    };
+    let by_columns = b.and(b.not(by_batch), b.not(by_rows));
+    let share = |active: Val, total: Val| {
+        let lo = b.div_u(b.mul(part, total), parts);
+        let hi = b.div_u(b.mul(b.add(part, one), total), parts);
+        (b.select(active, lo, zero), b.select(active, hi, total))
+    };
+    let (b_lo, b_hi) = share(by_batch, batch);
+    let (t_lo, t_hi) = share(by_rows, tiles);
+    let (p_lo, p_hi) = share(by_columns, panels);
+    let (m_lo, m_hi) = (b.mul(t_lo, mr), b.min(b.mul(t_hi, mr), m));
+    let (n_lo, n_hi) = (b.mul(p_lo, nr), b.min(b.mul(p_hi, nr), n));
+    let mc = b.i64(c.schedule.mc as i64);
+    if c.a_fill {
+        // The row of zeros that padding reads, of one innermost reduction.
+        let inner = f.dim(c.k.last().unwrap_or(&Dim::ONE));
+        b.clear(scratch, b.mul(inner, b.i64(4)));
+    }
+    b.for_each(b_lo, b_hi, one, |b, w| {
+        let mut iters = vec![zero; e.nb + 2 + c.k.len()];
+        let mut rest = w;
+        for i in (0..e.nb).rev() {
+            if i == 0 {
+                iters[i] = rest;
+            } else {
+                let extent = Frame::new(b, cx, vec![], None).dim(&c.batch[i]);
+                iters[i] = b.rem_u(rest, extent);
+                rest = b.div_u(rest, extent);
+            }
+        }
+        let blocks = |b: &Builder, lo: Val, hi: Val| e.columns(b, &iters, n_lo, n_hi, n, lo, hi);
+        if gathered {
+            blocks(b, m_lo, m_hi);
+        } else {
+            // Blocks of equal height, whole tiles each.
+            let count = b.sub(m_hi, m_lo);
+            let number = b.max(b.div_ceil(count, mc), one);
+            let height = b.mul(b.div_ceil(count, b.mul(number, mr)), mr);
+            let height = b.max(height, mr);
+            b.for_each(m_lo, m_hi, height, |b, lo| {
+                let hi = b.min(b.add(lo, height), m_hi);
+                blocks(b, lo, hi);
+            });
+        }
+    });
+}
+
+impl Emit<'_, '_> {
+    fn columns(&self, b: &Builder, iters: &[Val], n_lo: Val, n_hi: Val, n: Val, m_lo: Val, m_hi: Val) {
+        let c = self.c;
+        let nr = (c.schedule.nv * c.schedule.lanes) as i64;
+        let l = c.schedule.lanes as i64;
+        let whole = b.mul(b.div_u(n_hi, b.i64(nr)), b.i64(nr));
+        let whole = b.max(whole, n_lo);
+        b.for_each(n_lo, whole, b.i64(nr), |b, n0| {
+            let panel = self.panel(b, iters, n0, c.schedule.nv, None, n);
+            self.rows(b, iters, panel, m_lo, m_hi);
+        });
+        match c.n.as_const() {
+            // The width of the last panel is known: one tile of just as many vectors as it needs.
+            Some(n) if n % nr == 0 => {}
+            Some(n) => {
+                let left = n % nr;
+                let nv = ((left + l - 1) / l) as usize;
+                let mask = (left % l != 0).then(|| b.mask_first(b.i64(left % l), self.lanes));
+                let here = b.cmp(Cmp::Lt, whole, n_hi);
+                b.when(here, |b| {
+                    let panel = self.panel(b, iters, whole, nv, mask, b.i64(n));
+                    self.rows(b, iters, panel, m_lo, m_hi);
+                });
+            }
+            // Otherwise vector by vector, each masked.
+            None => b.for_each(whole, n_hi, b.i64(l), |b, n0| {
+                let mask = b.mask_first(b.sub(n_hi, n0), self.lanes);
+                let panel = self.panel(b, iters, n0, 1, Some(mask), n);
+                self.rows(b, iters, panel, m_lo, m_hi);
+            }),
+        }
+    }
+
+    /// Readies the panel of B that starts at column `n0`.
+    fn panel(&self, b: &Builder, iters: &[Val], n0: Val, nv: usize, mask: Option<Val>, n: Val) -> Panel {
+        let c = self.c;
+        let width = (c.schedule.nv * c.schedule.lanes) as i64;
+        match &c.b {
+            BOperand::Packed { buffer, batch } => {
+                let f = Frame::new(b, self.cx, iters.to_vec(), None);
+                let k = f.dim(&Dim::product(&c.k));
+                let mut linear = b.i64(0);
+                for (i, uses) in batch.iter().enumerate() {
+                    if *uses {
+                        linear = b.add(b.mul(linear, f.dim(&c.batch[i])), iters[i]);
+                    }
+                }
+                let panels = b.div_ceil(n, b.i64(width));
+                let index = b.add(b.mul(linear, panels), b.div_u(n0, b.i64(width)));
+                let offset = b.mul(b.mul(index, k), b.i64(width));
+                let ptr = b.gep(self.cx.ptrs[*buffer], Elem::F32, offset);
+                // Padded with zeros, so the last vector may be read whole.
+                Panel {
+                    ptr,
+                    stride: Some(b.i64(width)),
+                    n0,
+                    nv,
+                    mask,
+                }
+            }
+            BOperand::Direct(o) => Panel {
+                ptr: self.cx.ptrs[o.buffer],
+                stride: None,
+                n0,
+                nv,
+                mask,
+            },
+            BOperand::Gathered(o) => {
+                self.gather(b, iters, o, n0, nv, n);
+                Panel {
+                    ptr: self.scratch_panel(b),
+                    stride: Some(b.i64((nv * c.schedule.lanes) as i64)),
+                    n0,
+                    nv,
+                    mask,
+                }
+            }
+        }
+    }
+
+    fn scratch_panel(&self, b: &Builder) -> Val {
+        if !self.c.a_fill {
+            return self.scratch;
+        }
+        let f = Frame::new(b, self.cx, vec![], None);
+        let inner = f.dim(self.c.k.last().unwrap_or(&Dim::ONE));
+        b.gep(self.scratch, Elem::F32, b.mul(b.div_ceil(inner, b.i64(16)), b.i64(16)))
+    }
+
+    /// Copies a panel of B to scratch as `[k][nv * lanes]`. Columns past the end repeat the last one.
+    fn gather(&self, b: &Builder, iters: &[Val], o: &Operand, n0: Val, nv: usize, n: Val) {
+        let c = self.c;
+        let l = c.schedule.lanes as i64;
+        let to = self.scratch_panel(b);
+        let (n_iter, k0) = (self.nb + 1, self.nb + 2);
+        let bounds = Bounds::of(&self.cx.extents);
+        let offset = bounds.simplify(&self.cx.buffers[o.buffer].offset(&o.index));
+        let inner = k0 + c.k.len() - 1;
+        let inner_step = offset.affine_in(&Sym::Iter(inner as u32)).map(|(c, _)| c);
+        let last = b.sub(n, b.i64(1));
+        let width = b.i64(nv as i64 * l);
+        let from = self.cx.ptrs[o.buffer];
+        let column = |b: &Builder, iters: &[Val], j: usize| {
+            let mut iters = iters.to_vec();
+            iters[n_iter] = b.min(b.add(n0, b.i64(j as i64)), last);
+            Frame::new(b, self.cx, iters, None).dim(&offset)
+        };
+        self.k_loops(b, iters, 0, b.i64(0), &mut |b, iters, row| {
+            // Along the innermost k iterator, `row` being the position of its first value.
+            let extent = Frame::new(b, self.cx, vec![], None).dim(&c.k[c.k.len() - 1]);
+            let mut done = b.i64(0);
+            if inner_step.as_ref().is_some_and(Dim::is_one) {
+                // Rows of B are consecutive in k: transpose squares in registers.
+                done = b.mul(b.div_u(extent, b.i64(l)), b.i64(l));
+                b.for_each(b.i64(0), done, b.i64(l), |b, k| {
+                    let mut iters = iters.to_vec();
+                    iters[inner] = k;
+                    for v in 0..nv {
+                        let rows: Vec<Val> = (0..l as usize)
+                            .map(|j| {
+                                let at = column(b, &iters, v * l as usize + j);
+                                b.load(from, Elem::F32, at, self.lanes)
+                            })
+                            .collect();
+                        for (i, x) in b.transpose(&rows).into_iter().enumerate() {
+                            let at = b.mul(b.add(b.add(row, k), b.i64(i as i64)), width);
+                            b.store(to, b.add(at, b.i64(v as i64 * l)), x);
+                        }
+                    }
+                });
+            }
+            b.for_each(done, extent, b.i64(1), |b, k| {
+                let mut iters = iters.to_vec();
+                iters[inner] = k;
+                for j in 0..nv * l as usize {
+                    let at = column(b, &iters, j);
+                    let x = b.load(from, Elem::F32, at, 0);
+                    let to_at = b.add(b.mul(b.add(row, k), width), b.i64(j as i64));
+                    b.store(to, to_at, x);
+                }
+            });
+        });
+    }
+
+    /// Loops over all k iterators but the innermost; `body` is given the row number of the innermost's first value.
+    fn k_loops(&self, b: &Builder, iters: &[Val], d: usize, row: Val, body: &mut dyn FnMut(&Builder, &[Val], Val)) {
+        let c = self.c;
+        let f = Frame::new(b, self.cx, vec![], None);
+        let extent = f.dim(&c.k[d]);
+        if d + 1 == c.k.len() {
+            body(b, iters, b.mul(row, extent));
+            return;
+        }
+        b.for_each(b.i64(0), extent, b.i64(1), |b, iv| {
+            let mut iters = iters.to_vec();
+            iters[self.nb + 2 + d] = iv;
+            let row = b.add(b.mul(row, extent), iv);
+            self.k_loops(b, &iters, d + 1, row, body);
+        });
+    }
+
+    fn rows(&self, b: &Builder, iters: &[Val], panel: Panel, m_lo: Val, m_hi: Val) {
+        let mr = self.c.schedule.mr;
+        let step = b.i64(mr as i64);
+        let count = b.sub(m_hi, m_lo);
+        let whole = b.add(m_lo, b.mul(b.div_u(count, step), step));
+        b.for_each(m_lo, whole, step, |b, m0| self.tile(b, iters, panel, m0, mr));
+        match self.c.m.as_const() {
+            // All tiles are whole but the very last, whose height is known.
+            Some(m) => {
+                let left = (m as usize) % mr;
+                if left > 0 {
+                    let here = b.cmp(Cmp::Lt, whole, m_hi);
+                    b.when(here, |b| self.tile(b, iters, panel, whole, left));
+                }
+            }
+            None => {
+                let mut at = whole;
+                let mut size = mr.next_power_of_two() / 2;
+                while size > 0 {
+                    let left = b.sub(m_hi, at);
+                    let here = b.cmp(Cmp::Ge, left, b.i64(size as i64));
+                    b.when(here, |b| self.tile(b, iters, panel, at, size));
+                    at = b.select(here, b.add(at, b.i64(size as i64)), at);
+                    size /= 2;
+                }
+            }
+        }
+    }
+
+    /// One register tile: `mr` rows from `m0`, all of k, then the epilogue.
+    fn tile(&self, b: &Builder, iters: &[Val], panel: Panel, m0: Val, mr: usize) {
+        let zero = b.splat(b.f32(0.0), self.lanes);
+        let acc = vec![zero; mr * panel.nv];
+        let mut iters = iters.to_vec();
+        iters[self.nb] = m0;
+        iters[self.nb + 1] = panel.n0;
+        let acc = self.taps(b, &iters, panel, mr, 0, b.i64(0), &acc);
+        self.epilogue(b, &iters, panel, m0, mr, &acc);
+    }
+
+    /// Loops over the outer k iterators (kernel taps), carrying the tile.
+    fn taps(&self, b: &Builder, iters: &[Val], panel: Panel, mr: usize, d: usize, row: Val, acc: &[Val]) -> Vec<Val> {
+        let c = self.c;
+        if d + 1 >= c.k.len() {
+            return self.inner(b, iters, panel, mr, row, acc);
+        }
+        let extent = Frame::new(b, self.cx, vec![], None).dim(&c.k[d]);
+        b.for_(b.i64(0), extent, b.i64(1), acc, |b, iv, acc| {
+            let mut iters = iters.to_vec();
+            iters[self.nb + 2 + d] = iv;
+            let row = b.add(b.mul(row, extent), iv);
+            self.taps(b, &iters, panel, mr, d + 1, row, acc)
+        })
+    }
+
+    /// The innermost reduction.
+    fn inner(&self, b: &Builder, iters: &[Val], panel: Panel, mr: usize, row: Val, acc: &[Val]) -> Vec<Val> {
+        let c = self.c;
+        let f0 = Frame::new(b, self.cx, iters.to_vec(), None);
+        let bounds = Bounds::of(&self.cx.extents);
+        let a_buffer = &self.cx.buffers[c.a.buffer];
+        let offset = bounds.simplify(&a_buffer.offset(&c.a.index));
+        let a_ptr = self.cx.ptrs[c.a.buffer];
+        let k_iter = self.nb + 2 + c.k.len().saturating_sub(1);
+        let has_k = !c.k.is_empty();
+        let k_sym = Sym::Iter(k_iter as u32);
+        let (step, base) = if has_k {
+            offset.affine_in(&k_sym).unwrap_or((Dim::ZERO, offset.clone()))
+        } else {
+            (Dim::ZERO, offset.clone())
+        };
+        let extent = if has_k { f0.dim(&c.k[c.k.len() - 1]) } else { b.i64(1) };
+        let checks = if c.a_fill {
+            guards(a_buffer, &c.a.index, &self.cx.extents)
+        } else {
+            vec![]
+        };
+        let unit = step.is_one();
+        let step = f0.dim(&step);
+        // Row addresses; evenly spaced ones from one base, so that they need one register.
+        let m_sym = Sym::Iter(self.nb as u32);
+        let even = base.affine_in(&m_sym).filter(|_| checks.is_empty());
+        let mut rows = Vec::with_capacity(mr);
+        for r in 0..mr {
+            let mut at = iters.to_vec();
+            at[self.nb] = b.add(iters[self.nb], b.i64(r as i64));
+            let f = Frame::new(b, self.cx, at, None);
+            let start = match &even {
+                Some((stride, _)) => b.add(f0.dim(&base), b.mul(f0.dim(stride), b.i64(r as i64))),
+                None => f.dim(&base),
+            };
+            let mut ok: Option<Val> = None;
+            for (d, e) in &checks {
+                let inside = b.cmp_u(Cmp::Lt, f.dim(d), f.dim(e));
+                ok = Some(ok.map_or(inside, |o| b.and(o, inside)));
+            }
+            rows.push(match ok {
+                None => (b.gep(a_ptr, Elem::F32, start), step, None),
+                Some(ok) => {
+                    let inside = b.gep(a_ptr, Elem::F32, b.select(ok, start, b.i64(0)));
+                    if unit {
+                        (b.select(ok, inside, self.scratch), step, None)
+                    } else {
+                        // Zeros are consecutive: a row outside stays at the first of them.
+                        (
+                            b.select(ok, inside, self.scratch),
+                            b.select(ok, step, b.i64(0)),
+                            Some(ok),
+                        )
+                    }
+                }
+            });
+        }
+        // B: consecutive panel rows, or rows of the operand itself.
+        let (b_ptr, b_step) = match (&c.b, panel.stride) {
+            (_, Some(s)) => (b.gep(panel.ptr, Elem::F32, b.mul(b.mul(row, extent), s)), s),
+            (BOperand::Direct(o), None) => {
+                let offset = bounds.simplify(&self.cx.buffers[o.buffer].offset(&o.index));
+                let (step, base) = if has_k {
+                    offset.affine_in(&k_sym).unwrap_or((Dim::ZERO, offset.clone()))
+                } else {
+                    (Dim::ZERO, offset)
+                };
+                (b.gep(panel.ptr, Elem::F32, f0.dim(&base)), f0.dim(&step))
+            }
+            (_, None) => (panel.ptr, b.i64(0)),
+        };
+        let masked = panel.mask.filter(|_| panel.stride.is_none());
+        b.for_(b.i64(0), extent, b.i64(1), acc, |b, k, acc| {
+            let at = b.mul(k, b_step);
+            let columns: Vec<Val> = (0..panel.nv)
+                .map(|v| {
+                    let at = b.add(at, b.i64(v as i64 * i64::from(self.lanes)));
+                    match masked {
+                        Some(m) if v + 1 == panel.nv => b.load_masked(b_ptr, Elem::F32, at, m),
+                        _ => b.load(b_ptr, Elem::F32, at, self.lanes),
+                    }
+                })
+                .collect();
+            let mut out = Vec::with_capacity(acc.len());
+            for (r, (ptr, step, _)) in rows.iter().enumerate() {
+                let x = b.load(*ptr, Elem::F32, b.mul(k, *step), 0);
+                let x = b.splat(x, self.lanes);
+                for (v, y) in columns.iter().enumerate() {
+                    out.push(b.fma(x, *y, acc[r * panel.nv + v]));
+                }
+            }
+            out
+        })
+    }
+
+    fn epilogue(&self, b: &Builder, iters: &[Val], panel: Panel, m0: Val, mr: usize, acc: &[Val]) {
+        let c = self.c;
+        let l = i64::from(self.lanes);
+        let store = |b: &Builder, r: Val, v: Val, mask: Option<Val>, acc: Val| {
+            let mut at = iters.to_vec();
+            at[self.nb] = b.add(m0, r);
+            at[self.nb + 1] = b.add(panel.n0, b.mul(v, b.i64(l)));
+            let mut f = Frame::new(
+                b,
+                self.cx,
+                at,
+                Some(Lanes {
+                    iter: self.nb + 1,
+                    count: self.lanes,
+                    mask,
+                }),
+            );
+            f.acc = Some(acc);
+            for s in &c.stores {
+                f.store(s.buffer, &s.index, s.root);
+            }
+        };
+        if c.epilogue.nodes().len() <= INLINE_EPILOGUE || mr * panel.nv <= 2 {
+            for r in 0..mr {
+                for v in 0..panel.nv {
+                    let mask = panel.mask.filter(|_| v + 1 == panel.nv);
+                    store(b, b.i64(r as i64), b.i64(v as i64), mask, acc[r * panel.nv + v]);
+                }
+            }
+            return;
+        }
+        let nv = panel.nv as i64;
+        let tile = b.alloca(Elem::F32, (mr as u64) * (panel.nv as u64) * u64::from(self.lanes));
+        for (i, a) in acc.iter().enumerate() {
+            b.store(tile, b.i64(i as i64 * l), *a);
+        }
+        // The vectors that are whole, then the masked last column of the tile.
+        let whole = if panel.mask.is_some() { nv - 1 } else { nv };
+        b.for_each(b.i64(0), b.i64(mr as i64), b.i64(1), |b, r| {
+            b.for_each(b.i64(0), b.i64(whole), b.i64(1), |b, v| {
+                let at = b.mul(b.add(b.mul(r, b.i64(nv)), v), b.i64(l));
+                store(b, r, v, None, b.load(tile, Elem::F32, at, self.lanes));
+            });
+            if let Some(mask) = panel.mask {
+                let v = b.i64(nv - 1);
+                let at = b.mul(b.add(b.mul(r, b.i64(nv)), v), b.i64(l));
+                store(b, r, v, Some(mask), b.load(tile, Elem::F32, at, self.lanes));
+            }
+        });
+    }
+}

@@ -1,0 +1,60 @@
+//! One function per kernel, with the signature that the runtime calls.
+
+use cameo_ir::Dim;
+use cameo_ir::structured::Body;
+use cameo_kernel::Program;
+use cameo_kernel::program::{Kernel, KernelBody};
+
+use super::body::KernelCx;
+use super::{Elem, Linkage, Module, Ty, contraction, nest};
+
+/// `cameo_abi::KernelFn`: buffers, dims, part, parts, scratch.
+pub const ARGS: [Ty; 5] = [Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR];
+
+/// Symbol of kernel `i`.
+#[must_use]
+pub fn symbol(i: usize) -> String {
+    format!("cameo_k{i}")
+}
+
+/// Renders the given kernels of a program; `lanes` are the f32 lanes of a vector.
+pub fn emit_kernels(module: &mut Module, program: &Program, which: impl IntoIterator<Item = usize>, lanes: u32) {
+    for i in which {
+        emit(module, &symbol(i), &program.kernels[i], lanes, Linkage::Hidden);
+    }
+}
+
+/// Renders one kernel.
+pub fn emit(module: &mut Module, name: &str, kernel: &Kernel, lanes: u32, linkage: Linkage) {
+    module.kernel(name, &ARGS, Some(Ty::I32), linkage, |b, args| {
+        let [buffers, dims, part, parts, scratch] = args[..] else {
+            return None;
+        };
+        let (extents, body): (Vec<Dim>, &Body) = match &kernel.body {
+            KernelBody::Nest(n) => (n.outer.iter().chain(&n.row).cloned().collect(), &n.body),
+            KernelBody::Contraction(c) => {
+                let head = c.batch.iter().chain([&c.m, &c.n]).cloned();
+                (head.chain(c.k.iter().cloned()).collect(), &c.epilogue)
+            }
+        };
+        let status = b.alloca(Elem::I32, 1);
+        b.store(status, b.i64(0), b.int(Ty::I32, 0));
+        let cx = KernelCx {
+            buffers: &kernel.buffers,
+            ptrs: (0..kernel.buffers.len())
+                .map(|i| b.load(buffers, Elem::Ptr, b.i64(i as i64), 0))
+                .collect(),
+            dims: (0..kernel.dims)
+                .map(|i| b.load(dims, Elem::I64, b.i64(i as i64), 0))
+                .collect(),
+            extents,
+            status,
+            body,
+        };
+        match &kernel.body {
+            KernelBody::Nest(n) => nest::emit(b, &cx, n, lanes, part, parts, scratch),
+            KernelBody::Contraction(c) => contraction::emit(b, &cx, c, part, parts, scratch),
+        }
+        Some(b.load(status, Elem::I32, b.i64(0), 0))
+    });
+}

@@ -1,0 +1,485 @@
+//! Loop nests as code.
+//!
+//! The parallel iterators but the vector one are counted through as one range, split evenly over threads. Inside, either
+//! the lanes are consecutive values of the last parallel iterator, or of the last row iterator, whose reductions end
+//! with a horizontal step. Tails are masked.
+
+use cameo_ir::structured::{Binary, Combine, Expr, ExprId};
+use cameo_ir::{Bounds, Dim, Sym};
+use cameo_kernel::nest::{Stages, guards, stages};
+use cameo_kernel::program::Nest;
+use cameo_kernel::select::nominal;
+use std::collections::HashMap;
+
+use super::body::{Frame, KernelCx, Lanes, combine, elem, horizontal, identity};
+use super::{Builder, Ty, Val};
+
+/// Row loops of at most this many points are written out: window sizes up to 7x7.
+const UNROLL: i64 = 49;
+
+struct Emit<'n, 'f> {
+    nest: &'n Nest,
+    cx: &'f KernelCx<'f>,
+    stages: Stages,
+    lanes: u32,
+    scratch: Val,
+}
+
+/// Renders the nest for share `part` of `parts`.
+pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: Val, parts: Val, scratch: Val) {
+    let e = Emit {
+        nest,
+        cx,
+        stages: stages(nest),
+        lanes,
+        scratch,
+    };
+    let n = nest.outer.len();
+    let vector = nest.schedule.vector.filter(|v| *v < n);
+    let counted: Vec<usize> = (0..n).filter(|i| Some(*i) != vector).collect();
+    let top = Frame::new(b, cx, vec![], None);
+    let rows = Dim::product(counted.iter().map(|i| &nest.outer[*i]));
+    let zero = b.i64(0);
+    let one = b.i64(1);
+    // A single long row is split along its lanes.
+    let split_lanes = vector.is_some() && nominal(&rows) < 8;
+    let share = |b: &Builder, total: Val| {
+        let lo = b.div_u(b.mul(part, total), parts);
+        let hi = b.div_u(b.mul(b.add(part, one), total), parts);
+        (lo, hi)
+    };
+    let total = top.dim(&rows);
+    let (lo, hi) = if split_lanes { (zero, total) } else { share(b, total) };
+    let lane_range = vector.map(|v| {
+        let extent = top.dim(&nest.outer[v]);
+        if !split_lanes {
+            return (zero, extent);
+        }
+        let l = b.i64(i64::from(lanes));
+        let blocks = b.div_u(b.add(extent, b.i64(i64::from(lanes) - 1)), l);
+        let (lo, hi) = share(b, blocks);
+        (b.mul(lo, l), b.min(b.mul(hi, l), extent))
+    });
+    b.for_each(lo, hi, one, |b, w| {
+        let mut iters = vec![zero; n + nest.row.len()];
+        let mut rest = w;
+        for (j, i) in counted.iter().enumerate().rev() {
+            if j == 0 {
+                iters[*i] = rest;
+            } else {
+                let extent = Frame::new(b, cx, vec![], None).dim(&nest.outer[*i]);
+                iters[*i] = b.rem_u(rest, extent);
+                rest = b.div_u(rest, extent);
+            }
+        }
+        match (vector, lane_range) {
+            (Some(v), Some((lo, hi))) => {
+                let l = i64::from(lanes);
+                // The part of the range that fills whole vectors.
+                let whole = b.add(lo, b.mul(b.div_u(b.sub(hi, lo), b.i64(l)), b.i64(l)));
+                b.for_each(lo, whole, b.i64(l), |b, at| {
+                    let mut iters = iters.clone();
+                    iters[v] = at;
+                    e.point(
+                        b,
+                        &iters,
+                        Some(Lanes {
+                            iter: v,
+                            count: lanes,
+                            mask: None,
+                        }),
+                    );
+                });
+                let tail = b.cmp(super::Cmp::Lt, whole, hi);
+                b.when(tail, |b| {
+                    let mut iters = iters.clone();
+                    iters[v] = whole;
+                    let mask = b.mask_first(b.sub(hi, whole), lanes);
+                    e.point(
+                        b,
+                        &iters,
+                        Some(Lanes {
+                            iter: v,
+                            count: lanes,
+                            mask: Some(mask),
+                        }),
+                    );
+                });
+            }
+            _ => e.point(b, &iters, None),
+        }
+    });
+}
+
+impl Emit<'_, '_> {
+    fn frame<'x, 'c>(&'x self, b: &'x Builder<'c>, iters: Vec<Val>, lanes: Option<Lanes>) -> Frame<'x, 'c> {
+        Frame::new(b, self.cx, iters, lanes)
+    }
+
+    /// Everything for one point of the parallel iterators (or one vector of points).
+    fn point(&self, b: &Builder, iters: &[Val], lanes: Option<Lanes>) {
+        match self.interior(b, iters, lanes) {
+            None => self.stages_at(b, iters, lanes, true),
+            Some(inside) => {
+                b.if_(
+                    inside,
+                    &[],
+                    |b| {
+                        self.stages_at(b, iters, lanes, false);
+                        vec![]
+                    },
+                    |b| {
+                        self.stages_at(b, iters, lanes, true);
+                        vec![]
+                    },
+                );
+            }
+        }
+    }
+
+    /// A condition under which no read with `fill` leaves its buffer, whatever the row iterators; `None` when there is
+    /// nothing to check or it differs from lane to lane.
+    fn interior(&self, b: &Builder, iters: &[Val], lanes: Option<Lanes>) -> Option<Val> {
+        let n = self.nest.outer.len();
+        if self.nest.row.is_empty() {
+            return None;
+        }
+        let bounds = Bounds::of(&self.cx.extents);
+        let f = self.frame(b, iters.to_vec(), None);
+        let mut all: Option<Val> = None;
+        for e in self.nest.body.nodes() {
+            let Expr::Load {
+                operand,
+                index,
+                fill: Some(_),
+                ..
+            } = e
+            else {
+                continue;
+            };
+            for (d, extent) in guards(&self.cx.buffers[*operand as usize], index, &self.cx.extents) {
+                let (mut low, mut high) = (d.clone(), d);
+                for (i, e) in self.nest.row.iter().enumerate() {
+                    let s = Sym::Iter((n + i) as u32);
+                    let (c, _) = low.affine_in(&s)?;
+                    if bounds.range(&c).0 < 0 {
+                        return None;
+                    }
+                    let at = |end: Dim| move |x: &Sym| (*x == s).then(|| end.clone());
+                    low = low.subst(&at.clone()(Dim::ZERO));
+                    high = high.subst(&at(e.clone() - Dim::ONE));
+                }
+                if lanes.is_some_and(|l| low.uses(&Sym::Iter(l.iter as u32))) {
+                    return None;
+                }
+                let ok = b.and(
+                    b.cmp(super::Cmp::Ge, f.dim(&low), b.i64(0)),
+                    b.cmp(super::Cmp::Lt, f.dim(&high), f.dim(&extent)),
+                );
+                all = Some(all.map_or(ok, |a| b.and(a, ok)));
+            }
+        }
+        all
+    }
+
+    fn stages_at(&self, b: &Builder, iters: &[Val], lanes: Option<Lanes>, guarded: bool) {
+        let nest = self.nest;
+        let mut reduced: Vec<Option<Val>> = vec![None; nest.reductions.len()];
+        let mut kept: Vec<ExprId> = vec![];
+        if !nest.row.is_empty() {
+            let level = |root: ExprId| self.stages.level[root as usize];
+            let in_row = |s: &usize| self.stages.in_row[*s];
+            let last = (0..nest.reductions.len())
+                .map(|r| self.stages.of_reduction[r])
+                .chain(
+                    (0..nest.stores.len())
+                        .filter(in_row)
+                        .map(|s| level(nest.stores[s].root)),
+                )
+                .max()
+                .unwrap_or(0);
+            for stage in 0..=last {
+                let reds: Vec<usize> = (0..nest.reductions.len())
+                    .filter(|r| self.stages.of_reduction[*r] == stage)
+                    .collect();
+                let stores: Vec<usize> = (0..nest.stores.len())
+                    .filter(|s| in_row(s) && level(nest.stores[*s].root) == stage)
+                    .collect();
+                if reds.is_empty() && stores.is_empty() {
+                    continue;
+                }
+                // Values of this stage that later stages want.
+                let roots: Vec<ExprId> = reds
+                    .iter()
+                    .map(|r| nest.reductions[*r].root)
+                    .chain(stores.iter().map(|s| nest.stores[*s].root))
+                    .collect();
+                let live = nest.body.reachable(&roots);
+                let new: Vec<ExprId> = nest
+                    .temps
+                    .iter()
+                    .copied()
+                    .filter(|t| live[*t as usize] && !kept.contains(t))
+                    .collect();
+                let stage = Stage {
+                    reds,
+                    stores,
+                    keep: new.clone(),
+                    kept: kept.clone(),
+                };
+                let results = self.run_stage(b, iters, lanes, guarded, &stage, &reduced);
+                for (r, v) in stage.reds.iter().zip(results) {
+                    reduced[*r] = Some(v);
+                }
+                kept.extend(new);
+            }
+        }
+        let mut f = self.frame(b, iters.to_vec(), lanes);
+        f.guarded = guarded;
+        f.reduced = reduced;
+        for (s, in_row) in nest.stores.iter().zip(&self.stages.in_row) {
+            if nest.row.is_empty() || !in_row {
+                f.store(s.buffer, &s.index, s.root);
+            }
+        }
+    }
+
+    /// One pass over the row: returns the results of its reductions.
+    fn run_stage(
+        &self,
+        b: &Builder,
+        iters: &[Val],
+        lanes: Option<Lanes>,
+        guarded: bool,
+        stage: &Stage,
+        reduced: &[Option<Val>],
+    ) -> Vec<Val> {
+        let nest = self.nest;
+        let n = nest.outer.len();
+        let along_row = nest.schedule.vector.is_some_and(|v| v >= n);
+        let width = if along_row {
+            self.lanes
+        } else {
+            lanes.map_or(0, |l| l.count)
+        };
+        let inits: Vec<Val> = stage
+            .reds
+            .iter()
+            .map(|r| {
+                let red = &nest.reductions[*r];
+                b.splat(identity(b, red.combine, red.dtype), width)
+            })
+            .collect();
+        let at = RowPoint {
+            stage,
+            guarded,
+            reduced,
+        };
+        let constant: Option<Vec<i64>> = nest.row.iter().map(Dim::as_const).collect();
+        // An empty window has no first point to write out.
+        let small = constant.filter(|c| !along_row && (1..=UNROLL).contains(&c.iter().product::<i64>()));
+        let out = if let Some(extents) = small {
+            let mut acc = inits;
+            let mut index = vec![0; extents.len()];
+            'walk: loop {
+                let mut iters = iters.to_vec();
+                for (i, x) in index.iter().enumerate() {
+                    iters[n + i] = b.i64(*x);
+                }
+                acc = self.row_point(b, iters, lanes, &at, &acc);
+                let mut d = extents.len();
+                loop {
+                    if d == 0 {
+                        break 'walk;
+                    }
+                    d -= 1;
+                    index[d] += 1;
+                    if index[d] < extents[d] {
+                        break;
+                    }
+                    index[d] = 0;
+                }
+            }
+            acc
+        } else {
+            self.row_loops(b, iters, lanes, &at, 0, &inits)
+        };
+        if !along_row {
+            return out;
+        }
+        stage
+            .reds
+            .iter()
+            .zip(out)
+            .map(|(r, v)| {
+                let red = &nest.reductions[*r];
+                horizontal(b, red.combine, red.dtype, v)
+            })
+            .collect()
+    }
+
+    fn row_loops(
+        &self,
+        b: &Builder,
+        iters: &[Val],
+        lanes: Option<Lanes>,
+        at: &RowPoint,
+        d: usize,
+        acc: &[Val],
+    ) -> Vec<Val> {
+        let nest = self.nest;
+        let n = nest.outer.len();
+        let i = n + d;
+        let (zero, one) = (b.i64(0), b.i64(1));
+        let extent = self.frame(b, vec![], None).dim(&nest.row[d]);
+        let last = d + 1 == nest.row.len();
+        if !last {
+            return b.for_(zero, extent, one, acc, |b, iv, acc| {
+                let mut iters = iters.to_vec();
+                iters[i] = iv;
+                self.row_loops(b, &iters, lanes, at, d + 1, acc)
+            });
+        }
+        if nest.schedule.vector != Some(i) {
+            return b.for_(zero, extent, one, acc, |b, iv, acc| {
+                let mut iters = iters.to_vec();
+                iters[i] = iv;
+                self.row_point(b, iters, lanes, at, acc)
+            });
+        }
+        let l = i64::from(self.lanes);
+        let whole = b.mul(b.div_u(extent, b.i64(l)), b.i64(l));
+        let acc = b.for_(zero, whole, b.i64(l), acc, |b, iv, acc| {
+            let mut iters = iters.to_vec();
+            iters[i] = iv;
+            self.row_point(
+                b,
+                iters,
+                Some(Lanes {
+                    iter: i,
+                    count: self.lanes,
+                    mask: None,
+                }),
+                at,
+                acc,
+            )
+        });
+        let tys: Vec<Ty> = acc.iter().map(|v| v.ty()).collect();
+        let tail = b.cmp(super::Cmp::Lt, whole, extent);
+        b.if_(
+            tail,
+            &tys,
+            |b| {
+                let mut iters = iters.to_vec();
+                iters[i] = whole;
+                let mask = b.mask_first(b.sub(extent, whole), self.lanes);
+                self.row_point(
+                    b,
+                    iters,
+                    Some(Lanes {
+                        iter: i,
+                        count: self.lanes,
+                        mask: Some(mask),
+                    }),
+                    at,
+                    &acc,
+                )
+            },
+            |_| acc.clone(),
+        )
+    }
+
+    /// One point (or vector of points) of the row: returns the advanced accumulators.
+    fn row_point(&self, b: &Builder, iters: Vec<Val>, lanes: Option<Lanes>, at: &RowPoint, acc: &[Val]) -> Vec<Val> {
+        let nest = self.nest;
+        let mut f = self.frame(b, iters, lanes);
+        f.guarded = at.guarded;
+        f.reduced = at.reduced.to_vec();
+        let slots: HashMap<ExprId, Val> = at
+            .stage
+            .kept
+            .iter()
+            .chain(&at.stage.keep)
+            .map(|t| (*t, self.slot(&f, *t)))
+            .collect();
+        let width = lanes.map_or(0, |l| l.count);
+        for t in &at.stage.kept {
+            let el = elem(nest.body.dtype(*t));
+            let v = b.load(slots[t], el, b.i64(0), width);
+            f.given.insert(*t, v);
+        }
+        for t in &at.stage.keep {
+            let v = f.eval(*t);
+            // Lanes past the tail are scratch too: no mask needed.
+            b.store(slots[t], b.i64(0), b.splat(v, width));
+        }
+        let out = at
+            .stage
+            .reds
+            .iter()
+            .zip(acc)
+            .map(|(r, a)| {
+                let red = &nest.reductions[*r];
+                let next = match nest.body.get(red.root) {
+                    Expr::Binary(Binary::Mul, x, y) if red.combine == Combine::Add && red.dtype.is_float() => {
+                        let (x, y) = (f.eval(*x), f.eval(*y));
+                        b.fma(b.splat(x, a.lanes()), b.splat(y, a.lanes()), *a)
+                    }
+                    _ => {
+                        let v = b.splat(f.eval(red.root), a.lanes());
+                        combine(b, red.combine, red.dtype, *a, v)
+                    }
+                };
+                // Only along the row do masked lanes belong to other elements of the same result.
+                match lanes {
+                    Some(Lanes {
+                        mask: Some(m), iter, ..
+                    }) if iter >= nest.outer.len() => b.select(m, next, *a),
+                    _ => next,
+                }
+            })
+            .collect();
+        for s in &at.stage.stores {
+            let s = &nest.stores[*s];
+            f.store(s.buffer, &s.index, s.root);
+        }
+        out
+    }
+
+    /// Address of a temporary at the frame's row position.
+    fn slot(&self, f: &Frame, t: ExprId) -> Val {
+        let b = f.b;
+        let nest = self.nest;
+        let n = nest.outer.len();
+        let which = nest.temps.iter().position(|x| *x == t).unwrap_or(0);
+        let across = f.lanes.is_some_and(|l| l.iter < n);
+        // The same formula as in the kernel's scratch size: rows of 8-byte elements with room for a masked tail.
+        let lanes = if across {
+            cameo_kernel::program::MAX_LANES as i64
+        } else {
+            1
+        };
+        let row = f.dim(&Dim::product(&nest.row));
+        let size = b.add(b.mul(row, b.i64(lanes)), b.i64(cameo_kernel::program::MAX_LANES as i64));
+        let base = b.gep(self.scratch, super::Elem::I64, b.mul(size, b.i64(which as i64)));
+        let mut position = b.i64(0);
+        for (i, e) in nest.row.iter().enumerate() {
+            position = b.add(b.mul(position, f.dim(e)), f.iters[n + i]);
+        }
+        b.gep(base, elem(nest.body.dtype(t)), b.mul(position, b.i64(lanes)))
+    }
+}
+
+struct Stage {
+    reds: Vec<usize>,
+    stores: Vec<usize>,
+    /// Temporaries that this stage computes, and those that earlier ones left.
+    keep: Vec<ExprId>,
+    kept: Vec<ExprId>,
+}
+
+struct RowPoint<'a> {
+    stage: &'a Stage,
+    guarded: bool,
+    reduced: &'a [Option<Val>],
+}

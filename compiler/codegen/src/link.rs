@@ -1,0 +1,119 @@
+//! Linking: the C compiler as a linker, and the runtime objects that travel with this compiler.
+//!
+//! Laws: the C compiler runs in the working folder on plain file names, so no path gets into its output; no build id, no
+//! time, no symbol table in what is final.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::artifact::{ArtifactError, HOST};
+use crate::object::{Arch, Machine};
+
+/// The functions of `cameo.h`.
+static RUNTIME: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.o"));
+
+/// The same and `cameo_exe_main`.
+static EXE_RUNTIME: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/exe.o"));
+
+/// The runtime for libraries, if it is there for the machine's architecture.
+pub fn library_runtime(machine: &Machine) -> Option<&'static [u8]> {
+    (machine.arch == HOST).then_some(RUNTIME)
+}
+
+/// The runtime for executables, if it is there for the machine's architecture.
+pub fn executable_runtime(machine: &Machine) -> Option<&'static [u8]> {
+    (machine.arch == HOST).then_some(EXE_RUNTIME)
+}
+
+/// What the runtime needs of the system, and what nobody needs in a finished file.
+const FINAL: [&str; 6] = [
+    "-Wl,--gc-sections",
+    "-s",
+    "-Wl,--build-id=none",
+    "-lpthread",
+    "-ldl",
+    "-lm",
+];
+
+/// The C compiler for a machine, working in one folder.
+pub struct Linker<'a> {
+    tool: PathBuf,
+    folder: &'a Path,
+}
+
+impl<'a> Linker<'a> {
+    pub fn new(machine: &Machine, tool: Option<&Path>, folder: &'a Path) -> Self {
+        let default = match machine.arch {
+            arch if arch == HOST => "cc",
+            Arch::X86_64 => "x86_64-linux-gnu-gcc",
+            Arch::Aarch64 => "aarch64-linux-gnu-gcc",
+        };
+        Self {
+            tool: tool.unwrap_or(Path::new(default)).to_owned(),
+            folder,
+        }
+    }
+
+    pub fn assemble(&self, source: &str, object: &str) -> Result<(), ArtifactError> {
+        self.run(&["-c", source, "-o", object])
+    }
+
+    /// One object of many.
+    pub fn merge(&self, objects: &[&str], to: &str) -> Result<(), ArtifactError> {
+        let mut arguments = vec!["-r", "-nostdlib", "-Wl,--build-id=none", "-o", to];
+        arguments.extend(objects);
+        self.run(&arguments)
+    }
+
+    pub fn executable(&self, objects: &[&str], to: &str) -> Result<(), ArtifactError> {
+        let mut arguments = vec!["-o", to];
+        arguments.extend(objects);
+        arguments.extend(FINAL);
+        self.run(&arguments)
+    }
+
+    /// A shared library called `soname` that exports what the version script `exports` says.
+    pub fn shared(&self, objects: &[&str], exports: &str, soname: &str, to: &str) -> Result<(), ArtifactError> {
+        let (script, soname) = (
+            format!("-Wl,--version-script={exports}"),
+            format!("-Wl,-soname,{soname}"),
+        );
+        let mut arguments = vec!["-shared", "-Wl,-z,defs", &script, &soname, "-o", to];
+        arguments.extend(objects);
+        arguments.extend(FINAL);
+        self.run(&arguments)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<(), ArtifactError> {
+        let output = Command::new(&self.tool)
+            .args(arguments)
+            .current_dir(self.folder)
+            .output();
+        let output = output.map_err(|error| ArtifactError::NoTool {
+            tool: self.tool.clone(),
+            error,
+        })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(ArtifactError::Tool {
+            command: format!("{} {}", self.tool.display(), arguments.join(" ")),
+            output: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+}
+
+/// Version script of a shared library: the C interface and the model.
+pub fn exports(name: &str) -> String {
+    format!("{{ global: cameo_*; {name}_model; local: *; }};\n")
+}
+
+/// Assembly that takes a weights file, without its first `skip` bytes, into a section of its own.
+pub fn weights_assembly(name: &str, file: &str, skip: u64) -> String {
+    // 2^6 is `cameo_abi::ALIGNMENT`.
+    format!(
+        "\t.section .cameo_weights,\"a\",@progbits\n\t.p2align 6\n\t.globl {name}_weights\n\t.hidden {name}_weights\n\
+         \t.type {name}_weights, @object\n{name}_weights:\n\t.incbin \"{file}\", {skip}\n\
+         \t.size {name}_weights, .-{name}_weights\n\t.section .note.GNU-stack,\"\",@progbits\n"
+    )
+}

@@ -1,0 +1,453 @@
+//! Dims as straight-line integer code: the model's shape function, as LLVM IR text.
+//!
+//! Laws: every distinct dim, product and atom is computed once; arithmetic is checked, and what fails (an overflow, a
+//! division by something not positive, a broadcast of different extents, a broken requirement, a negative extent, a size past
+//! [`MOST_BYTES`]) makes the function return 1; there is no branch, so a failing call has written meaningless numbers.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use cameo_ir::{Atom, Dim, Sym};
+
+/// Largest legal extent or size: the address space of a process on x86-64 and aarch64 (47 bits), so that sums of a few
+/// sizes cannot overflow anywhere.
+pub const MOST_BYTES: i64 = 1 << 47;
+
+/// An integer of the function: known now, or a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Int {
+    Known(i64),
+    Register(u32),
+}
+
+impl std::fmt::Display for Int {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Known(value) => write!(f, "{value}"),
+            Self::Register(number) => write!(f, "%v{number}"),
+        }
+    }
+}
+
+/// A symbol that the model does not declare; such a program is a defect of an earlier phase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownSymbol(pub String);
+
+/// What the function computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantities<'a> {
+    /// The model's symbols, in the order of the function's first argument.
+    pub symbols: &'a [Arc<str>],
+    pub dims: &'a [Dim],
+    pub offsets: &'a [Dim],
+    /// Bytes of the arena.
+    pub arena: &'a Dim,
+    /// Bytes of scratch of each step; the largest counts.
+    pub scratch: &'a [Dim],
+    /// `(a, b)`: the function fails unless `a <= b`.
+    pub requirements: &'a [(Dim, Dim)],
+    /// The function fails unless these are in `0..=MOST_BYTES`.
+    pub sizes: &'a [Dim],
+}
+
+/// Definition of `cameo_abi::ShapeFn` under `name`, with internal linkage.
+///
+/// # Errors
+/// [`UnknownSymbol`] when a dim is not made of `symbols` alone.
+pub fn function(name: &str, what: &Quantities) -> Result<String, UnknownSymbol> {
+    let mut code = Code {
+        symbols: what.symbols,
+        ..Code::default()
+    };
+    let table = |code: &mut Code, table: &str, dims: &[Dim]| {
+        for (i, dim) in dims.iter().enumerate() {
+            let value = code.dim(dim)?;
+            code.store(table, i, value);
+        }
+        Ok(())
+    };
+    table(&mut code, "dims", what.dims)?;
+    table(&mut code, "offsets", what.offsets)?;
+    let arena = code.dim(what.arena)?;
+    let mut scratch = Int::Known(0);
+    for dim in what.scratch {
+        let bytes = code.dim(dim)?;
+        code.check_size(bytes);
+        scratch = code.extreme("smax", scratch, bytes);
+    }
+    for (i, size) in [arena, scratch].into_iter().enumerate() {
+        code.check_size(size);
+        code.store("sizes", i, size);
+    }
+    for dim in what.offsets.iter().chain(what.sizes) {
+        let size = code.dim(dim)?;
+        code.check_size(size);
+    }
+    for (a, b) in what.requirements {
+        let (a, b) = (code.dim(a)?, code.dim(b)?);
+        code.check("sgt", a, b);
+    }
+    Ok(code.finish(name))
+}
+
+/// The function's body so far.
+#[derive(Default)]
+struct Code<'a> {
+    symbols: &'a [Arc<str>],
+    text: String,
+    registers: u32,
+    dims: BTreeMap<Dim, Int>,
+    atoms: BTreeMap<Atom, Int>,
+    products: BTreeMap<Vec<Atom>, Int>,
+    /// Registers of type `i1` that are true when something is wrong.
+    wrong: Vec<u32>,
+    checked: BTreeMap<u32, ()>,
+    /// Something is wrong for all symbols.
+    never: bool,
+}
+
+impl Code<'_> {
+    /// A new register that holds `instruction`.
+    fn let_(&mut self, instruction: std::fmt::Arguments) -> u32 {
+        let register = self.registers;
+        self.registers += 1;
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "  %v{register} = {instruction}");
+        register
+    }
+
+    fn int(&mut self, instruction: std::fmt::Arguments) -> Int {
+        Int::Register(self.let_(instruction))
+    }
+
+    fn store(&mut self, table: &str, index: usize, value: Int) {
+        let place = self.let_(format_args!("getelementptr inbounds i64, ptr %{table}, i64 {index}"));
+        let _ = writeln!(self.text, "  store i64 {value}, ptr %v{place}");
+    }
+
+    fn dim(&mut self, dim: &Dim) -> Result<Int, UnknownSymbol> {
+        if let Some(value) = dim.as_const() {
+            return Ok(Int::Known(value));
+        }
+        if let Some(value) = self.dims.get(dim) {
+            return Ok(*value);
+        }
+        let mut sum = Int::Known(0);
+        for (atoms, coefficient) in dim.terms() {
+            let product = self.product(atoms)?;
+            let term = self.checked("smul", product, Int::Known(*coefficient));
+            sum = self.checked("sadd", sum, term);
+        }
+        self.dims.insert(dim.clone(), sum);
+        Ok(sum)
+    }
+
+    fn product(&mut self, atoms: &[Atom]) -> Result<Int, UnknownSymbol> {
+        let Some((last, rest)) = atoms.split_last() else {
+            return Ok(Int::Known(1));
+        };
+        if let Some(value) = self.products.get(atoms) {
+            return Ok(*value);
+        }
+        // Atoms are sorted, so that products with a common beginning share it.
+        let (left, right) = (self.product(rest)?, self.atom(last)?);
+        let value = self.checked("smul", left, right);
+        self.products.insert(atoms.to_vec(), value);
+        Ok(value)
+    }
+
+    fn atom(&mut self, atom: &Atom) -> Result<Int, UnknownSymbol> {
+        if let Some(value) = self.atoms.get(atom) {
+            return Ok(*value);
+        }
+        let value = match atom {
+            Atom::Sym(Sym::Named(name)) => {
+                let index = self.symbols.iter().position(|symbol| symbol == name);
+                let index = index.ok_or_else(|| UnknownSymbol(name.to_string()))?;
+                let place = self.let_(format_args!("getelementptr inbounds i64, ptr %symbols, i64 {index}"));
+                self.int(format_args!("load i64, ptr %v{place}"))
+            }
+            Atom::Sym(other) => return Err(UnknownSymbol(format!("{other:?}"))),
+            Atom::FloorDiv(a, b) => {
+                let (a, b) = (self.dim(a)?, self.dim(b)?);
+                self.floor_div(a, b)
+            }
+            Atom::Min(a, b) => {
+                let (a, b) = (self.dim(a)?, self.dim(b)?);
+                self.extreme("smin", a, b)
+            }
+            Atom::Max(a, b) => {
+                let (a, b) = (self.dim(a)?, self.dim(b)?);
+                self.extreme("smax", a, b)
+            }
+            Atom::Broadcast(a, b) => {
+                let (a, b) = (self.dim(a)?, self.dim(b)?);
+                self.broadcast(a, b)
+            }
+        };
+        self.atoms.insert(atom.clone(), value);
+        Ok(value)
+    }
+
+    /// `smul` or `sadd`, with an overflow check.
+    fn checked(&mut self, operation: &str, a: Int, b: Int) -> Int {
+        match (operation, a, b) {
+            ("sadd", Int::Known(0), x) | ("sadd", x, Int::Known(0)) => return x,
+            ("smul", Int::Known(1), x) | ("smul", x, Int::Known(1)) => return x,
+            (_, Int::Known(a), Int::Known(b)) => {
+                let value = if operation == "sadd" {
+                    a.checked_add(b)
+                } else {
+                    a.checked_mul(b)
+                };
+                self.never |= value.is_none();
+                return Int::Known(value.unwrap_or(0));
+            }
+            _ => {}
+        }
+        let pair = self.let_(format_args!(
+            "call {{ i64, i1 }} @llvm.{operation}.with.overflow.i64(i64 {a}, i64 {b})"
+        ));
+        let wrong = self.let_(format_args!("extractvalue {{ i64, i1 }} %v{pair}, 1"));
+        self.wrong.push(wrong);
+        self.int(format_args!("extractvalue {{ i64, i1 }} %v{pair}, 0"))
+    }
+
+    fn floor_div(&mut self, a: Int, b: Int) -> Int {
+        let divisor = match b {
+            Int::Known(b) if b > 0 => Int::Known(b),
+            Int::Known(_) => {
+                self.never = true;
+                return Int::Known(0);
+            }
+            Int::Register(_) => {
+                let wrong = self.let_(format_args!("icmp sle i64 {b}, 0"));
+                self.wrong.push(wrong);
+                self.int(format_args!("select i1 %v{wrong}, i64 1, i64 {b}"))
+            }
+        };
+        if let (Int::Known(a), Int::Known(b)) = (a, divisor) {
+            return Int::Known(a.div_euclid(b));
+        }
+        // The hardware rounds towards zero; the divisor is positive, so a negative remainder means one less.
+        let quotient = self.let_(format_args!("sdiv i64 {a}, {divisor}"));
+        let rest = self.let_(format_args!("srem i64 {a}, {divisor}"));
+        let negative = self.let_(format_args!("icmp slt i64 %v{rest}, 0"));
+        let less = self.let_(format_args!("sext i1 %v{negative} to i64"));
+        self.int(format_args!("add i64 %v{quotient}, %v{less}"))
+    }
+
+    /// `smin` or `smax`.
+    fn extreme(&mut self, which: &str, a: Int, b: Int) -> Int {
+        match (a, b) {
+            (Int::Known(a), Int::Known(b)) => Int::Known(if which == "smin" { a.min(b) } else { a.max(b) }),
+            _ if a == b => a,
+            _ => self.int(format_args!("call i64 @llvm.{which}.i64(i64 {a}, i64 {b})")),
+        }
+    }
+
+    /// The extent that two axes have together: equal, or one of them 1.
+    fn broadcast(&mut self, a: Int, b: Int) -> Int {
+        let one = self.let_(format_args!("icmp eq i64 {a}, 1"));
+        let differ = self.let_(format_args!("icmp ne i64 {a}, {b}"));
+        let many = self.let_(format_args!("icmp ne i64 {b}, 1"));
+        let neither = self.let_(format_args!("select i1 %v{one}, i1 false, i1 %v{many}"));
+        let wrong = self.let_(format_args!("and i1 %v{differ}, %v{neither}"));
+        self.wrong.push(wrong);
+        self.int(format_args!("select i1 %v{one}, i64 {b}, i64 {a}"))
+    }
+
+    /// Fails when the comparison holds.
+    fn check(&mut self, comparison: &str, a: Int, b: Int) {
+        if let (Int::Known(a), Int::Known(b)) = (a, b) {
+            debug_assert_eq!(comparison, "sgt");
+            self.never |= a > b;
+            return;
+        }
+        let wrong = self.let_(format_args!("icmp {comparison} i64 {a}, {b}"));
+        self.wrong.push(wrong);
+    }
+
+    /// Fails unless `0 <= size <= MOST_BYTES`.
+    fn check_size(&mut self, size: Int) {
+        match size {
+            Int::Known(size) => self.never |= !(0..=MOST_BYTES).contains(&size),
+            Int::Register(register) => {
+                // Unsigned, so that negative numbers are too large.
+                if self.checked.insert(register, ()).is_none() {
+                    self.check("ugt", size, Int::Known(MOST_BYTES));
+                }
+            }
+        }
+    }
+
+    fn finish(mut self, name: &str) -> String {
+        let mut any = if self.never {
+            "true".to_owned()
+        } else {
+            "false".to_owned()
+        };
+        for wrong in std::mem::take(&mut self.wrong) {
+            any = format!("%v{}", self.let_(format_args!("or i1 {any}, %v{wrong}")));
+        }
+        let status = self.let_(format_args!("zext i1 {any} to i32"));
+        let body = self.text;
+        format!(
+            "define internal i32 @{name}(ptr %symbols, ptr noalias %dims, ptr noalias %offsets, ptr noalias %sizes) {{\n\
+             {body}  ret i32 %v{status}\n}}\n\
+             declare {{ i64, i1 }} @llvm.sadd.with.overflow.i64(i64, i64)\n\
+             declare {{ i64, i1 }} @llvm.smul.with.overflow.i64(i64, i64)\n\
+             declare i64 @llvm.smin.i64(i64, i64)\n\
+             declare i64 @llvm.smax.i64(i64, i64)\n"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness;
+
+    fn symbols(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    /// Compiles the function and gives a closure that calls it: `(status, dims, offsets, sizes)`.
+    fn compiled(what: &Quantities) -> impl Fn(&[i64]) -> (i32, Vec<i64>, Vec<i64>, [i64; 2]) + use<> {
+        let text = function("shape", what).unwrap().replace("define internal", "define");
+        let library = harness::load_ir(&text);
+        let (dims, offsets) = (what.dims.len(), what.offsets.len());
+        move |symbols| {
+            let (mut d, mut o, mut s) = (vec![0; dims], vec![0; offsets], [0; 2]);
+            let status = library.call_shape("shape", symbols, &mut d, &mut o, &mut s);
+            (status, d, o, s)
+        }
+    }
+
+    fn nothing<'a>(symbols: &'a [Arc<str>], zero: &'a Dim) -> Quantities<'a> {
+        Quantities {
+            symbols,
+            dims: &[],
+            offsets: &[],
+            arena: zero,
+            scratch: &[],
+            requirements: &[],
+            sizes: &[],
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_evaluation_of_dims() {
+        let (s, t) = (Dim::sym("S"), Dim::sym("T"));
+        let c = |v: i64| Dim::from(v);
+        let dims = [
+            c(7),
+            s.clone() * t.clone() * c(3) + s.clone() - c(5),
+            (s.clone() - c(9)).floor_div(&c(4)),
+            s.clone().floor_div(&t),
+            s.minimum(&t),
+            (s.clone() * s.clone()).maximum(&(t.clone() * c(2))),
+            s.clone() * s.clone() * t.clone() + s.ceil_div(&c(16)) * c(64),
+            -s.clone(),
+        ];
+        let names = symbols(&["S", "T"]);
+        let run = compiled(&Quantities {
+            dims: &dims,
+            ..nothing(&names, &Dim::ZERO)
+        });
+        for (a, b) in [(1, 1), (3, 77), (8, 128), (512, 1), (100, 7)] {
+            let expected: Vec<i64> = dims
+                .iter()
+                .map(|d| {
+                    d.eval(&|sym| Some(if *sym == Sym::Named("S".into()) { a } else { b }))
+                        .unwrap()
+                })
+                .collect();
+            assert_eq!(run(&[a, b]), (0, expected, vec![], [0, 0]), "{a} {b}");
+        }
+        // A divisor of zero and an overflow.
+        assert_eq!(run(&[3, 0]).0, 1);
+        assert_eq!(run(&[1 << 40, 1 << 40]).0, 1);
+    }
+
+    #[test]
+    fn shape_rules() {
+        let (s, t) = (Dim::sym("S"), Dim::sym("T"));
+        let names = symbols(&["S", "T"]);
+        let both = [s.broadcast(&t).unwrap()];
+        let run = compiled(&Quantities {
+            dims: &both,
+            ..nothing(&names, &Dim::ZERO)
+        });
+        assert_eq!(run(&[5, 1]).1, [5]);
+        assert_eq!(run(&[1, 6]).1, [6]);
+        assert_eq!(run(&[4, 4]), (0, vec![4], vec![], [0, 0]));
+        assert_eq!(run(&[4, 5]).0, 1);
+
+        let requirements = [(s.clone(), Dim::from(512i64))];
+        let run = compiled(&Quantities {
+            requirements: &requirements,
+            ..nothing(&names, &Dim::ZERO)
+        });
+        assert_eq!((run(&[512, 1]).0, run(&[513, 1]).0), (0, 1));
+
+        let extents = [s.clone() - Dim::from(5i64)];
+        let run = compiled(&Quantities {
+            sizes: &extents,
+            ..nothing(&names, &Dim::ZERO)
+        });
+        assert_eq!((run(&[5, 1]).0, run(&[4, 1]).0), (0, 1));
+    }
+
+    #[test]
+    fn sizes_and_offsets() {
+        let s = Dim::sym("S");
+        let names = symbols(&["S"]);
+        let arena = s.clone() * Dim::from(64i64);
+        let scratch = [s.clone(), Dim::from(100i64), s.clone() * s.clone()];
+        let offsets = [Dim::ZERO, s.clone() * Dim::from(32i64)];
+        let what = Quantities {
+            offsets: &offsets,
+            scratch: &scratch,
+            ..nothing(&names, &arena)
+        };
+        let run = compiled(&what);
+        assert_eq!(run(&[3]), (0, vec![], vec![0, 96], [192, 100]));
+        assert_eq!(run(&[20]), (0, vec![], vec![0, 640], [1280, 400]));
+        assert_eq!(run(&[1 << 42]).0, 1, "too large");
+    }
+
+    #[test]
+    fn what_fails_always_fails() {
+        let huge = Dim::from(MOST_BYTES + 1);
+        assert_eq!(compiled(&nothing(&[], &huge))(&[]).0, 1);
+        let most = Dim::from(MOST_BYTES);
+        assert_eq!(
+            compiled(&nothing(&[], &most))(&[]),
+            (0, vec![], vec![], [MOST_BYTES, 0])
+        );
+    }
+
+    #[test]
+    fn strange_symbols_are_reported() {
+        let dims = [Dim::sym("Q")];
+        let names = symbols(&["S"]);
+        let what = Quantities {
+            dims: &dims,
+            ..nothing(&names, &Dim::ZERO)
+        };
+        assert_eq!(function("shape", &what), Err(UnknownSymbol("Q".to_owned())));
+        let dims = [Dim::iter(1)];
+        assert!(
+            function(
+                "shape",
+                &Quantities {
+                    dims: &dims,
+                    ..nothing(&names, &Dim::ZERO)
+                }
+            )
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,609 @@
+//! The model's constant tables: what `cameo_abi` declares, as LLVM IR text.
+//!
+//! Laws: the struct types below have the fields of `cameo_abi` in the same order, so LLVM lays them out as `repr(C)`
+//! does; equal steps share their slice of the `dims` table, equal quantities one entry; everything is private to the object
+//! except the descriptor `<name>_model`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use cameo_abi as abi;
+use cameo_ir::{Dim, Sym};
+use cameo_kernel::memory::MemoryPlan;
+use cameo_kernel::program::{Kernel, KernelBody, Place, Program};
+use inkwell::context::Context as LlvmContext;
+use inkwell::memory_buffer::MemoryBuffer;
+use inkwell::module::Module as LlvmModule;
+
+use crate::artifact::ArtifactError;
+use crate::object::{Arch, Machine};
+use crate::shape::{self, Quantities};
+
+/// Longest name of a step, in bytes: enough for a few ONNX nodes in one line of a profile.
+const STEP_NAME_BYTES: usize = 160;
+
+/// What the tables say beside the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// C identifier that all symbols begin with.
+    pub name: &'a str,
+    /// 0: as many as the process may use.
+    pub default_threads: u32,
+    /// Byte offset of each weight of the program.
+    pub weight_offsets: &'a [u64],
+    pub weight_bytes: u64,
+    pub weight_hash: u64,
+    /// Whether `<name>_weights` is linked in.
+    pub embedded: bool,
+    /// Whether to define a `main` that calls `cameo_exe_main`.
+    pub main: bool,
+    /// `abi::CPU_*` bits.
+    pub cpu_features: u64,
+}
+
+/// The instruction sets that code for a machine needs, as `abi::CPU_*` bits.
+#[must_use]
+pub fn cpu_features(machine: &Machine) -> u64 {
+    match (machine.arch, machine.vector_bits()) {
+        (Arch::X86_64, 512) => abi::CPU_AVX2_FMA | abi::CPU_AVX512,
+        (Arch::X86_64, _) => abi::CPU_AVX2_FMA,
+        (Arch::Aarch64, _) => 0,
+    }
+}
+
+/// Parses and optimises LLVM IR text.
+///
+/// # Errors
+/// [`ArtifactError::Tables`] when it is no valid module.
+pub fn assemble<'l>(
+    machine: &Machine,
+    llvm: &'l LlvmContext,
+    name: &str,
+    text: &str,
+) -> Result<LlvmModule<'l>, ArtifactError> {
+    let refused = |message: String| ArtifactError::Tables(message);
+    // The parser wants a terminating NUL, which the name-taking constructor adds by copying.
+    let buffer = MemoryBuffer::create_from_memory_range_copy(text.as_bytes(), name);
+    let module = llvm
+        .create_module_from_ir(buffer)
+        .map_err(|message| refused(message.to_string()))?;
+    module.set_name(name);
+    module.set_source_file_name(name);
+    module.verify().map_err(|message| refused(message.to_string()))?;
+    machine.optimize(&module)?;
+    Ok(module)
+}
+
+/// The tables of a program as an LLVM IR module.
+///
+/// # Errors
+/// [`ArtifactError::Tables`] when the program contradicts itself.
+pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<String, ArtifactError> {
+    let symbols: Vec<Arc<str>> = program.symbols.iter().map(|(name, _)| name.clone()).collect();
+    let layout = Layout::new(program, plan, facts.weight_offsets)?;
+    let mut strings = Strings::default();
+    let mut out = String::from(TYPES);
+    // Writing to strings cannot fail, hence the discarded results.
+    let name = facts.name;
+    let mut tables = String::new();
+
+    let mut io_list = |label: &str, list: &[cameo_kernel::program::Io], places: &[Vec<Extent>]| {
+        let mut rows = vec![];
+        for (i, (io, extents)) in list.iter().zip(places).enumerate() {
+            let table = format!("{label}{i}");
+            let extents: Vec<String> = extents
+                .iter()
+                .map(|e| {
+                    let text = strings.add(name, &e.name);
+                    format!("%Extent {{ i32 {}, i32 0, i64 {}, {text} }}", e.kind, e.value)
+                })
+                .collect();
+            let shape = constant(&mut tables, name, &table, "%Extent", &extents);
+            let text = strings.add(name, &io.name);
+            rows.push(format!("%Io {{ {text}, i32 {}, i32 0, {shape} }}", io.dtype as u32));
+        }
+        constant(&mut tables, name, label, "%Io", &rows)
+    };
+    let inputs = io_list("inputs", &program.inputs, &layout.inputs);
+    let outputs = io_list("outputs", &program.outputs, &layout.outputs);
+
+    let rows: Vec<String> = program
+        .symbols
+        .iter()
+        .map(|(symbol, range)| {
+            format!(
+                "%Symbol {{ {}, i64 {}, i64 {} }}",
+                strings.add(name, symbol),
+                range.min.max(0),
+                range.max
+            )
+        })
+        .collect();
+    let symbol_table = constant(&mut tables, name, "symbols", "%Symbol", &rows);
+
+    let rows: Vec<String> = layout
+        .buffers
+        .iter()
+        .map(|b| format!("%Buffer {{ i32 {}, i32 {}, i64 {} }}", b.region, b.index, b.offset))
+        .collect();
+    let buffers = constant(&mut tables, name, "buffers", "%Buffer", &rows);
+
+    let rows: Vec<String> = program
+        .steps
+        .iter()
+        .zip(&layout.steps)
+        .map(|(step, row)| {
+            let text = strings.add(
+                name,
+                &step_name(&program.kernels[step.kernel], step.kernel, step.origin.names()),
+            );
+            let [first_buffer, first_dim, work] = row;
+            format!(
+                "%Step {{ ptr @{}, i32 {first_buffer}, i32 {first_dim}, i32 {work}, i32 0, {text} }}",
+                kernel_symbol(name, step.kernel)
+            )
+        })
+        .collect();
+    let steps = constant(&mut tables, name, "steps", "%Step", &rows);
+    for kernel in program
+        .steps
+        .iter()
+        .map(|step| step.kernel)
+        .collect::<std::collections::BTreeSet<_>>()
+    {
+        let _ = writeln!(
+            out,
+            "declare hidden i32 @{}(ptr, ptr, i64, i64, ptr)",
+            kernel_symbol(name, kernel)
+        );
+    }
+
+    let model = strings.add(name, &program.name);
+    strings.write(&mut out, name);
+    out.push_str(&tables);
+    let weights = if facts.embedded && facts.weight_bytes > 0 {
+        let _ = writeln!(
+            out,
+            "@{name}_weights = external hidden constant i8, align {}",
+            abi::ALIGNMENT
+        );
+        format!("@{name}_weights")
+    } else {
+        "null".to_owned()
+    };
+    let fields = [
+        format!(
+            "i64 {}, i32 {}, i32 {}",
+            abi::MAGIC,
+            abi::ABI_VERSION,
+            facts.default_threads
+        ),
+        [model, symbol_table, inputs, outputs, buffers, steps].join(", "),
+        format!(
+            "i64 {}, i64 {}, ptr @{name}_shape",
+            layout.dims.list.len(),
+            layout.offsets.list.len()
+        ),
+        format!("i64 {}, i64 {}, ptr {weights}", facts.weight_bytes, facts.weight_hash),
+        format!("i64 {}", facts.cpu_features),
+    ];
+    let _ = writeln!(
+        out,
+        "@{name}_model = constant %Model {{ {} }}, align 8",
+        fields.join(",\n  ")
+    );
+    let quantities = Quantities {
+        symbols: &symbols,
+        dims: &layout.dims.list,
+        offsets: &layout.offsets.list,
+        arena: &plan.size,
+        scratch: &layout.scratch,
+        requirements: &program.requirements,
+        sizes: &layout.sizes,
+    };
+    let shape = shape::function(&format!("{name}_shape"), &quantities)
+        .map_err(|unknown| ArtifactError::Tables(format!("nothing binds the symbol {}", unknown.0)))?;
+    out.push_str(&shape);
+    if facts.main {
+        let _ = write!(
+            out,
+            "declare i32 @cameo_exe_main(i32, ptr, ptr)\n\
+             define i32 @main(i32 %argc, ptr %argv) {{\n  \
+               %code = call i32 @cameo_exe_main(i32 %argc, ptr %argv, ptr @{name}_model)\n  ret i32 %code\n}}\n"
+        );
+    }
+    Ok(out)
+}
+
+/// Symbol of kernel `index` of the model `name`. Kernels of two models may be linked into one program.
+#[must_use]
+pub fn kernel_symbol(name: &str, index: usize) -> String {
+    format!("{name}_k{index}")
+}
+
+/// The structs of `cameo_abi`, field by field.
+const TYPES: &str = "\
+%Slice = type { ptr, i64 }
+%Extent = type { i32, i32, i64, %Slice }
+%Io = type { %Slice, i32, i32, %Slice }
+%Symbol = type { %Slice, i64, i64 }
+%Buffer = type { i32, i32, i64 }
+%Step = type { ptr, i32, i32, i32, i32, %Slice }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr, i64 }
+";
+
+/// Defines an array and gives the `%Slice` of it.
+fn constant(out: &mut String, name: &str, label: &str, ty: &str, rows: &[String]) -> String {
+    let len = rows.len();
+    if len == 0 {
+        // Dangling, but aligned for anything.
+        return format!("%Slice {{ ptr inttoptr (i64 {} to ptr), i64 0 }}", abi::ALIGNMENT);
+    }
+    let _ = writeln!(
+        out,
+        "@{name}_{label} = internal constant [{len} x {ty}] [\n  {}\n], align 8",
+        rows.join(",\n  ")
+    );
+    format!("%Slice {{ ptr @{name}_{label}, i64 {len} }}")
+}
+
+/// All texts in one array; equal texts are there once.
+#[derive(Default)]
+struct Strings {
+    bytes: String,
+    places: BTreeMap<String, usize>,
+}
+
+impl Strings {
+    /// The `%Slice` of a text.
+    fn add(&mut self, name: &str, text: &str) -> String {
+        if text.is_empty() {
+            return constant(&mut String::new(), name, "", "", &[]);
+        }
+        let at = *self.places.entry(text.to_owned()).or_insert_with(|| {
+            self.bytes.push_str(text);
+            self.bytes.len() - text.len()
+        });
+        format!(
+            "%Slice {{ ptr getelementptr (i8, ptr @{name}_text, i64 {at}), i64 {} }}",
+            text.len()
+        )
+    }
+
+    fn write(&self, out: &mut String, name: &str) {
+        if self.bytes.is_empty() {
+            return;
+        }
+        let _ = write!(out, "@{name}_text = internal constant [{} x i8] c\"", self.bytes.len());
+        for byte in self.bytes.bytes() {
+            let _ = match byte {
+                b'"' | b'\\' | 0..b' ' | 0x7f.. => write!(out, "\\{byte:02X}"),
+                _ => write!(out, "{}", char::from(byte)),
+            };
+        }
+        out.push_str("\", align 1\n");
+    }
+}
+
+/// `contraction k3 /layer.0/MatMul /layer.0/Add`, cut at [`STEP_NAME_BYTES`].
+fn step_name(kernel: &Kernel, index: usize, nodes: &[Arc<str>]) -> String {
+    let class = match kernel.body {
+        KernelBody::Nest(_) => "nest",
+        KernelBody::Contraction(_) => "contraction",
+    };
+    let mut text = format!("{class} k{index}");
+    for node in nodes {
+        text.push(' ');
+        text.push_str(node);
+    }
+    if text.len() > STEP_NAME_BYTES {
+        let mut end = STEP_NAME_BYTES - '…'.len_utf8();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// A list of distinct dims.
+#[derive(Default)]
+struct DimTable {
+    list: Vec<Dim>,
+    places: BTreeMap<Dim, usize>,
+    slices: BTreeMap<Vec<Dim>, usize>,
+}
+
+impl DimTable {
+    fn push(&mut self, dim: &Dim) -> usize {
+        let next = self.list.len();
+        self.list.push(dim.clone());
+        self.places.entry(dim.clone()).or_insert(next);
+        next
+    }
+
+    /// Place of a dim.
+    fn place(&mut self, dim: &Dim) -> usize {
+        match self.places.get(dim) {
+            Some(place) => *place,
+            None => self.push(dim),
+        }
+    }
+
+    /// Place of the first of consecutive dims.
+    fn slice(&mut self, dims: &[Dim]) -> usize {
+        if let [one] = dims {
+            return self.place(one);
+        }
+        if let Some(place) = self.slices.get(dims) {
+            return *place;
+        }
+        let first = if dims.is_empty() { 0 } else { self.list.len() };
+        for dim in dims {
+            self.push(dim);
+        }
+        self.slices.insert(dims.to_vec(), first);
+        first
+    }
+}
+
+/// An `abi::Extent` before its text has an address.
+struct Extent {
+    kind: u32,
+    value: i64,
+    name: String,
+}
+
+/// Where everything is in the tables.
+#[derive(Default)]
+struct Layout {
+    dims: DimTable,
+    offsets: DimTable,
+    buffers: Vec<abi::Buffer>,
+    /// First buffer, first dim, work.
+    steps: Vec<[u32; 3]>,
+    inputs: Vec<Vec<Extent>>,
+    outputs: Vec<Vec<Extent>>,
+    scratch: Vec<Dim>,
+    /// Extents and sizes that must be legal.
+    sizes: Vec<Dim>,
+}
+
+impl Layout {
+    fn new(program: &Program, plan: &MemoryPlan, weight_offsets: &[u64]) -> Result<Self, ArtifactError> {
+        let mut layout = Self::default();
+        let mut sizes = DimTable::default();
+        // Extents and scratch of kernels, which steps put their dims into.
+        let needs: Vec<(Vec<Dim>, Dim)> = program
+            .kernels
+            .iter()
+            .map(|kernel| (extents(kernel), kernel.scratch_bytes()))
+            .collect();
+        let mut seen = BTreeMap::new();
+        for step in &program.steps {
+            let first_buffer = index(layout.buffers.len())?;
+            for storage in &step.buffers {
+                let buffer = layout.buffer(program, plan, weight_offsets, *storage)?;
+                layout.buffers.push(buffer);
+                sizes.place(&program.bytes(*storage));
+            }
+            let first_dim = layout.dims.slice(&step.dims);
+            let work = layout.dims.place(&step.work);
+            layout.steps.push([first_buffer, index(first_dim)?, index(work)?]);
+            if seen.insert((step.kernel, step.dims.clone()), ()).is_some() {
+                continue;
+            }
+            let (extents, scratch) = &needs[step.kernel];
+            let bind = |dim: &Dim| dim.subst(&|symbol| step_dim(symbol, &step.dims));
+            for extent in extents {
+                sizes.place(&bind(extent));
+            }
+            let scratch = bind(scratch);
+            if !layout.scratch.contains(&scratch) {
+                layout.scratch.push(scratch);
+            }
+        }
+        let symbols: Vec<&str> = program.symbols.iter().map(|(name, _)| &**name).collect();
+        let mut shapes = |list: &[cameo_kernel::program::Io]| -> Vec<Vec<Extent>> {
+            let extent = |dim: &Dim| {
+                sizes.place(dim);
+                let symbol = match dim.as_sym() {
+                    Some(Sym::Named(name)) => symbols.iter().position(|symbol| **symbol == **name),
+                    _ => None,
+                };
+                let (kind, value) = match (dim.as_const(), symbol) {
+                    (Some(value), _) => (abi::EXTENT_CONST, value),
+                    (None, Some(symbol)) => (abi::EXTENT_SYMBOL, symbol as i64),
+                    (None, None) => (abi::EXTENT_DIM, layout.dims.place(dim) as i64),
+                };
+                let name = if kind == abi::EXTENT_CONST {
+                    String::new()
+                } else {
+                    dim.to_string()
+                };
+                Extent { kind, value, name }
+            };
+            let mut extent = extent;
+            list.iter()
+                .map(|io| io.shape.iter().map(&mut extent).collect())
+                .collect()
+        };
+        let inputs = shapes(&program.inputs);
+        let outputs = shapes(&program.outputs);
+        (layout.inputs, layout.outputs, layout.sizes) = (inputs, outputs, sizes.list);
+        Ok(layout)
+    }
+
+    fn buffer(
+        &mut self,
+        program: &Program,
+        plan: &MemoryPlan,
+        weight_offsets: &[u64],
+        storage: usize,
+    ) -> Result<abi::Buffer, ArtifactError> {
+        let nowhere = || ArtifactError::Tables(format!("storage s{storage} has no place"));
+        let (region, index, offset) = match program.storages.get(storage).ok_or_else(nowhere)?.place {
+            Place::Input(i) => (abi::REGION_INPUT, i, 0),
+            Place::Output(i) => (abi::REGION_OUTPUT, i, 0),
+            Place::Weight(i) => (abi::REGION_WEIGHTS, 0, *weight_offsets.get(i).ok_or_else(nowhere)?),
+            Place::Arena => {
+                let offset = plan.offsets[storage].as_ref().ok_or_else(nowhere)?;
+                (abi::REGION_ARENA, 0, self.offsets.place(offset) as u64)
+            }
+        };
+        let index = self::index(index)?;
+        Ok(abi::Buffer { region, index, offset })
+    }
+}
+
+/// A table index as the ABI stores it.
+fn index(value: usize) -> Result<u32, ArtifactError> {
+    u32::try_from(value).map_err(|_| ArtifactError::Tables("a table has more than 2^32 entries".to_owned()))
+}
+
+/// The dim that a step gives for the kernel's `d0`, `d1`, ….
+fn step_dim(symbol: &Sym, dims: &[Dim]) -> Option<Dim> {
+    let Sym::Named(name) = symbol else { return None };
+    let index: usize = name.strip_prefix('d')?.parse().ok()?;
+    dims.get(index).cloned()
+}
+
+/// Extents of a kernel's buffers and loops, in `d0, d1, …`: none may be negative.
+fn extents(kernel: &Kernel) -> Vec<Dim> {
+    let mut out = DimTable::default();
+    let loops: Vec<&Dim> = match &kernel.body {
+        KernelBody::Nest(nest) => nest.outer.iter().chain(&nest.row).collect(),
+        KernelBody::Contraction(c) => c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).collect(),
+    };
+    for dim in kernel.buffers.iter().flat_map(|buffer| &buffer.extents).chain(loops) {
+        // Constants are legal by construction.
+        if dim.as_const().is_none() {
+            out.place(dim);
+        }
+    }
+    out.list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{self, slice, text as str_of};
+    use crate::sample;
+
+    fn facts<'a>(offsets: &'a [u64]) -> Facts<'a> {
+        Facts {
+            name: "tiny",
+            default_threads: 3,
+            weight_offsets: offsets,
+            weight_bytes: 128,
+            weight_hash: u64::MAX - 1,
+            embedded: false,
+            main: false,
+            cpu_features: 1,
+        }
+    }
+
+    #[test]
+    fn descriptors_read_back_through_the_abi() {
+        let program = sample::program();
+        let plan = cameo_kernel::memory::plan(&program);
+        let offsets: Vec<u64> = (0..program.weights.len() as u64).map(|i| 64 * i).collect();
+        let mut ir = text(&program, &plan, &facts(&offsets)).unwrap();
+        // Kernels that do nothing: the tables are what is looked at.
+        for i in 0..program.kernels.len() {
+            let symbol = kernel_symbol("tiny", i);
+            ir = ir.replace(
+                &format!("declare hidden i32 @{symbol}(ptr, ptr, i64, i64, ptr)\n"),
+                &format!("define hidden i32 @{symbol}(ptr %a, ptr %b, i64 %c, i64 %d, ptr %e) {{ ret i32 {i} }}\n"),
+            );
+        }
+        let library = harness::load_ir(&ir);
+        let model = library.model("tiny_model");
+        assert_eq!(
+            (model.magic, model.abi_version, model.default_threads),
+            (abi::MAGIC, abi::ABI_VERSION, 3)
+        );
+        assert_eq!(str_of(model.name), "sample");
+        assert_eq!(
+            (model.weight_bytes, model.weight_hash, model.cpu_features),
+            (128, u64::MAX - 1, 1)
+        );
+        assert!(model.weights.is_null());
+
+        let symbols = slice(model.symbols);
+        assert_eq!(
+            (str_of(symbols[0].name), symbols[0].min, symbols[0].max),
+            ("S", 1, 1000)
+        );
+        let (x, y, z) = (slice(model.inputs)[0], slice(model.outputs)[0], slice(model.outputs)[1]);
+        assert_eq!((str_of(x.name), x.dtype), ("x", 1));
+        let shape = |io: abi::Io| -> Vec<(u32, i64)> { slice(io.shape).iter().map(|e| (e.kind, e.value)).collect() };
+        assert_eq!(shape(x), [(abi::EXTENT_SYMBOL, 0), (abi::EXTENT_CONST, 4)]);
+        assert_eq!(
+            (str_of(y.name), shape(y)),
+            ("out \"1\"", vec![(abi::EXTENT_SYMBOL, 0), (abi::EXTENT_CONST, 4)])
+        );
+
+        // Evaluate the shapes for S = 10.
+        let (mut dims, mut places) = (vec![0; model.dim_count as usize], vec![0; model.offset_count as usize]);
+        let mut sizes = [0; 2];
+        assert_eq!(
+            library.call_shape_of(&model, &[10], &mut dims, &mut places, &mut sizes),
+            0
+        );
+        let [(abi::EXTENT_DIM, derived)] = shape(z)[..] else {
+            panic!("{:?}", shape(z))
+        };
+        assert_eq!(dims[derived as usize], 40);
+        let said: Vec<&str> = [x, z]
+            .iter()
+            .flat_map(|io| slice(io.shape))
+            .map(|e| str_of(e.name))
+            .collect();
+        assert_eq!(said, ["S", "", "4*S"]);
+        assert_eq!(sizes[0], 10 * 4 * 4 + 32, "rounded up to whole lines");
+
+        let steps = slice(model.steps);
+        let buffers = slice(model.buffers);
+        let names: Vec<&str> = steps.iter().map(|step| str_of(step.name)).collect();
+        assert_eq!(names, ["nest k0 first", "nest k1 second", "nest k0 third"]);
+        // First and third step have equal dims, so they share them.
+        assert_eq!(steps[0].first_dim, steps[2].first_dim);
+        assert_eq!(dims[steps[0].first_dim as usize], 10);
+        assert_eq!(dims[steps[0].work as usize], 40);
+        let regions = |step: &abi::Step, count: usize| -> Vec<(u32, u32, u64)> {
+            let first = step.first_buffer as usize;
+            buffers[first..first + count]
+                .iter()
+                .map(|b| (b.region, b.index, b.offset))
+                .collect()
+        };
+        assert_eq!(regions(&steps[0], 3), [(2, 0, 0), (1, 0, 0), (0, 0, 0)]);
+        assert_eq!(regions(&steps[1], 2), [(0, 0, 0), (3, 0, 0)]);
+        assert_eq!(regions(&steps[2], 3), [(0, 0, 0), (1, 0, 64), (3, 1, 0)]);
+        assert_eq!(harness::call_kernel(steps[1].kernel), 1);
+    }
+
+    #[test]
+    fn long_step_names_are_cut_between_characters() {
+        let program = sample::program();
+        let nodes: Vec<Arc<str>> = vec!["ü".repeat(200).into()];
+        let name = step_name(&program.kernels[0], 0, &nodes);
+        assert!(name.len() <= STEP_NAME_BYTES && name.ends_with("ü…"), "{name}");
+    }
+
+    #[test]
+    fn programs_that_contradict_themselves_are_refused() {
+        let mut program = sample::program();
+        program.symbols.clear();
+        let plan = cameo_kernel::memory::plan(&program);
+        let error = text(&program, &plan, &facts(&[0, 64])).unwrap_err().to_string();
+        assert!(error.contains("symbol S"), "{error}");
+        assert!(
+            text(&sample::program(), &plan, &facts(&[])).is_err(),
+            "weights without a place"
+        );
+    }
+}

@@ -1,0 +1,576 @@
+//! The graph: nodes and values behind id newtypes, over petgraph.
+//!
+//! Invariant: an edge leads from the producer of a value to each node that reads it, once per operand. Invariant: every
+//! value has exactly one definition. Invariant: facts are those that the operations' `infer` gives; the verifier
+//! checks it. Building adds nodes; everything else changes a graph only through [`crate::rewrite::Rewriter`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use petgraph::Direction;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+
+use crate::op::{Arg, Attrs, Cx, Op, OpError, invalid};
+use crate::{Attr, Dim, Fact, Tensor};
+
+/// Names a node; printed `n12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// Names a value; printed `%12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
+impl fmt::Display for ValueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}", self.0)
+    }
+}
+
+/// The ONNX nodes that a node comes from: sorted names without repeats, the first 256 of them.
+///
+/// Which they are does not depend on the order of merges. A chain of thousands of nodes that become one would otherwise
+/// take memory with the square of its length; an attention block, the most that a reader wants to see, has some 50.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin(Arc<[Arc<str>]>);
+
+impl Origin {
+    const MAX_NAMES: usize = 256;
+
+    pub fn new(name: &str) -> Self {
+        Self([Arc::from(name)].into())
+    }
+
+    pub fn from_names(names: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let mut v: Vec<_> = names.into_iter().collect();
+        v.sort();
+        v.dedup();
+        v.truncate(Self::MAX_NAMES);
+        Self(v.into())
+    }
+
+    #[must_use]
+    pub fn merge(&self, other: &Self) -> Self {
+        if other.0.is_empty() || self == other {
+            return self.clone();
+        }
+        Self::from_names(self.0.iter().chain(other.0.iter()).cloned())
+    }
+
+    pub fn names(&self) -> &[Arc<str>] {
+        &self.0
+    }
+}
+
+/// An operation applied to values.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub op: Op,
+    pub attrs: Attrs,
+    /// `None` for an absent optional input.
+    pub inputs: Vec<Option<ValueId>>,
+    pub outputs: Vec<ValueId>,
+    pub origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug)]
+pub enum Def {
+    /// Input `i` of the graph.
+    Input(u32),
+    /// Known bytes.
+    Weight(Tensor),
+    /// Output of a node.
+    Node(NodeId, u32),
+    /// Its node was removed; nothing reads it.
+    Removed,
+}
+
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Name in the ONNX file where it has one; unique among inputs and outputs only.
+    pub name: Arc<str>,
+    pub fact: Fact,
+    pub def: Def,
+}
+
+/// Inclusive range of a symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SymbolRange {
+    pub min: i64,
+    pub max: i64,
+}
+
+impl Default for SymbolRange {
+    fn default() -> Self {
+        Self { min: 0, max: i64::MAX }
+    }
+}
+
+/// A model or a part of one.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub name: Arc<str>,
+    dag: StableDiGraph<Node, ValueId>,
+    values: Vec<Value>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<(Arc<str>, ValueId)>,
+    /// Model dimensions, in order of first appearance in the inputs.
+    pub symbols: IndexMap<Arc<str>, SymbolRange>,
+}
+
+impl Graph {
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+
+    // ---- reading
+
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    /// Names and values; one value may be several outputs.
+    pub fn outputs(&self) -> &[(Arc<str>, ValueId)] {
+        &self.outputs
+    }
+
+    pub fn value(&self, v: ValueId) -> &Value {
+        &self.values[v.0 as usize]
+    }
+
+    pub fn fact(&self, v: ValueId) -> &Fact {
+        &self.value(v).fact
+    }
+
+    pub fn node(&self, n: NodeId) -> &Node {
+        &self.dag[NodeIndex::new(n.0 as usize)]
+    }
+
+    pub fn contains(&self, n: NodeId) -> bool {
+        self.dag.contains_node(NodeIndex::new(n.0 as usize))
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.dag.node_count()
+    }
+
+    /// Upper bound (exclusive) of value ids.
+    pub fn value_count(&self) -> usize {
+        self.values.len()
+    }
+
+    pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
+        (0..self.values.len() as u32).map(ValueId)
+    }
+
+    /// The node that computes `v`, with the output's position.
+    pub fn producer(&self, v: ValueId) -> Option<(NodeId, usize)> {
+        match self.value(v).def {
+            Def::Node(n, i) => Some((n, i as usize)),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a weight.
+    pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
+        match &self.value(v).def {
+            Def::Weight(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// Nodes that read `v`, sorted, once per operand that reads it.
+    pub fn users(&self, v: ValueId) -> Vec<NodeId> {
+        let mut out: Vec<NodeId> = match self.producer(v) {
+            Some((n, _)) => self
+                .dag
+                .edges_directed(NodeIndex::new(n.0 as usize), Direction::Outgoing)
+                .filter(|e| *e.weight() == v)
+                .map(|e| NodeId(e.target().index() as u32))
+                .collect(),
+            None => self
+                .dag
+                .node_indices()
+                .flat_map(|n| {
+                    let k = self.dag[n].inputs.iter().filter(|i| **i == Some(v)).count();
+                    std::iter::repeat_n(NodeId(n.index() as u32), k)
+                })
+                .collect(),
+        };
+        out.sort();
+        out
+    }
+
+    pub fn is_output(&self, v: ValueId) -> bool {
+        self.outputs.iter().any(|(_, o)| *o == v)
+    }
+
+    /// Nodes by id.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.dag
+            .node_indices()
+            .map(|i| (NodeId(i.index() as u32), &self.dag[i]))
+    }
+
+    /// The petgraph underneath, for its algorithms.
+    pub fn dag(&self) -> &StableDiGraph<Node, ValueId> {
+        &self.dag
+    }
+
+    /// All nodes so that producers come before consumers: depth first from the outputs in operand order, then what no
+    /// output needs. Independent of ids, so that equal graphs print equally.
+    pub fn order(&self) -> Vec<NodeId> {
+        let mut seen = vec![0u8; self.dag.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
+        let mut out = Vec::with_capacity(self.node_count());
+        let roots = self
+            .outputs
+            .iter()
+            .filter_map(|(_, v)| self.producer(*v))
+            .map(|(n, _)| n);
+        let rest = self.dag.node_indices().map(|i| NodeId(i.index() as u32));
+        for root in roots.chain(rest) {
+            let mut stack = vec![(root, 0usize)];
+            while let Some((n, next)) = stack.pop() {
+                if next == 0 {
+                    if seen[n.0 as usize] != 0 {
+                        continue;
+                    }
+                    seen[n.0 as usize] = 1;
+                }
+                let inputs = &self.node(n).inputs;
+                let child = (next..inputs.len()).find_map(|i| {
+                    let (p, _) = self.producer(inputs[i]?)?;
+                    (seen[p.0 as usize] == 0).then_some((i, p))
+                });
+                match child {
+                    Some((i, p)) => {
+                        stack.push((n, i + 1));
+                        stack.push((p, 0));
+                    }
+                    None => out.push(n),
+                }
+            }
+        }
+        out
+    }
+
+    /// For each value id whether it depends on nothing but weights, so that it can be computed at compile time.
+    pub fn constants(&self) -> Vec<bool> {
+        let mut out: Vec<bool> = self.values.iter().map(|v| matches!(v.def, Def::Weight(_))).collect();
+        for n in self.order() {
+            let node = self.node(n);
+            // Shapes can hide in attributes: a result whose extents or attributes have symbols is not constant.
+            let constant = node.inputs.iter().flatten().all(|v| out[v.0 as usize])
+                && node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
+                && node.attrs.values().all(|a| match a {
+                    Attr::Dims(d) => d.iter().all(|d| d.as_const().is_some()),
+                    Attr::Graph(_) => false,
+                    _ => true,
+                });
+            for v in &node.outputs {
+                out[v.0 as usize] = constant;
+            }
+        }
+        out
+    }
+
+    /// The arguments of a node, as its operation sees them.
+    pub fn args(&self, inputs: &[Option<ValueId>]) -> Vec<Option<Arg<'_>>> {
+        inputs
+            .iter()
+            .map(|v| {
+                v.map(|v| Arg {
+                    fact: self.fact(v),
+                    constant: self.constant(v),
+                })
+            })
+            .collect()
+    }
+
+    /// Calls `f` with the context of a node.
+    pub fn with_cx<R>(&self, n: NodeId, f: impl FnOnce(&Cx) -> R) -> R {
+        let node = self.node(n);
+        let args = self.args(&node.inputs);
+        f(&Cx {
+            schema: node.op.schema(),
+            attrs: &node.attrs,
+            inputs: &args,
+            outputs: node.outputs.len(),
+        })
+    }
+
+    /// Range of a named dimension.
+    pub fn symbol_range(&self, name: &str) -> (i64, i64) {
+        self.symbols.get(name).map_or((0, i64::MAX), |r| (r.min, r.max))
+    }
+
+    // ---- building
+
+    fn add_value(&mut self, name: &str, fact: Fact, def: Def) -> ValueId {
+        let id = ValueId(self.values.len() as u32);
+        self.values.push(Value {
+            name: name.into(),
+            fact,
+            def,
+        });
+        id
+    }
+
+    /// Symbols of the shape that are new get the default range.
+    pub fn add_input(&mut self, name: &str, fact: Fact) -> ValueId {
+        for d in &fact.shape {
+            d.visit(&mut |s| {
+                if let crate::Sym::Named(n) = s {
+                    self.symbols.entry(n.clone()).or_default();
+                }
+            });
+        }
+        let v = self.add_value(name, fact, Def::Input(self.inputs.len() as u32));
+        self.inputs.push(v);
+        v
+    }
+
+    pub fn add_weight(&mut self, name: &str, t: Tensor) -> ValueId {
+        self.add_value(name, t.fact(), Def::Weight(t))
+    }
+
+    pub fn add_output(&mut self, name: &str, v: ValueId) {
+        self.outputs.push((name.into(), v));
+    }
+
+    /// Adds a node with `outputs` outputs after type checking and shape inference.
+    pub fn add_node(
+        &mut self,
+        op: Op,
+        attrs: Attrs,
+        inputs: Vec<Option<ValueId>>,
+        outputs: usize,
+        origin: Origin,
+    ) -> Result<Vec<ValueId>, OpError> {
+        let facts = {
+            let args = self.args(&inputs);
+            infer(op, &attrs, &args, outputs)?
+        };
+        Ok(self.add_typed_node(op, attrs, inputs, facts, origin))
+    }
+
+    /// Adds a node whose output facts the caller vouches for (the parser, which verifies afterwards).
+    pub fn add_typed_node(
+        &mut self,
+        op: Op,
+        attrs: Attrs,
+        inputs: Vec<Option<ValueId>>,
+        facts: Vec<Fact>,
+        origin: Origin,
+    ) -> Vec<ValueId> {
+        let ix = self.dag.add_node(Node {
+            op,
+            attrs,
+            inputs: inputs.clone(),
+            outputs: vec![],
+            origin,
+        });
+        let id = NodeId(ix.index() as u32);
+        for v in inputs.into_iter().flatten() {
+            if let Some((p, _)) = self.producer(v) {
+                self.dag.add_edge(NodeIndex::new(p.0 as usize), ix, v);
+            }
+        }
+        let outs: Vec<ValueId> = facts
+            .into_iter()
+            .enumerate()
+            .map(|(i, f)| self.add_value("", f, Def::Node(id, i as u32)))
+            .collect();
+        self.dag[ix].outputs.clone_from(&outs);
+        outs
+    }
+
+    /// [`Graph::add_node`] by name for an operation with one output: the way decompositions and tests build graphs.
+    pub fn apply(&mut self, op: &str, attrs: &[(&str, Attr)], inputs: &[ValueId]) -> Result<ValueId, OpError> {
+        let Some(op) = Op::find(op) else {
+            return invalid(format!("no operation `{op}`"));
+        };
+        let attrs = attrs.iter().map(|(k, v)| (Arc::from(*k), v.clone())).collect();
+        let out = self.add_node(
+            op,
+            attrs,
+            inputs.iter().copied().map(Some).collect(),
+            1,
+            Origin::default(),
+        )?;
+        Ok(out[0])
+    }
+
+    pub fn set_name(&mut self, v: ValueId, name: &str) {
+        self.values[v.0 as usize].name = name.into();
+    }
+
+    // ---- changing: only for the rewriter
+
+    pub(crate) fn node_mut(&mut self, n: NodeId) -> &mut Node {
+        &mut self.dag[NodeIndex::new(n.0 as usize)]
+    }
+
+    pub(crate) fn value_mut(&mut self, v: ValueId) -> &mut Value {
+        &mut self.values[v.0 as usize]
+    }
+
+    /// Makes operand `slot` of `n` read `new` (or nothing).
+    pub(crate) fn set_input(&mut self, n: NodeId, slot: usize, new: Option<ValueId>) {
+        let ix = NodeIndex::new(n.0 as usize);
+        let old = std::mem::replace(&mut self.dag[ix].inputs[slot], new);
+        if let Some((p, _)) = old.and_then(|v| self.producer(v)) {
+            let edge = self
+                .dag
+                .edges_connecting(NodeIndex::new(p.0 as usize), ix)
+                .find(|e| Some(*e.weight()) == old)
+                .map(|e| e.id());
+            if let Some(e) = edge {
+                self.dag.remove_edge(e);
+            }
+        }
+        if let Some(v) = new
+            && let Some((p, _)) = self.producer(v)
+        {
+            self.dag.add_edge(NodeIndex::new(p.0 as usize), ix, v);
+        }
+    }
+
+    /// Makes every reader of `old`, graph outputs included, read `new`, but for the nodes of `except`.
+    pub(crate) fn replace_uses(&mut self, old: ValueId, new: ValueId, except: &[NodeId]) {
+        let mut users = self.users(old);
+        users.dedup();
+        for n in users.into_iter().filter(|n| !except.contains(n)) {
+            for slot in 0..self.node(n).inputs.len() {
+                if self.node(n).inputs[slot] == Some(old) {
+                    self.set_input(n, slot, Some(new));
+                }
+            }
+        }
+        for (_, o) in &mut self.outputs {
+            if *o == old {
+                *o = new;
+            }
+        }
+    }
+
+    pub(crate) fn remove_node(&mut self, n: NodeId) {
+        if let Some(node) = self.dag.remove_node(NodeIndex::new(n.0 as usize)) {
+            for v in node.outputs {
+                self.values[v.0 as usize].def = Def::Removed;
+            }
+        }
+    }
+
+    /// Drops a weight that nothing reads.
+    pub(crate) fn remove_weight(&mut self, v: ValueId) {
+        self.values[v.0 as usize].def = Def::Removed;
+    }
+}
+
+/// Checks operands and attributes against the schema, then asks the operation for the facts of its outputs.
+pub fn infer(op: Op, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -> Result<Vec<Fact>, OpError> {
+    let schema = op.schema();
+    check(schema, attrs, args, outputs)?;
+    let facts = op.0.infer(&Cx {
+        schema,
+        attrs,
+        inputs: args,
+        outputs,
+    })?;
+    if facts.len() != outputs {
+        return invalid(format!("{outputs} outputs wanted, the operation has {}", facts.len()));
+    }
+    Ok(facts)
+}
+
+fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -> Result<(), OpError> {
+    use crate::op::{Arity, AttrDef};
+    let mut groups = [None; 8];
+    for (i, a) in args.iter().enumerate() {
+        let Some(p) = schema.input(i) else {
+            return invalid(format!(
+                "{} inputs given, at most {} taken",
+                args.len(),
+                schema.inputs.len()
+            ));
+        };
+        let Some(a) = a else { continue };
+        if !p.types.contains(a.fact.dtype) {
+            return invalid(format!("input {i} ({}) cannot be {}", p.name, a.fact.dtype));
+        }
+        if p.group > 0 {
+            let g = &mut groups[p.group as usize & 7];
+            match *g {
+                Some(t) if t != a.fact.dtype => {
+                    return invalid(format!(
+                        "input {i} ({}) is {}, another input is {t}",
+                        p.name, a.fact.dtype
+                    ));
+                }
+                _ => *g = Some(a.fact.dtype),
+            }
+        }
+    }
+    for (i, p) in schema.inputs.iter().enumerate() {
+        let given = args.get(i).is_some_and(Option::is_some);
+        if !given && p.arity != Arity::Optional {
+            return invalid(format!("input {i} ({}) is missing", p.name));
+        }
+    }
+    for (i, p) in schema.outputs.iter().enumerate() {
+        if i >= outputs && p.arity == Arity::One {
+            return invalid(format!("output {i} ({}) is missing", p.name));
+        }
+    }
+    for name in attrs.keys() {
+        let shape_like = schema.inputs.iter().any(|p| p.attr == Some(&**name));
+        if !shape_like && schema.attr(name).is_none() {
+            return invalid(format!("attribute `{name}` is not one of this operation's"));
+        }
+    }
+    for (name, def) in schema.attrs {
+        let required = matches!(
+            def,
+            AttrDef::ReqInt
+                | AttrDef::ReqInts
+                | AttrDef::ReqStr
+                | AttrDef::ReqTensor
+                | AttrDef::ReqDType
+                | AttrDef::ReqDims
+                | AttrDef::ReqGraph
+        );
+        if required && !attrs.contains_key(*name) {
+            return invalid(format!("attribute `{name}` is missing"));
+        }
+    }
+    Ok(())
+}
+
+use crate::op::Schema;
+
+/// The facts of a shape with symbols replaced by values.
+pub fn bind_shape(shape: &[Dim], symbols: &dyn Fn(&str) -> Option<i64>) -> Option<Vec<usize>> {
+    shape
+        .iter()
+        .map(|d| {
+            d.eval(&|s| match s {
+                crate::Sym::Named(n) => symbols(n),
+                _ => None,
+            })
+            .and_then(|v| usize::try_from(v).ok())
+        })
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! The test that every operation must pass: inference, `eval` and the naively run loops agree, with concrete shapes and
+//! with symbolic ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{run_node, run_with_facts};
+use crate::graph::infer;
+use crate::op::{Arg, Attrs, Cx, Op, OpError};
+use crate::{Attr, DType, Dim, Fact, Sym, Tensor};
+
+/// Which extents become symbols.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Symbolic {
+    /// Equal extents are the same symbol; 1 stays 1.
+    ByExtent,
+    /// The same, and elements of shape-like operands that equal such an extent are its symbol.
+    ByExtentAndElements,
+    /// 1 becomes a symbol too.
+    OnesToo,
+    /// Every axis of every input is a symbol of its own.
+    EveryAxis,
+}
+
+/// Checks one application of an operation.
+///
+/// # Panics
+/// When inference, `eval` and lowering disagree, or one of them fails.
+pub fn check(op: &str, attrs: &[(&str, Attr)], inputs: &[Option<Tensor>], outputs: usize) {
+    let case = format!("{op}{attrs:?}({inputs:?})");
+    let Some(def) = Op::find(op) else {
+        panic!("no operation `{op}`")
+    };
+    let attrs: Attrs = attrs.iter().map(|(k, v)| (Arc::from(*k), v.clone())).collect();
+    let facts: Vec<Option<Fact>> = inputs.iter().map(|t| t.as_ref().map(Tensor::fact)).collect();
+    let args: Vec<Option<Arg>> = facts
+        .iter()
+        .zip(inputs)
+        .map(|(f, t)| {
+            f.as_ref().map(|fact| Arg {
+                fact,
+                constant: t.as_ref(),
+            })
+        })
+        .collect();
+    let inferred = infer(def, &attrs, &args, outputs).unwrap_or_else(|e| panic!("{case}\ninfer: {e}"));
+    let cx = Cx {
+        schema: def.schema(),
+        attrs: &attrs,
+        inputs: &args,
+        outputs,
+    };
+    let want = def.0.eval(&cx).unwrap_or_else(|e| panic!("{case}\neval: {e}"));
+    assert_eq!(want.len(), outputs, "{case}\neval gives another number of outputs");
+    check_facts(&case, "concrete infer", &inferred, &want, &BTreeMap::new());
+
+    match run_node(def, &attrs, inputs, outputs) {
+        Ok(got) => compare(&case, "concrete lowering", &got, &want),
+        Err(OpError::Unsupported(m)) if m.contains("not compiled yet") => return,
+        Err(e) => panic!("{case}\nconcrete lowering: {e}"),
+    }
+    for mode in [
+        Symbolic::ByExtent,
+        Symbolic::ByExtentAndElements,
+        Symbolic::OnesToo,
+        Symbolic::EveryAxis,
+    ] {
+        check_symbolic(&case, mode, def, &attrs, inputs, &want);
+    }
+}
+
+fn check_symbolic(case: &str, mode: Symbolic, op: Op, attrs: &Attrs, inputs: &[Option<Tensor>], want: &[Tensor]) {
+    let mut values: BTreeMap<String, i64> = BTreeMap::new();
+    let facts: Vec<Option<Fact>> = inputs
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            let t = t.as_ref()?;
+            let shape_like = op.schema().input(i).is_some_and(|p| p.attr.is_some());
+            if shape_like {
+                return Some(t.fact());
+            }
+            let shape: Vec<Dim> = t
+                .shape()
+                .iter()
+                .enumerate()
+                .map(|(axis, d)| {
+                    let name = match (mode, *d) {
+                        // Symbols are at least 1.
+                        (_, 0) | (Symbolic::ByExtent | Symbolic::ByExtentAndElements, 1) => return Dim::from(*d),
+                        (Symbolic::EveryAxis, _) => format!("I{i}A{axis}"),
+                        _ => format!("D{d}"),
+                    };
+                    let dim = Dim::sym(&name);
+                    values.insert(name, *d as i64);
+                    dim
+                })
+                .collect();
+            Some(Fact::new(t.dtype(), shape))
+        })
+        .collect();
+    let facts: Vec<Option<Fact>> = facts
+        .into_iter()
+        .enumerate()
+        .map(|(i, f)| {
+            let mut f = f?;
+            if mode == Symbolic::ByExtentAndElements && op.schema().input(i).is_some_and(|p| p.attr.is_some()) {
+                for d in f.known.iter_mut().flatten() {
+                    if let Some((name, _)) = values.iter().find(|(_, v)| Some(**v) == d.as_const()) {
+                        *d = Dim::sym(name);
+                    }
+                }
+            }
+            Some(f)
+        })
+        .collect();
+    let args: Vec<Option<Arg>> = facts
+        .iter()
+        .map(|f| f.as_ref().map(|fact| Arg { fact, constant: None }))
+        .collect();
+    // Shapes may have to be known, or provably equal.
+    let Ok(inferred) = infer(op, attrs, &args, want.len()) else {
+        return;
+    };
+    let stage = format!("{mode:?} {facts:?}");
+    check_facts(case, &format!("infer, {stage}"), &inferred, want, &values);
+    let symbols = |n: &str| values.get(n).copied();
+    match run_with_facts(op, attrs, inputs, &facts, want.len(), &symbols) {
+        Ok(got) => compare(case, &format!("lowering, {stage}"), &got, want),
+        Err(OpError::Unsupported(_)) => {}
+        Err(e @ OpError::Invalid(_)) => panic!("{case}\nlowering, {stage}: {e}"),
+    }
+}
+
+fn check_facts(case: &str, stage: &str, facts: &[Fact], want: &[Tensor], values: &BTreeMap<String, i64>) {
+    let eval = |d: &Dim| {
+        d.eval(&|s| match s {
+            Sym::Named(n) => values.get(&**n).copied(),
+            _ => None,
+        })
+    };
+    assert_eq!(facts.len(), want.len(), "{case}\n{stage}: number of outputs");
+    for (i, (f, t)) in facts.iter().zip(want).enumerate() {
+        assert_eq!(f.dtype, t.dtype(), "{case}\n{stage}: type of output {i}");
+        let shape: Vec<Option<i64>> = f.shape.iter().map(eval).collect();
+        let real: Vec<Option<i64>> = t.shape().iter().map(|d| Some(*d as i64)).collect();
+        assert_eq!(shape, real, "{case}\n{stage}: shape {:?} of output {i}", f.shape);
+        if let Some(known) = &f.known {
+            let got: Vec<Option<i64>> = known.iter().map(eval).collect();
+            let real: Vec<Option<i64>> = t.to_i64().into_iter().map(Some).collect();
+            assert_eq!(got, real, "{case}\n{stage}: known elements {known:?} of output {i}");
+        }
+    }
+}
+
+fn compare(case: &str, stage: &str, got: &[Tensor], want: &[Tensor]) {
+    assert_eq!(got.len(), want.len(), "{case}\n{stage}: number of outputs");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert_eq!(
+            (g.dtype(), g.shape()),
+            (w.dtype(), w.shape()),
+            "{case}\n{stage}: output {i}"
+        );
+        // The two compute in different order; halves keep 11 or 8 bits.
+        let tolerance = match w.dtype() {
+            DType::F16 => 1e-2,
+            DType::BF16 => 3e-2,
+            DType::F32 | DType::F64 => 1e-5,
+            _ => {
+                assert_eq!(g.to_i64(), w.to_i64(), "{case}\n{stage}: output {i}");
+                continue;
+            }
+        };
+        for (at, (a, b)) in g.to_f64().into_iter().zip(w.to_f64()).enumerate() {
+            let close = a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= tolerance * b.abs().max(1.0);
+            assert!(
+                close,
+                "{case}\n{stage}: output {i} element {at}: loops give {a}, eval {b}\nloops {g:?}\neval  {w:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Building the graphs that operations decompose into.
+
+use crate::op::{Cx, Lowering, OpError};
+use crate::ops::pointwise::working;
+use crate::{Attr, DType, Dim, Fact, Graph, Tensor, ValueId};
+
+/// A decomposition under construction.
+pub(crate) struct Fragment {
+    graph: Graph,
+    inputs: Vec<Option<ValueId>>,
+}
+
+impl Fragment {
+    /// With one graph input for each input of the node that is present.
+    pub fn new(cx: &Cx) -> Self {
+        let mut graph = Graph::new(cx.schema.name);
+        let inputs = cx.inputs.iter().enumerate();
+        let inputs = inputs
+            .map(|(i, a)| a.map(|a| graph.add_input(&format!("in{i}"), a.fact.clone())))
+            .collect();
+        Self { graph, inputs }
+    }
+
+    /// Input `i` of the node.
+    pub fn input(&self, i: usize) -> Option<ValueId> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    /// Input `i` of the node, of which it is known that it is there.
+    pub fn required(&self, cx: &Cx, i: usize) -> Result<ValueId, OpError> {
+        cx.fact(i)?;
+        self.input(i)
+            .ok_or_else(|| OpError::Invalid(format!("input {i} is missing")))
+    }
+
+    pub fn fact(&self, v: ValueId) -> &Fact {
+        self.graph.fact(v)
+    }
+
+    pub fn dtype(&self, v: ValueId) -> DType {
+        self.fact(v).dtype
+    }
+
+    pub fn apply(&mut self, op: &str, attrs: &[(&str, Attr)], inputs: &[ValueId]) -> Result<ValueId, OpError> {
+        self.graph.apply(op, attrs, inputs)
+    }
+
+    pub fn unary(&mut self, op: &str, x: ValueId) -> Result<ValueId, OpError> {
+        self.apply(op, &[], &[x])
+    }
+
+    pub fn binary(&mut self, op: &str, a: ValueId, b: ValueId) -> Result<ValueId, OpError> {
+        self.apply(op, &[], &[a, b])
+    }
+
+    /// `x` of type `to`; no node when it is already.
+    pub fn cast(&mut self, x: ValueId, to: DType) -> Result<ValueId, OpError> {
+        if self.dtype(x) == to {
+            return Ok(x);
+        }
+        self.apply("Cast", &[("to", Attr::DType(to))], &[x])
+    }
+
+    /// `x` in the type that bodies compute in: 16-bit floats become `f32`.
+    pub fn widen(&mut self, x: ValueId) -> Result<ValueId, OpError> {
+        let to = working(self.dtype(x));
+        self.cast(x, to)
+    }
+
+    /// The number `v` as a scalar of the type of `like`.
+    pub fn number(&mut self, like: ValueId, v: f64) -> ValueId {
+        let t = Tensor::from_f64(self.dtype(like), &[], [v]);
+        self.graph.add_weight("", t)
+    }
+
+    /// A reduction over `axes`; `x` itself where there are none.
+    pub fn reduce(&mut self, op: &str, x: ValueId, axes: &[usize], keepdims: bool) -> Result<ValueId, OpError> {
+        if axes.is_empty() {
+            return Ok(x);
+        }
+        let axes = Attr::Dims(axes.iter().map(|a| Dim::from(*a)).collect());
+        self.apply(op, &[("axes", axes), ("keepdims", Attr::Int(keepdims.into()))], &[x])
+    }
+
+    /// The mean over `axes`.
+    pub fn mean(&mut self, x: ValueId, axes: &[usize], keepdims: bool) -> Result<ValueId, OpError> {
+        let shape = &self.fact(x).shape;
+        let count = Dim::product(axes.iter().filter_map(|a| shape.get(*a)));
+        let sum = self.reduce("ReduceSum", x, axes, keepdims)?;
+        self.apply("cameo::DivDim", &[("by", Attr::Dims(vec![count]))], &[sum])
+    }
+
+    /// A graph whose outputs are `outputs`.
+    pub fn finish(mut self, outputs: &[ValueId]) -> Lowering {
+        for (i, v) in outputs.iter().enumerate() {
+            self.graph.add_output(&format!("out{i}"), *v);
+        }
+        Lowering::Decompose(Box::new(self.graph))
+    }
+}

@@ -1,0 +1,69 @@
+//! The table of operations: one file per family, each with its constant list.
+
+use crate::op::{Op, OpDef};
+
+pub mod activations;
+pub mod argmax;
+pub mod binary;
+pub mod blocks;
+pub mod cast;
+pub mod channel_norms;
+pub mod contraction;
+pub mod conv;
+mod conv_transpose;
+mod einsum;
+mod fragment;
+pub mod gather;
+mod global_pool;
+pub mod logic;
+pub mod movement;
+pub mod norms;
+mod pad;
+pub(crate) mod pointwise;
+pub mod pool;
+pub mod reduce;
+mod resample;
+mod reshape;
+pub mod resize;
+pub mod response;
+#[cfg(test)]
+mod samples;
+mod scatter;
+pub mod shape;
+mod slice;
+pub mod softmax;
+pub mod unary;
+mod window;
+
+/// All families. Within a family, documentation order.
+pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
+    ("Pointwise, one operand", unary::OPS),
+    ("Arithmetic", binary::OPS),
+    ("Comparison, logic and bits", logic::OPS),
+    ("Activations", activations::OPS),
+    ("Casts and selection", cast::OPS),
+    ("Reductions", reduce::OPS),
+    ("Extreme positions", argmax::OPS),
+    ("Softmax", softmax::OPS),
+    ("Normalization", norms::OPS),
+    ("Normalization per channel", channel_norms::OPS),
+    ("Normalization by neighbours", response::OPS),
+    ("Shapes and constants", shape::OPS),
+    ("Data movement", movement::OPS),
+    ("Joining, cutting and padding", blocks::OPS),
+    ("Gather and scatter", gather::OPS),
+    ("Contractions", contraction::OPS),
+    ("Convolution", conv::OPS),
+    ("Pooling", pool::OPS),
+    ("Resize", resize::OPS),
+];
+
+/// Every operation.
+pub fn all() -> impl Iterator<Item = Op> {
+    FAMILIES.iter().flat_map(|(_, ops)| ops.iter().map(|o| Op(*o)))
+}
+
+/// The operation of that schema name.
+pub fn find(name: &str) -> Option<Op> {
+    all().find(|o| o.name() == name)
+}

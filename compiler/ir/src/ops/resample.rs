@@ -1,0 +1,312 @@
+//! Where along an axis a resampled value comes from: coordinates, positions and weights.
+//!
+//! Laws: coordinates are computed in `f32`, in the order that the ONNX formulas are written, once with numbers and once as
+//! body nodes; positions are clamped into the input.
+
+use crate::structured::{Binary, Body, Expr, ExprId, Unary};
+use crate::{DType, Dim};
+
+use super::gather::compare;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coordinates {
+    HalfPixel,
+    HalfPixelSymmetric,
+    PytorchHalfPixel,
+    AlignCorners,
+    Asymmetric,
+    Crop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rounding {
+    PreferFloor,
+    PreferCeil,
+    Floor,
+    Ceil,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Mode {
+    Nearest(Rounding),
+    Linear,
+    Cubic { a: f32, exclude_outside: bool },
+}
+
+/// An axis that is resampled.
+pub(super) struct Axis {
+    pub axis: usize,
+    pub input: Dim,
+    pub output: Dim,
+    /// Output positions per input position, where it is not `output / input`.
+    pub scale: Option<f32>,
+    /// The part of the axis that `Crop` takes, in fractions of it.
+    pub roi: (f32, f32),
+}
+
+/// How coordinates become values.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Sampling {
+    pub mode: Mode,
+    pub coordinates: Coordinates,
+}
+
+impl Axis {
+    /// Output over input extent, when it is a whole number and also the scale.
+    pub(super) fn factor(&self) -> Option<i64> {
+        let k = self.output.div_exact(&self.input)?.as_const()?;
+        (k >= 1 && self.scale.is_none_or(|s| s == k as f32)).then_some(k)
+    }
+
+    pub(super) fn enlarges(&self) -> bool {
+        match (self.scale, self.input.as_const(), self.output.as_const()) {
+            (Some(s), ..) => s >= 1.0,
+            (None, Some(d), Some(o)) => o >= d,
+            _ => self.factor().is_some(),
+        }
+    }
+
+    /// The input coordinate of output position `x`, with numbers.
+    pub(super) fn at(&self, how: Coordinates, x: usize) -> f32 {
+        let number = |d: &Dim| d.as_const().unwrap_or(0) as f32;
+        let (x, input, output) = (x as f32, number(&self.input), number(&self.output));
+        let scale = self.scale.unwrap_or(output / input);
+        let half_pixel = (x + 0.5) / scale - 0.5;
+        match how {
+            Coordinates::HalfPixel => half_pixel,
+            Coordinates::HalfPixelSymmetric => {
+                let adjustment = output / (scale * input);
+                input / 2.0 * (1.0 - adjustment) + half_pixel
+            }
+            Coordinates::PytorchHalfPixel if output > 1.0 => half_pixel,
+            Coordinates::PytorchHalfPixel => 0.0,
+            Coordinates::AlignCorners if output == 1.0 => 0.0,
+            Coordinates::AlignCorners => x * (input - 1.0) / (output - 1.0),
+            Coordinates::Asymmetric => x / scale,
+            Coordinates::Crop if output > 1.0 => {
+                let (start, end) = self.roi;
+                start * (input - 1.0) + x * (end - start) * (input - 1.0) / (output - 1.0)
+            }
+            Coordinates::Crop => 0.5 * (self.roi.0 + self.roi.1) * (input - 1.0),
+        }
+    }
+
+    /// The same as a body node.
+    pub(super) fn coordinate(&self, b: &mut Body, how: Coordinates, x: &Dim) -> ExprId {
+        const F: DType = DType::F32;
+        let number = |b: &mut Body, d: &Dim| match d.as_const() {
+            Some(c) => b.float(F, f64::from(c as f32)),
+            None => {
+                let i = b.push(Expr::Index(d.clone()));
+                b.cast(F, i)
+            }
+        };
+        let last = |d: &Dim| d.clone() - Dim::ONE;
+        // Where the output has one element, a quotient by it is taken of 0.
+        let steps = last(&self.output).maximum(&Dim::ONE);
+        let scale = |b: &mut Body| match (self.scale, self.input.as_const(), self.output.as_const()) {
+            (Some(s), ..) => b.float(F, s.into()),
+            (None, Some(d), Some(o)) => b.float(F, f64::from(o as f32 / d as f32)),
+            _ => {
+                let (o, d) = (number(b, &self.output), number(b, &self.input));
+                b.binary(Binary::Div, o, d)
+            }
+        };
+        let half_pixel = |b: &mut Body| {
+            let (x, half, scale) = (number(b, x), b.float(F, 0.5), scale(b));
+            let x = b.binary(Binary::Add, x, half);
+            let x = b.binary(Binary::Div, x, scale);
+            b.binary(Binary::Sub, x, half)
+        };
+        let unless_single = |b: &mut Body, many: ExprId, one: ExprId| match self.output.as_const() {
+            Some(1) => one,
+            Some(_) => many,
+            None => {
+                let test = compare(b, Binary::Lt, Dim::ONE, self.output.clone());
+                b.select(test, many, one)
+            }
+        };
+        match how {
+            Coordinates::HalfPixel => half_pixel(b),
+            Coordinates::HalfPixelSymmetric => {
+                let (scale, input, output) = (scale(b), number(b, &self.input), number(b, &self.output));
+                let exact = b.binary(Binary::Mul, scale, input);
+                let adjustment = b.binary(Binary::Div, output, exact);
+                let (one, two) = (b.float(F, 1.0), b.float(F, 2.0));
+                let center = b.binary(Binary::Div, input, two);
+                let rest = b.binary(Binary::Sub, one, adjustment);
+                let offset = b.binary(Binary::Mul, center, rest);
+                let x = half_pixel(b);
+                b.binary(Binary::Add, offset, x)
+            }
+            Coordinates::PytorchHalfPixel => {
+                let (many, one) = (half_pixel(b), b.float(F, 0.0));
+                unless_single(b, many, one)
+            }
+            Coordinates::AlignCorners => {
+                let (x, span, steps) = (number(b, x), number(b, &last(&self.input)), number(b, &steps));
+                let x = b.binary(Binary::Mul, x, span);
+                b.binary(Binary::Div, x, steps)
+            }
+            Coordinates::Asymmetric => {
+                let (x, scale) = (number(b, x), scale(b));
+                b.binary(Binary::Div, x, scale)
+            }
+            Coordinates::Crop => {
+                let (start, end) = self.roi;
+                let (x, span, steps) = (number(b, x), number(b, &last(&self.input)), number(b, &steps));
+                let part = b.float(F, (end - start).into());
+                let moved = b.binary(Binary::Mul, x, part);
+                let moved = b.binary(Binary::Mul, moved, span);
+                let moved = b.binary(Binary::Div, moved, steps);
+                let first = b.float(F, start.into());
+                let first = b.binary(Binary::Mul, first, span);
+                let many = b.binary(Binary::Add, first, moved);
+                let middle = b.float(F, (0.5 * (start + end)).into());
+                let one = b.binary(Binary::Mul, middle, span);
+                unless_single(b, many, one)
+            }
+        }
+    }
+
+    /// Integer form of nearest sampling when the axis grows by a whole factor `k`: `fdiv(x + shift, k)`, clamped where
+    /// the shift leads outside.
+    pub(super) fn nearest_exactly(&self, how: Coordinates, rounding: Rounding, x: &Dim) -> Option<Dim> {
+        let k = self.factor()?;
+        // The coordinate is (2x + offset) / 2k.
+        let offset = match how {
+            Coordinates::HalfPixel | Coordinates::HalfPixelSymmetric | Coordinates::PytorchHalfPixel => 1 - k,
+            Coordinates::Asymmetric => 0,
+            Coordinates::AlignCorners | Coordinates::Crop => return None,
+        };
+        let numerator = match rounding {
+            Rounding::Floor => offset,
+            Rounding::Ceil => offset + 2 * k - 1,
+            Rounding::PreferFloor => offset + k - 1,
+            Rounding::PreferCeil => offset + k,
+        };
+        let shift = numerator.div_euclid(2);
+        let at = (x.clone() + Dim::from(shift)).floor_div(&Dim::from(k));
+        Some(match shift {
+            0 => at,
+            _ => at.maximum(&Dim::ZERO).minimum(&(self.input.clone() - Dim::ONE)),
+        })
+    }
+
+    /// A position held as a whole `f32`, as an `i64` within the input.
+    fn clamped(&self, b: &mut Body, position: ExprId) -> ExprId {
+        let position = b.cast(DType::I64, position);
+        let zero = b.push(Expr::Index(Dim::ZERO));
+        let last = b.push(Expr::Index(self.input.clone() - Dim::ONE));
+        let position = b.binary(Binary::Max, position, zero);
+        b.binary(Binary::Min, position, last)
+    }
+}
+
+/// Weights of the four taps around a coordinate with fraction `f` (Keys 1981).
+fn cubic(a: f32, f: f32) -> [f32; 4] {
+    let far = |d: f32| ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a;
+    let near = |d: f32| ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0;
+    [far(f + 1.0), near(f), near(1.0 - f), far(2.0 - f)]
+}
+
+/// Input positions with their weights for output position `x`.
+pub(super) fn taps(how: Sampling, axis: &Axis, x: usize) -> Vec<(usize, f32)> {
+    let at = axis.at(how.coordinates, x);
+    let last = axis.input.as_const().unwrap_or(1) - 1;
+    let clamp = |p: f32| (p as i64).clamp(0, last) as usize;
+    let first = at.floor();
+    let f = at - first;
+    match how.mode {
+        Mode::Nearest(r) => vec![(
+            clamp(match r {
+                Rounding::Floor => first,
+                Rounding::Ceil => at.ceil(),
+                Rounding::PreferFloor if f == 0.5 => first,
+                Rounding::PreferFloor | Rounding::PreferCeil => (at + 0.5).floor(),
+            }),
+            1.0,
+        )],
+        Mode::Linear => vec![(clamp(first), 1.0 - f), (clamp(first + 1.0), f)],
+        Mode::Cubic { a, exclude_outside } => {
+            let mut list: Vec<(f32, f32)> = cubic(a, f)
+                .into_iter()
+                .enumerate()
+                .map(|(k, w)| (first + k as f32 - 1.0, w))
+                .collect();
+            if exclude_outside {
+                list.retain(|(p, _)| (0.0..=last as f32).contains(p));
+                let sum: f32 = list.iter().map(|(_, w)| w).sum();
+                list.iter_mut().for_each(|(_, w)| *w /= sum);
+            }
+            list.into_iter().map(|(p, w)| (clamp(p), w)).collect()
+        }
+    }
+}
+
+/// Position nodes with their weights (none for the only tap) for the axis' output position `x`.
+pub(super) fn tap_nodes(b: &mut Body, how: Sampling, axis: &Axis, at: ExprId) -> Vec<(ExprId, Option<ExprId>)> {
+    const F: DType = DType::F32;
+    if let Mode::Nearest(r) = how.mode {
+        let half = b.float(F, 0.5);
+        let rounded = match r {
+            Rounding::Floor => b.unary(Unary::Floor, at),
+            Rounding::Ceil => b.unary(Unary::Ceil, at),
+            Rounding::PreferFloor => {
+                let below = b.binary(Binary::Sub, at, half);
+                b.unary(Unary::Ceil, below)
+            }
+            Rounding::PreferCeil => {
+                let above = b.binary(Binary::Add, at, half);
+                b.unary(Unary::Floor, above)
+            }
+        };
+        return vec![(axis.clamped(b, rounded), None)];
+    }
+    let first = b.unary(Unary::Floor, at);
+    let f = b.binary(Binary::Sub, at, first);
+    let one = b.float(F, 1.0);
+    let rest = b.binary(Binary::Sub, one, f);
+    let place = |b: &mut Body, k: i64| {
+        let k = b.float(F, k as f64);
+        b.binary(Binary::Add, first, k)
+    };
+    let Mode::Cubic { a, exclude_outside } = how.mode else {
+        let second = place(b, 1);
+        return vec![(axis.clamped(b, first), Some(rest)), (axis.clamped(b, second), Some(f))];
+    };
+    // Horner's rule with the coefficients of `cubic`.
+    let polynomial = |b: &mut Body, d: ExprId, coefficients: [f32; 4]| {
+        let mut sum = b.float(F, coefficients[0].into());
+        for c in &coefficients[1..] {
+            let c = b.float(F, (*c).into());
+            let product = b.binary(Binary::Mul, sum, d);
+            sum = b.binary(Binary::Add, product, c);
+        }
+        sum
+    };
+    let (far, near) = ([a, -5.0 * a, 8.0 * a, -4.0 * a], [a + 2.0, -(a + 3.0), 0.0, 1.0]);
+    let (before, after) = (b.binary(Binary::Add, f, one), b.binary(Binary::Add, rest, one));
+    let mut weights = vec![];
+    for (d, c) in [(before, far), (f, near), (rest, near), (after, far)] {
+        weights.push(polynomial(b, d, c));
+    }
+    let places: Vec<ExprId> = (-1..3).map(|k| place(b, k)).collect();
+    if exclude_outside {
+        let (zero, low) = (b.float(F, 0.0), b.float(F, -0.5));
+        let extent = b.push(Expr::Index(axis.input.clone()));
+        let extent = b.cast(F, extent);
+        let mut sum = zero;
+        for (w, p) in weights.iter_mut().zip(&places) {
+            let (above, below) = (b.binary(Binary::Lt, low, *p), b.binary(Binary::Lt, *p, extent));
+            let inside = b.binary(Binary::And, above, below);
+            *w = b.select(inside, *w, zero);
+            sum = b.binary(Binary::Add, sum, *w);
+        }
+        for w in &mut weights {
+            *w = b.binary(Binary::Div, *w, sum);
+        }
+    }
+    let places: Vec<ExprId> = places.into_iter().map(|p| axis.clamped(b, p)).collect();
+    places.into_iter().zip(weights.into_iter().map(Some)).collect()
+}

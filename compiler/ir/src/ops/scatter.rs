@@ -1,0 +1,523 @@
+//! Writing at positions, running sums and masks by position.
+//!
+//! Law: scattering has no loop form here (several updates may meet in one element), so it is only evaluated.
+
+use crate::index::{self, element_count, linear, static_shape, strides};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::structured::{Binary, Combine, Compute, Expr};
+use crate::{DType, Dim, Fact, Tensor};
+
+use super::gather::{compare, need_axis, within, wrapped};
+use super::movement::required_dims;
+use super::pointwise::working;
+
+/// How an update joins the element that is there.
+#[derive(Clone, Copy)]
+enum Reduction {
+    None,
+    Add,
+    Mul,
+    Min,
+    Max,
+}
+
+impl Reduction {
+    fn of(cx: &Cx) -> Result<Self, OpError> {
+        let known = cx.str("reduction")?;
+        Ok(match known {
+            "none" => Self::None,
+            "add" => Self::Add,
+            "mul" => Self::Mul,
+            "min" => Self::Min,
+            "max" => Self::Max,
+            r => return invalid(format!("reduction `{r}`")),
+        })
+    }
+
+    fn float(self, old: f64, new: f64) -> f64 {
+        match self {
+            Self::None => new,
+            Self::Add => old + new,
+            Self::Mul => old * new,
+            Self::Min if old.is_nan() || new.is_nan() => f64::NAN,
+            Self::Max if old.is_nan() || new.is_nan() => f64::NAN,
+            Self::Min => old.min(new),
+            Self::Max => old.max(new),
+        }
+    }
+
+    fn int(self, old: i64, new: i64) -> i64 {
+        match self {
+            Self::None => new,
+            Self::Add => old.wrapping_add(new),
+            Self::Mul => old.wrapping_mul(new),
+            Self::Min => old.min(new),
+            Self::Max => old.max(new),
+        }
+    }
+
+    /// `data` with `updates[i]` written at position `places[i]`, in order.
+    fn scatter(self, data: &Tensor, places: &[usize], updates: &Tensor) -> Result<Tensor, OpError> {
+        if places.len() != updates.len() {
+            return invalid(format!("{} updates for {} places", updates.len(), places.len()));
+        }
+        let t = data.dtype();
+        if t.is_float() {
+            let mut out = data.to_f64();
+            for (p, u) in places.iter().zip(updates.to_f64()) {
+                out[*p] = self.float(out[*p], u);
+            }
+            return Ok(Tensor::from_f64(t, data.shape(), out));
+        }
+        if t == DType::U64 && matches!(self, Self::Min | Self::Max) {
+            return unsupported("min and max of u64 updates");
+        }
+        let mut out = data.to_i64();
+        for (p, u) in places.iter().zip(updates.to_i64()) {
+            out[*p] = self.int(out[*p], u);
+        }
+        Ok(Tensor::from_i64(t, data.shape(), out))
+    }
+}
+
+pub struct ScatterElements;
+
+impl OpDef for ScatterElements {
+    fn schema(&self) -> &'static Schema {
+        static SCHEMA: Schema = Schema::new(
+            "ScatterElements",
+            "data with [i,indices[i,j,k],k] = updates[i,j,k] (for axis 1)",
+            &[
+                Param::new("data", Types::ANY),
+                Param::new("indices", Types::INDEX).group(2),
+                Param::new("updates", Types::ANY),
+            ],
+            &[Param::new("output", Types::ANY)],
+            &[("axis", AttrDef::Int(0)), ("reduction", AttrDef::Str("none"))],
+        );
+        &SCHEMA
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let (x, indices, updates) = (cx.fact(0)?, cx.fact(1)?, cx.fact(2)?);
+        Reduction::of(cx)?;
+        within(&x.shape, &indices.shape, normalize_axis(cx.int("axis")?, x.rank())?)?;
+        if indices.rank() != updates.rank() {
+            return invalid(format!("indices {indices}, updates {updates}"));
+        }
+        Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let (x, indices, updates) = (cx.tensor(0)?, cx.tensor(1)?, cx.tensor(2)?);
+        let axis = normalize_axis(cx.int("axis")?, x.shape().len())?;
+        if indices.shape() != updates.shape() {
+            return invalid(format!("indices {indices:?}, updates {updates:?}"));
+        }
+        let mut rows = vec![];
+        for i in indices.to_i64() {
+            rows.push(wrapped(i, x.shape()[axis])?);
+        }
+        let mut places = vec![];
+        index::for_each(indices.shape(), |ix| {
+            let mut at = ix.to_vec();
+            at[axis] = rows[places.len()];
+            places.push(linear(x.shape(), &at));
+        });
+        Ok(vec![Reduction::of(cx)?.scatter(x, &places, updates)?])
+    }
+
+    fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
+        unsupported("ScatterElements is not compiled yet")
+    }
+}
+
+pub struct ScatterNd;
+
+impl OpDef for ScatterNd {
+    fn schema(&self) -> &'static Schema {
+        static SCHEMA: Schema = Schema::new(
+            "ScatterND",
+            "data with the slices that the last axis of the indices names replaced by updates",
+            &[
+                Param::new("data", Types::ANY),
+                Param::new("indices", Types::I64).group(0),
+                Param::new("updates", Types::ANY),
+            ],
+            &[Param::new("output", Types::ANY)],
+            &[("reduction", AttrDef::Str("none"))],
+        );
+        &SCHEMA
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let (x, indices) = (cx.fact(0)?, cx.fact(1)?);
+        Reduction::of(cx)?;
+        match indices.shape.last().map(Dim::as_const) {
+            None => return invalid("indices are a scalar"),
+            Some(Some(k)) if k < 0 || k > x.rank() as i64 => return invalid(format!("{k} of {} axes", x.rank())),
+            Some(_) => {}
+        }
+        Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let (x, indices, updates) = (cx.tensor(0)?, cx.tensor(1)?, cx.tensor(2)?);
+        let Some((named, outer)) = indices.shape().split_last() else {
+            return invalid("indices are a scalar");
+        };
+        let (steps, slice) = (strides(x.shape()), &x.shape()[*named..]);
+        let (Some(rows), Some(width)) = (element_count(outer), element_count(slice)) else {
+            return invalid("too many elements");
+        };
+        if updates.len() != rows * width {
+            return invalid(format!(
+                "{} updates for {rows} slices of {width} elements",
+                updates.len()
+            ));
+        }
+        let list = indices.to_i64();
+        let mut places = Vec::with_capacity(updates.len());
+        for r in 0..rows {
+            let mut at = 0;
+            for k in 0..*named {
+                at += wrapped(list[r * named + k], x.shape()[k])? * steps[k];
+            }
+            places.extend(at..at + width);
+        }
+        Ok(vec![Reduction::of(cx)?.scatter(x, &places, updates)?])
+    }
+
+    fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
+        unsupported("ScatterND is not compiled yet")
+    }
+}
+
+pub struct CumSum;
+
+impl CumSum {
+    fn flags(cx: &Cx) -> Result<(bool, bool), OpError> {
+        Ok((cx.int("exclusive")? != 0, cx.int("reverse")? != 0))
+    }
+}
+
+impl OpDef for CumSum {
+    fn schema(&self) -> &'static Schema {
+        static SCHEMA: Schema = Schema::new(
+            "CumSum",
+            "running sums along an axis",
+            &[
+                Param::new("x", Types::NUMBER),
+                Param::new("axis", Types::INDEX).shape_like("axis"),
+            ],
+            &[Param::new("y", Types::NUMBER)],
+            &[("exclusive", AttrDef::Int(0)), ("reverse", AttrDef::Int(0))],
+        );
+        &SCHEMA
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let x = cx.fact(0)?;
+        need_axis(cx, 1, x.rank())?;
+        Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let x = cx.tensor(0)?;
+        let axis = need_axis(cx, 1, x.shape().len())?;
+        let (exclusive, reverse) = Self::flags(cx)?;
+        let (n, step) = (x.shape()[axis], strides(x.shape())[axis]);
+        let lines: Vec<usize> = (0..x.len()).filter(|i| i / step % n == 0).collect();
+        fn sums<T: Copy>(v: &mut [T], at: impl Iterator<Item = usize>, exclusive: bool, zero: T, add: fn(T, T) -> T) {
+            let mut sum = zero;
+            for i in at {
+                let next = add(sum, v[i]);
+                v[i] = if exclusive { sum } else { next };
+                sum = next;
+            }
+        }
+        let order = |first: usize| (0..n).map(move |k| first + step * if reverse { n - 1 - k } else { k });
+        Ok(vec![if x.dtype().is_float() {
+            let mut v = x.to_f64();
+            lines
+                .iter()
+                .for_each(|l| sums(&mut v, order(*l), exclusive, 0.0, |a, b| a + b));
+            Tensor::from_f64(x.dtype(), x.shape(), v)
+        } else {
+            let mut v = x.to_i64();
+            lines
+                .iter()
+                .for_each(|l| sums(&mut v, order(*l), exclusive, 0, i64::wrapping_add));
+            Tensor::from_i64(x.dtype(), x.shape(), v)
+        }])
+    }
+
+    /// A masked sum over the whole axis: quadratic work, but without order among the outputs.
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let x = cx.fact(0)?;
+        let axis = need_axis(cx, 1, x.rank())?;
+        let (exclusive, reverse) = Self::flags(cx)?;
+        let wide = working(x.dtype);
+        let reduced = [x.shape[axis].clone()];
+        let compute = Compute::nest(x.dtype, &x.shape, &reduced, Combine::Add, |b, it, over| {
+            let mut at = it.to_vec();
+            at[axis] = over[0].clone();
+            let (low, high) = if reverse {
+                (&it[axis], &over[0])
+            } else {
+                (&over[0], &it[axis])
+            };
+            let op = if exclusive { Binary::Lt } else { Binary::Le };
+            let taken = compare(b, op, low.clone(), high.clone());
+            let value = b.load(0, x.dtype, at);
+            let value = b.cast(wide, value);
+            let zero = b.number(wide, 0.0);
+            (b.select(taken, value, zero), it.to_vec())
+        });
+        Ok(Lowering::Compute(vec![compute]))
+    }
+}
+
+pub struct Trilu;
+
+impl Trilu {
+    /// Whether the upper part stays, and the diagonal it starts from.
+    fn part(cx: &Cx) -> Result<(bool, Dim), OpError> {
+        if cx.fact(0)?.rank() < 2 {
+            return invalid("a triangle needs two axes");
+        }
+        let k = match cx.dims(1)? {
+            None => Dim::ZERO,
+            Some(k) if k.len() == 1 => k[0].clone(),
+            Some(k) => return invalid(format!("{} diagonals", k.len())),
+        };
+        Ok((cx.int("upper")? != 0, k))
+    }
+}
+
+impl OpDef for Trilu {
+    fn schema(&self) -> &'static Schema {
+        static SCHEMA: Schema = Schema::new(
+            "Trilu",
+            "upper: 0 where j-i < k; lower: 0 where j-i > k",
+            &[
+                Param::new("input", Types::ANY),
+                Param::new("k", Types::I64).shape_like("k"),
+            ],
+            &[Param::new("output", Types::ANY)],
+            &[("upper", AttrDef::Int(1))],
+        );
+        &SCHEMA
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        Self::part(cx)?;
+        let x = cx.fact(0)?;
+        Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let x = cx.tensor(0)?;
+        let (upper, k) = Self::part(cx)?;
+        let Some(k) = k.as_const() else {
+            return unsupported("a symbolic diagonal");
+        };
+        Ok(vec![x.rearranged(x.shape(), None, |ix| {
+            let (i, j) = (ix[ix.len() - 2] as i64, ix[ix.len() - 1] as i64);
+            let stays = if upper { j - i >= k } else { j - i <= k };
+            stays.then(|| linear(x.shape(), ix))
+        })])
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let x = cx.fact(0)?;
+        let (upper, k) = Self::part(cx)?;
+        let compute = Compute::nest(x.dtype, &x.shape, &[], Combine::Add, |b, it, _| {
+            let diagonal = it[it.len() - 1].clone() - it[it.len() - 2].clone();
+            let (low, high) = if upper { (k, diagonal) } else { (diagonal, k) };
+            let stays = compare(b, Binary::Le, low, high);
+            let value = b.load(0, x.dtype, it.to_vec());
+            let zero = b.number(x.dtype, 0.0);
+            (b.select(stays, value, zero), it.to_vec())
+        });
+        Ok(Lowering::Compute(vec![compute]))
+    }
+}
+
+pub struct OneHot;
+
+impl OneHot {
+    /// Where the new axis goes, and its extent.
+    fn new_axis(cx: &Cx) -> Result<(usize, Dim), OpError> {
+        let axis = normalize_axis(cx.int("axis")?, cx.fact(0)?.rank() + 1)?;
+        // A float depth is never known to inference as a dim, only as a constant.
+        let float = cx.arg(1).and_then(|a| a.constant).filter(|t| t.dtype().is_float());
+        let depth = match float {
+            Some(t) => t.to_i64().into_iter().map(Dim::from).collect(),
+            None => required_dims(cx, 1)?,
+        };
+        match depth.as_slice() {
+            [d] if d.as_const().is_none_or(|c| c >= 0) => Ok((axis, d.clone())),
+            _ => invalid("depth must be one integer of at least 0"),
+        }
+    }
+}
+
+impl OpDef for OneHot {
+    fn schema(&self) -> &'static Schema {
+        static SCHEMA: Schema = Schema::new(
+            "OneHot",
+            "values[1] where the index along the new `axis` equals indices, else values[0]",
+            &[
+                Param::new("indices", Types::NUMBER).group(0),
+                Param::new("depth", Types::NUMBER).shape_like("depth"),
+                Param::new("values", Types::ANY),
+            ],
+            &[Param::new("output", Types::ANY)],
+            &[("axis", AttrDef::Int(-1))],
+        );
+        &SCHEMA
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let (axis, depth) = Self::new_axis(cx)?;
+        let values = cx.fact(2)?;
+        if values.rank() != 1 || values.shape[0].as_const().is_some_and(|c| c != 2) {
+            return invalid(format!("values are {values}, not two elements"));
+        }
+        let mut shape = cx.fact(0)?.shape.clone();
+        shape.insert(axis, depth);
+        Ok(vec![Fact::new(values.dtype, shape)])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let (indices, values) = (cx.tensor(0)?, cx.tensor(2)?);
+        let (axis, depth) = Self::new_axis(cx)?;
+        let shape = static_shape(&self.infer(cx)?[0])?;
+        let depth = depth.as_const().unwrap_or(0);
+        let list = indices.to_i64();
+        Ok(vec![values.rearranged(&shape, None, |ix| {
+            let mut at = ix.to_vec();
+            let here = at.remove(axis) as i64;
+            let wanted = list[linear(indices.shape(), &at)];
+            let hot = wanted == here || wanted < 0 && wanted.saturating_add(depth) == here;
+            Some(usize::from(hot))
+        })])
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let (indices, values) = (cx.fact(0)?, cx.fact(2)?);
+        let (axis, depth) = Self::new_axis(cx)?;
+        let shape = &self.infer(cx)?[0].shape;
+        let compute = Compute::nest(values.dtype, shape, &[], Combine::Add, |b, it, _| {
+            let mut at = it.to_vec();
+            let here = at.remove(axis);
+            let wanted = b.load(0, indices.dtype, at);
+            let wanted = b.cast(DType::I64, wanted);
+            let here = b.push(Expr::Index(here));
+            let zero = b.int(DType::I64, 0);
+            let depth = b.push(Expr::Index(depth));
+            let counted = b.binary(Binary::Add, wanted, depth);
+            let negative = b.binary(Binary::Lt, wanted, zero);
+            let wanted = b.select(negative, counted, wanted);
+            let hot = b.binary(Binary::Eq, wanted, here);
+            let on = b.load(2, values.dtype, vec![Dim::ONE]);
+            let off = b.load(2, values.dtype, vec![Dim::ZERO]);
+            (b.select(hot, on, off), it.to_vec())
+        });
+        Ok(Lowering::Compute(vec![compute]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::naive::check;
+    use crate::op::Arg;
+    use crate::ops::samples::sample;
+    use crate::{Attr, Attrs, Op};
+
+    fn numbers(dtype: DType, shape: &[usize]) -> Option<Tensor> {
+        sample(dtype, shape, 1)
+    }
+
+    fn scattered(op: &str, reduction: &str, inputs: &[Tensor]) -> Vec<f64> {
+        let facts: Vec<Fact> = inputs.iter().map(Tensor::fact).collect();
+        let args: Vec<_> = facts
+            .iter()
+            .zip(inputs)
+            .map(|(fact, t)| {
+                Some(Arg {
+                    fact,
+                    constant: Some(t),
+                })
+            })
+            .collect();
+        let attrs: Attrs = [("reduction".into(), Attr::Str(reduction.into()))].into();
+        let op = Op::find(op).expect("there");
+        let cx = Cx {
+            schema: op.schema(),
+            attrs: &attrs,
+            inputs: &args,
+            outputs: 1,
+        };
+        op.0.eval(&cx).expect("legal")[0].to_f64()
+    }
+
+    #[test]
+    fn scatters() {
+        let x = Tensor::f32(&[4], [1.0, 2.0, 3.0, 4.0]);
+        let (ix, u) = (Tensor::i64(&[3], [-1, 0, 0]), Tensor::f32(&[3], [10.0, 20.0, 30.0]));
+        let run = |r: &str| scattered("ScatterElements", r, &[x.clone(), ix.clone(), u.clone()]);
+        assert_eq!(run("none"), [30.0, 2.0, 3.0, 10.0]);
+        assert_eq!(run("add"), [51.0, 2.0, 3.0, 14.0]);
+        assert_eq!(run("max"), [30.0, 2.0, 3.0, 10.0]);
+        assert_eq!(run("min"), [1.0, 2.0, 3.0, 4.0]);
+        let m = Tensor::i64(&[2, 2], [1, 2, 3, 4]);
+        let nd = scattered(
+            "ScatterND",
+            "mul",
+            &[m, Tensor::i64(&[1, 1], [1]), Tensor::i64(&[1, 2], [5, 6])],
+        );
+        assert_eq!(nd, [1.0, 2.0, 15.0, 24.0]);
+    }
+
+    #[test]
+    fn eval_equals_loops() {
+        for t in [DType::F32, DType::F64, DType::I32, DType::I64] {
+            for (exclusive, reverse) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+                let attrs = [("exclusive", Attr::Int(exclusive)), ("reverse", Attr::Int(reverse))];
+                check(
+                    "CumSum",
+                    &attrs,
+                    &[numbers(t, &[2, 5, 3]), Some(Tensor::i64(&[], [1]))],
+                    1,
+                );
+            }
+        }
+        check(
+            "CumSum",
+            &[("axis", Attr::Ints(vec![-1]))],
+            &[numbers(DType::F16, &[3, 1])],
+            1,
+        );
+        for t in [DType::F32, DType::I64, DType::Bool] {
+            for (upper, k) in [(1, 0), (0, 0), (1, 1), (0, -1), (1, -2), (0, 9)] {
+                let attrs = [("upper", Attr::Int(upper))];
+                check(
+                    "Trilu",
+                    &attrs,
+                    &[numbers(t, &[2, 3, 4]), Some(Tensor::i64(&[], [k]))],
+                    1,
+                );
+            }
+        }
+        check("Trilu", &[], &[numbers(DType::F32, &[1, 1])], 1);
+        for axis in [-1, 0, 1] {
+            let indices = Some(Tensor::i64(&[2, 2], [0, -1, 7, 2]));
+            let values = Some(Tensor::f32(&[2], [0.5, 2.0]));
+            let depth = Some(Tensor::i64(&[1], [3]));
+            check("OneHot", &[("axis", Attr::Int(axis))], &[indices, depth, values], 1);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! A dense tensor with static shape: a weight, a constant, or a value in the interpreter.
+//!
+//! The bytes are a slice of a mapped file or of memory, shared and never copied by cloning. They are little-endian and
+//! row-major, and need not be aligned.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{DType, Dim, Fact};
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Bytes,
+}
+
+/// The byte count does not fit shape and type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SizeMismatch {
+    pub expected: Option<usize>,
+    pub got: usize,
+}
+
+impl Tensor {
+    pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Result<Self, SizeMismatch> {
+        let expected = shape.iter().try_fold(dtype.size(), |a, d| a.checked_mul(*d));
+        if expected != Some(data.len()) {
+            return Err(SizeMismatch {
+                expected,
+                got: data.len(),
+            });
+        }
+        Ok(Self { dtype, shape, data })
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub fn bytes(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.data.len() / self.dtype.size()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The same bytes in another shape of equal element count.
+    pub fn reshaped(&self, shape: Vec<usize>) -> Result<Self, SizeMismatch> {
+        Self::new(self.dtype, shape, self.data.clone())
+    }
+
+    /// The tensor of `shape` whose element at each index is the one here at the linear position that `source` gives, or the
+    /// element of `fill` (zero when absent) where it gives `None`.
+    ///
+    /// # Panics
+    /// When a position is out of range.
+    pub fn rearranged(
+        &self,
+        shape: &[usize],
+        fill: Option<&Self>,
+        mut source: impl FnMut(&[usize]) -> Option<usize>,
+    ) -> Self {
+        let size = self.dtype.size();
+        let zero = [0u8; 8];
+        let fill = fill.map_or(&zero[..size], |t| &t.data[..size]);
+        let mut data = Vec::with_capacity(shape.iter().product::<usize>() * size);
+        crate::index::for_each(shape, |ix| match source(ix) {
+            Some(p) => data.extend_from_slice(&self.data[p * size..][..size]),
+            None => data.extend_from_slice(fill),
+        });
+        Self {
+            dtype: self.dtype,
+            shape: shape.to_vec(),
+            data: data.into(),
+        }
+    }
+
+    pub fn fact(&self) -> Fact {
+        let shape: Vec<Dim> = self.shape.iter().map(|d| Dim::from(*d)).collect();
+        if self.dtype.is_float() || self.len() > Fact::KNOWN_MAX {
+            return Fact::new(self.dtype, shape);
+        }
+        Fact::with_known(self.dtype, shape, self.to_i64().into_iter().map(Dim::from).collect())
+    }
+
+    fn from_chunks<const N: usize>(dtype: DType, shape: &[usize], items: impl Iterator<Item = [u8; N]>) -> Self {
+        let mut data = Vec::with_capacity(items.size_hint().0 * N);
+        items.for_each(|b| data.extend_from_slice(&b));
+        assert_eq!(
+            data.len(),
+            shape.iter().product::<usize>() * dtype.size(),
+            "element count must fit the shape"
+        );
+        Self {
+            dtype,
+            shape: shape.to_vec(),
+            data: data.into(),
+        }
+    }
+
+    /// # Panics
+    /// When the number of elements does not fit the shape.
+    pub fn f32(shape: &[usize], v: impl IntoIterator<Item = f32>) -> Self {
+        Self::from_chunks(DType::F32, shape, v.into_iter().map(f32::to_le_bytes))
+    }
+
+    /// # Panics
+    /// As [`Tensor::f32`].
+    pub fn i64(shape: &[usize], v: impl IntoIterator<Item = i64>) -> Self {
+        Self::from_chunks(DType::I64, shape, v.into_iter().map(i64::to_le_bytes))
+    }
+
+    /// # Panics
+    /// As [`Tensor::f32`].
+    pub fn bool(shape: &[usize], v: impl IntoIterator<Item = bool>) -> Self {
+        Self::from_chunks(DType::Bool, shape, v.into_iter().map(|b| [u8::from(b)]))
+    }
+
+    /// Converts from `f64`: floats round to nearest even, integers truncate and saturate, bool is `!= 0`.
+    ///
+    /// # Panics
+    /// As [`Tensor::f32`].
+    pub fn from_f64(dtype: DType, shape: &[usize], v: impl IntoIterator<Item = f64>) -> Self {
+        let mut data = vec![];
+        for x in v {
+            match dtype {
+                DType::F32 => data.extend((x as f32).to_le_bytes()),
+                DType::F64 => data.extend(x.to_le_bytes()),
+                DType::F16 => data.extend(f32_to_f16(x as f32).to_le_bytes()),
+                DType::BF16 => data.extend(f32_to_bf16(x as f32).to_le_bytes()),
+                DType::U8 => data.push(x as u8),
+                DType::I8 => data.extend((x as i8).to_le_bytes()),
+                DType::U16 => data.extend((x as u16).to_le_bytes()),
+                DType::I16 => data.extend((x as i16).to_le_bytes()),
+                DType::U32 => data.extend((x as u32).to_le_bytes()),
+                DType::I32 => data.extend((x as i32).to_le_bytes()),
+                DType::U64 => data.extend((x as u64).to_le_bytes()),
+                DType::I64 => data.extend((x as i64).to_le_bytes()),
+                DType::Bool => data.push(u8::from(x != 0.0)),
+            }
+        }
+        assert_eq!(
+            data.len(),
+            shape.iter().product::<usize>() * dtype.size(),
+            "element count must fit the shape"
+        );
+        Self {
+            dtype,
+            shape: shape.to_vec(),
+            data: data.into(),
+        }
+    }
+
+    /// Converts from `i64`: integers wrap, floats round, bool is `!= 0`.
+    ///
+    /// # Panics
+    /// As [`Tensor::f32`].
+    pub fn from_i64(dtype: DType, shape: &[usize], v: impl IntoIterator<Item = i64>) -> Self {
+        if dtype.is_float() {
+            return Self::from_f64(dtype, shape, v.into_iter().map(|x| x as f64));
+        }
+        let mut data = vec![];
+        for x in v {
+            match dtype {
+                DType::Bool => data.push(u8::from(x != 0)),
+                _ => data.extend(&x.to_le_bytes()[..dtype.size()]),
+            }
+        }
+        assert_eq!(
+            data.len(),
+            shape.iter().product::<usize>() * dtype.size(),
+            "element count must fit the shape"
+        );
+        Self {
+            dtype,
+            shape: shape.to_vec(),
+            data: data.into(),
+        }
+    }
+
+    /// All elements as `f64` (exact but for 64-bit integers beyond 2^53).
+    pub fn to_f64(&self) -> Vec<f64> {
+        let d = &self.data;
+        match self.dtype {
+            DType::F32 => d
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).into())
+                .collect(),
+            DType::F64 => d.chunks_exact(8).map(|b| f64::from_bits(le_u64(b))).collect(),
+            DType::F16 => d
+                .chunks_exact(2)
+                .map(|b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])).into())
+                .collect(),
+            DType::BF16 => d
+                .chunks_exact(2)
+                .map(|b| bf16_to_f32(u16::from_le_bytes([b[0], b[1]])).into())
+                .collect(),
+            DType::U64 => d.chunks_exact(8).map(|b| le_u64(b) as f64).collect(),
+            _ => self.to_i64().into_iter().map(|x| x as f64).collect(),
+        }
+    }
+
+    /// All elements as `f32`.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            DType::F32 => self
+                .data
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            _ => self.to_f64().into_iter().map(|x| x as f32).collect(),
+        }
+    }
+
+    /// All elements as `i64` (floats truncate and saturate, `u64` wraps).
+    pub fn to_i64(&self) -> Vec<i64> {
+        let d = &self.data;
+        match self.dtype {
+            DType::U8 | DType::Bool => d.iter().map(|b| i64::from(*b)).collect(),
+            DType::I8 => d.iter().map(|b| i64::from(*b as i8)).collect(),
+            DType::U16 => d
+                .chunks_exact(2)
+                .map(|b| u16::from_le_bytes([b[0], b[1]]).into())
+                .collect(),
+            DType::I16 => d
+                .chunks_exact(2)
+                .map(|b| i16::from_le_bytes([b[0], b[1]]).into())
+                .collect(),
+            DType::U32 => d
+                .chunks_exact(4)
+                .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]).into())
+                .collect(),
+            DType::I32 => d
+                .chunks_exact(4)
+                .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]).into())
+                .collect(),
+            DType::U64 | DType::I64 => d.chunks_exact(8).map(|b| le_u64(b) as i64).collect(),
+            _ => self.to_f64().into_iter().map(|x| x as i64).collect(),
+        }
+    }
+
+    /// The element of a tensor that has exactly one.
+    pub fn scalar_f64(&self) -> Option<f64> {
+        (self.len() == 1).then(|| self.to_f64()[0])
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape)?;
+        if self.len() <= 16 {
+            write!(f, " {:?}", self.to_f64())?;
+        }
+        Ok(())
+    }
+}
+
+fn le_u64(b: &[u8]) -> u64 {
+    let mut a = [0; 8];
+    a.copy_from_slice(&b[..8]);
+    u64::from_le_bytes(a)
+}
+
+/// IEEE 754 binary16, exact.
+pub fn f16_to_f32(h: u16) -> f32 {
+    let sign = u32::from(h & 0x8000) << 16;
+    let (exp, man) = (u32::from(h >> 10) & 31, u32::from(h) & 0x3ff);
+    match exp {
+        0 => f32::from_bits(sign | (man as f32 * 2f32.powi(-24)).to_bits()),
+        31 => f32::from_bits(sign | 0x7f80_0000 | (man << 13)),
+        _ => f32::from_bits(sign | ((exp + 112) << 23) | (man << 13)),
+    }
+}
+
+/// Rounds to nearest even; overflow gives infinity.
+pub fn f32_to_f16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let sign = (bits >> 16) as u16 & 0x8000;
+    let abs = bits & 0x7fff_ffff;
+    if abs > 0x7f80_0000 {
+        return sign | 0x7e00;
+    }
+    // 65520 is halfway between the largest half and the next step: rounds to infinity.
+    if abs >= 0x477f_f000 {
+        return sign | 0x7c00;
+    }
+    if abs < 0x3880_0000 {
+        // Subnormal: units of 2^-24, rounded by the float addition of 0.5 (whose ulp is 2^-24).
+        let r = f32::from_bits(abs) + 0.5;
+        return sign | (r.to_bits() - 0.5f32.to_bits()) as u16;
+    }
+    let round = 0xfff + ((abs >> 13) & 1);
+    sign | ((abs - (112 << 23) + round) >> 13) as u16
+}
+
+/// Exact.
+pub fn bf16_to_f32(b: u16) -> f32 {
+    f32::from_bits(u32::from(b) << 16)
+}
+
+/// Rounds to nearest even.
+pub fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_round_trips() {
+        for h in 0..=u16::MAX {
+            let x = f16_to_f32(h);
+            if !x.is_nan() {
+                assert_eq!(f32_to_f16(x), h);
+            }
+        }
+        assert_eq!(f32_to_f16(65520.0), 0x7c00);
+        assert_eq!(f32_to_f16(2f32.powi(-25)), 0, "ties go to even");
+        assert_eq!(f32_to_f16(2f32.powi(-25) * 1.5), 1);
+    }
+
+    #[test]
+    fn facts_hold_small_integers() {
+        let t = Tensor::i64(&[2], [3, -1]);
+        assert_eq!(t.fact().known, Some(vec![Dim::from(3i64), Dim::from(-1i64)]));
+        assert_eq!(Tensor::f32(&[1], [1.0]).fact().known, None);
+        assert!(Tensor::new(DType::F32, vec![2], Bytes::from_static(&[0; 7])).is_err());
+    }
+}

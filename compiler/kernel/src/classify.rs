@@ -1,0 +1,243 @@
+//! What each value of the expanded graph is: known, a view of another value, or computed by loops of some shape.
+
+use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
+use cameo_ir::{DType, Dim, Graph, NodeId, Sym, ValueId};
+use rustc_hash::FxHashMap;
+
+use crate::expand::Expanded;
+
+/// The loops of a node by how kernels treat them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Pure movement by an index map: no kernel of its own where its readers can follow the map.
+    View,
+    Elementwise,
+    /// A sum of products of two operands that share only part of the iterators.
+    Contraction,
+    Reduction,
+    /// Several loop nests that write one output.
+    Parts,
+}
+
+/// The expanded graph with the facts that grouping asks for.
+pub struct Info {
+    pub graph: Graph,
+    pub loops: FxHashMap<NodeId, Vec<Compute>>,
+    pub constant: Vec<bool>,
+    /// Nodes that outputs need and that compute something, producers first.
+    pub order: Vec<NodeId>,
+    pub position: FxHashMap<NodeId, usize>,
+    pub class: FxHashMap<NodeId, Class>,
+    /// Live nodes that load a value, by value id; each once.
+    pub users: Vec<Vec<NodeId>>,
+}
+
+impl Info {
+    pub fn new(e: Expanded) -> Self {
+        let Expanded {
+            graph, loops, constant, ..
+        } = e;
+        let n = graph.value_count();
+        let mut info = Self {
+            graph,
+            loops,
+            constant,
+            order: vec![],
+            position: FxHashMap::default(),
+            class: FxHashMap::default(),
+            users: vec![vec![]; n],
+        };
+        let mut live = vec![false; n];
+        let mut stack: Vec<ValueId> = info.graph.outputs().iter().map(|(_, v)| *v).collect();
+        while let Some(v) = stack.pop() {
+            if std::mem::replace(&mut live[v.0 as usize], true) || info.is_known(v) {
+                continue;
+            }
+            if let Some((node, _)) = info.graph.producer(v) {
+                stack.extend(info.loads(node));
+            }
+        }
+        for node in info.graph.order() {
+            let outs = &info.graph.node(node).outputs;
+            if !outs.iter().any(|v| live[v.0 as usize] && !info.is_known(*v)) {
+                continue;
+            }
+            info.position.insert(node, info.order.len());
+            info.order.push(node);
+            info.class.insert(node, info.classify(node));
+            for v in info.loads(node) {
+                info.users[v.0 as usize].push(node);
+            }
+        }
+        info
+    }
+
+    /// Bytes known at compile time, or a single integer that is a dim: never computed by a kernel.
+    pub fn is_known(&self, v: ValueId) -> bool {
+        self.constant[v.0 as usize] || self.known_dim(v).is_some()
+    }
+
+    /// The dim that a one-element integer value equals.
+    pub fn known_dim(&self, v: ValueId) -> Option<Dim> {
+        match self.graph.fact(v).known.as_deref() {
+            Some([d]) if !self.constant[v.0 as usize] => Some(d.clone()),
+            _ => None,
+        }
+    }
+
+    /// Values that the loops of `node` load, each once, known ones left out.
+    pub fn loads(&self, node: NodeId) -> Vec<ValueId> {
+        let mut out = vec![];
+        let inputs = &self.graph.node(node).inputs;
+        for c in self.loops.get(&node).into_iter().flatten() {
+            let live = c.body.reachable(&[c.root]);
+            for (i, e) in c.body.nodes().iter().enumerate() {
+                if let Expr::Load { operand, .. } = e
+                    && live[i]
+                    && let Some(v) = inputs[*operand as usize]
+                    && !self.is_known(v)
+                    && !out.contains(&v)
+                {
+                    out.push(v);
+                }
+            }
+        }
+        out
+    }
+
+    /// The loops that compute output `slot` of a node.
+    pub fn parts(&self, node: NodeId, slot: usize) -> impl Iterator<Item = &Compute> {
+        self.loops[&node].iter().filter(move |c| c.output == slot)
+    }
+
+    /// The only loop nest of a value, with its node.
+    pub fn single(&self, v: ValueId) -> Option<(NodeId, &Compute)> {
+        let (node, slot) = self.graph.producer(v)?;
+        let mut parts = self.parts(node, slot);
+        match (parts.next(), parts.next()) {
+            (Some(c), None) => Some((node, c)),
+            _ => None,
+        }
+    }
+
+    pub fn class(&self, node: NodeId) -> Class {
+        self.class[&node]
+    }
+
+    /// For a value that is a view: what it views, and the index into that from its own iterators.
+    pub fn view(&self, v: ValueId) -> Option<(ValueId, Vec<Dim>)> {
+        if self.is_known(v) {
+            return None;
+        }
+        let (node, c) = self.single(v)?;
+        if self.class(node) != Class::View {
+            return None;
+        }
+        let (operand, index) = movement(c)?;
+        Some((self.graph.node(node).inputs[operand as usize]?, index))
+    }
+
+    fn classify(&self, node: NodeId) -> Class {
+        let outs = self.graph.node(node).outputs.len();
+        let loops = &self.loops[&node];
+        let one_each = (0..outs).all(|i| loops.iter().filter(|c| c.output == i).count() == 1);
+        let inputs = &self.graph.node(node).inputs;
+        if one_each
+            && loops
+                .iter()
+                .all(|c| movement(c).is_some_and(|(o, _)| inputs[o as usize].is_some_and(|v| !self.is_known(v))))
+        {
+            return Class::View;
+        }
+        if outs > 1 || loops.len() > 1 {
+            return Class::Parts;
+        }
+        let c = &loops[0];
+        if c.combine.is_none() {
+            // A store that is not the identity writes only part of the output or permutes it.
+            let identity = c.store.iter().enumerate().all(|(i, d)| *d == Dim::iter(i));
+            return if identity { Class::Elementwise } else { Class::Parts };
+        }
+        let constant = |f: &Factor| inputs[f.operand as usize].is_some_and(|v| self.constant[v.0 as usize]);
+        if operands(c, &constant).is_some() {
+            Class::Contraction
+        } else {
+            Class::Reduction
+        }
+    }
+}
+
+/// Pure movement with an identity store and an index that does not come from data.
+fn movement(c: &Compute) -> Option<(u32, Vec<Dim>)> {
+    let (operand, index) = c.as_movement()?;
+    let plain = index.iter().all(|d| {
+        let mut ok = true;
+        d.visit(&mut |s| ok &= !matches!(s, Sym::Aux(_)));
+        ok
+    });
+    let identity = c.store.iter().enumerate().all(|(i, d)| *d == Dim::iter(i));
+    (plain && identity).then(|| (operand, index.to_vec()))
+}
+
+/// A load as a contraction sees it.
+#[derive(Clone, Debug)]
+pub struct Factor {
+    pub operand: u32,
+    pub index: Vec<Dim>,
+    pub fill: bool,
+}
+
+impl Factor {
+    pub fn uses(&self, iter: usize) -> bool {
+        self.index.iter().any(|d| d.uses(&Sym::Iter(iter as u32)))
+    }
+}
+
+/// The two factors of an f32 sum of products whose iterators make it a contraction: every reduced iterator is in both
+/// factors, and both have parallel iterators of their own, or only one has and that one is constant (a vector times a
+/// weight). Anything else, such as a depthwise convolution, is a batch of small products: a nest.
+pub fn operands(c: &Compute, constant: &dyn Fn(&Factor) -> bool) -> Option<[Factor; 2]> {
+    if c.combine != Some(Combine::Add) || c.dtype != DType::F32 {
+        return None;
+    }
+    let Expr::Binary(Binary::Mul, a, b) = c.body.get(c.root) else {
+        return None;
+    };
+    let factor = |id: ExprId| match c.body.get(id) {
+        Expr::Load {
+            operand,
+            dtype: DType::F32,
+            index,
+            fill,
+        } => {
+            let mut plain = true;
+            index
+                .iter()
+                .for_each(|d| d.visit(&mut |s| plain &= !matches!(s, Sym::Aux(_))));
+            // Zero is the only fill that contributes nothing.
+            let zero = fill.is_none_or(|f| f == Scalar::Float(0));
+            (plain && zero).then(|| Factor {
+                operand: *operand,
+                index: index.clone(),
+                fill: fill.is_some(),
+            })
+        }
+        _ => None,
+    };
+    let f = [factor(*a)?, factor(*b)?];
+    // Only the rows of A are checked against padding.
+    if f[0].fill && f[1].fill {
+        return None;
+    }
+    if (c.parallel..c.extents.len()).any(|i| !f[0].uses(i) || !f[1].uses(i)) {
+        return None;
+    }
+    let own = |x: &Factor, y: &Factor| (0..c.parallel).any(|i| !c.extents[i].is_one() && x.uses(i) && !y.uses(i));
+    let good = match (own(&f[0], &f[1]), own(&f[1], &f[0])) {
+        (true, true) => true,
+        (true, false) => constant(&f[0]),
+        (false, true) => constant(&f[1]),
+        (false, false) => false,
+    };
+    good.then_some(f)
+}

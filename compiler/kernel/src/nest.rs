@@ -1,0 +1,336 @@
+//! Scheduling of loop nests: merge iterators that walk memory together, choose the vector iterator, choose temporaries.
+
+use cameo_ir::structured::{Binary, Body, Expr, ExprId, Unary};
+use cameo_ir::{Bounds, Dim, Sym};
+
+use crate::program::{Buffer, Nest, RED, Store};
+use crate::select::nominal;
+
+/// Completes a nest whose body, reductions and stores are set.
+pub fn finish_nest(mut nest: Nest, buffers: &[Buffer]) -> Nest {
+    let roots: Vec<ExprId> = nest
+        .stores
+        .iter()
+        .map(|s| s.root)
+        .chain(nest.reductions.iter().map(|r| r.root))
+        .collect();
+    let (body, map) = nest.body.rebuild(&roots, &Dim::clone);
+    nest.body = body;
+    remap(&mut nest, &map);
+    drop_ones(&mut nest);
+    let mut i = nest.outer.len();
+    while i >= 2 {
+        merge(&mut nest, buffers, i - 2);
+        i -= 1;
+    }
+    let mut i = nest.row.len();
+    while i >= 2 {
+        let at = nest.outer.len() + i - 2;
+        merge(&mut nest, buffers, at);
+        i -= 1;
+    }
+    nest.schedule.vector = choose_vector(&mut nest, buffers);
+    nest.temps = choose_temps(&nest);
+    nest
+}
+
+fn remap(nest: &mut Nest, map: &[ExprId]) {
+    nest.stores.iter_mut().for_each(|s| s.root = map[s.root as usize]);
+    nest.reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
+}
+
+/// Replaces iterators; `sub[i]` stands for iterator `i`.
+fn substitute(nest: &mut Nest, sub: &[Dim], outer: Vec<Dim>, row: Vec<Dim>) {
+    let roots: Vec<ExprId> = nest
+        .stores
+        .iter()
+        .map(|s| s.root)
+        .chain(nest.reductions.iter().map(|r| r.root))
+        .collect();
+    let extents: Vec<Dim> = outer.iter().chain(&row).cloned().collect();
+    let bounds = Bounds::of(&extents);
+    let f = |d: &Dim| bounds.simplify(&d.at(sub));
+    let (body, map) = nest.body.rebuild(&roots, &f);
+    nest.body = body;
+    for s in &mut nest.stores {
+        s.index.iter_mut().for_each(|d| *d = f(d));
+    }
+    remap(nest, &map);
+    nest.outer = outer;
+    nest.row = row;
+}
+
+/// Iterators of extent 1 are the constant 0. A reduction keeps at least one row iterator.
+fn drop_ones(nest: &mut Nest) {
+    let n = nest.outer.len();
+    let all: Vec<Dim> = nest.outer.iter().chain(&nest.row).cloned().collect();
+    let keep_row = nest.row.iter().all(Dim::is_one).then_some(n);
+    let keep: Vec<bool> = all
+        .iter()
+        .enumerate()
+        .map(|(i, d)| !d.is_one() || Some(i) == keep_row)
+        .collect();
+    if keep.iter().all(|k| *k) {
+        return;
+    }
+    let mut next = 0;
+    let sub: Vec<Dim> = keep
+        .iter()
+        .map(|k| {
+            next += usize::from(*k);
+            if *k { Dim::iter(next - 1) } else { Dim::ZERO }
+        })
+        .collect();
+    let pick = |r: std::ops::Range<usize>| {
+        all[r.clone()]
+            .iter()
+            .zip(&keep[r])
+            .filter(|(_, k)| **k)
+            .map(|(d, _)| d.clone())
+            .collect()
+    };
+    let (outer, row) = (pick(0..n), pick(n..all.len()));
+    substitute(nest, &sub, outer, row);
+}
+
+/// Every linear address of the nest, and every other dim that looks at iterators.
+fn addresses(nest: &Nest, buffers: &[Buffer]) -> (Vec<Dim>, Vec<Dim>) {
+    let extents: Vec<Dim> = nest.outer.iter().chain(&nest.row).cloned().collect();
+    let bounds = Bounds::of(&extents);
+    let (mut linear, mut other) = (vec![], vec![]);
+    for e in nest.body.nodes() {
+        match e {
+            Expr::Load { operand, .. } if *operand >= RED => {}
+            Expr::Load {
+                operand, index, fill, ..
+            } => {
+                linear.push(bounds.simplify(&buffers[*operand as usize].offset(index)));
+                if fill.is_some() {
+                    other.extend(
+                        guards(&buffers[*operand as usize], index, &extents)
+                            .into_iter()
+                            .map(|(d, _)| d),
+                    );
+                }
+            }
+            Expr::Index(d) | Expr::CheckedIndex(_, d) => other.push(d.clone()),
+            _ => {}
+        }
+    }
+    for s in &nest.stores {
+        linear.push(bounds.simplify(&buffers[s.buffer].offset(&s.index)));
+    }
+    (linear, other)
+}
+
+/// Coordinates that are not provably inside the buffer, with the extents they have to stay in.
+pub fn guards(buffer: &Buffer, index: &[Dim], extents: &[Dim]) -> Vec<(Dim, Dim)> {
+    let b = Bounds::of(extents);
+    index
+        .iter()
+        .zip(&buffer.extents)
+        .filter(|(i, e)| !(b.le(&Dim::ZERO, i) && b.le(i, &((*e).clone() - Dim::ONE))))
+        .map(|(i, e)| (i.clone(), e.clone()))
+        .collect()
+}
+
+/// Whether iterators `i` and `i + 1` step through all memory like one iterator.
+fn merges(linear: &[Dim], other: &[Dim], i: usize, inner: &Dim) -> bool {
+    let (a, b) = (Sym::Iter(i as u32), Sym::Iter(i as u32 + 1));
+    other.iter().all(|d| !d.uses(&a) && !d.uses(&b))
+        && linear.iter().all(|d| match (d.affine_in(&a), d.affine_in(&b)) {
+            (Some((ca, _)), Some((cb, _))) => ca == cb * inner.clone(),
+            _ => false,
+        })
+}
+
+fn merge(nest: &mut Nest, buffers: &[Buffer], i: usize) {
+    let all: Vec<Dim> = nest.outer.iter().chain(&nest.row).cloned().collect();
+    let (linear, other) = addresses(nest, buffers);
+    let inner = all[i + 1].clone();
+    if !merges(&linear, &other, i, &inner) {
+        return;
+    }
+    let sub: Vec<Dim> = (0..all.len())
+        .map(|j| match j {
+            j if j < i => Dim::iter(j),
+            j if j == i => Dim::iter(i).floor_div(&inner),
+            j if j == i + 1 => Dim::iter(i).modulo(&inner),
+            j => Dim::iter(j - 1),
+        })
+        .collect();
+    let (mut outer, mut row) = (nest.outer.clone(), nest.row.clone());
+    let side = if i < outer.len() { &mut outer } else { &mut row };
+    let at = if i < nest.outer.len() { i } else { i - nest.outer.len() };
+    let merged = side[at].clone() * inner;
+    side.splice(at..=at + 1, [merged]);
+    substitute(nest, &sub, outer, row);
+}
+
+/// The iterator along which memory is consecutive most often; an outer one is moved last.
+fn choose_vector(nest: &mut Nest, buffers: &[Buffer]) -> Option<usize> {
+    let n = nest.outer.len();
+    let (linear, other) = addresses(nest, buffers);
+    let extents: Vec<Dim> = nest.outer.iter().chain(&nest.row).cloned().collect();
+    let score = |i: usize| -> i64 {
+        let s = Sym::Iter(i as u32);
+        let mut total = 0;
+        for d in &linear {
+            total += match d.affine_in(&s) {
+                Some((c, _)) if c.is_one() => 4,
+                Some((c, _)) if c.is_zero() => 1,
+                // Gathered lane by lane.
+                _ => -4,
+            };
+        }
+        // A guard that differs from lane to lane makes every access masked.
+        total -= other.iter().filter(|d| d.uses(&s)).count() as i64;
+        // Short vectors waste lanes.
+        if nominal(&extents[i]) < 4 { total - 8 } else { total }
+    };
+    let mut best: Option<(i64, usize)> = None;
+    let candidates = (n..n + nest.row.len()).rev().take(1).chain((0..n).rev());
+    for i in candidates {
+        let s = score(i);
+        if best.is_none_or(|(b, _)| s > b) {
+            best = Some((s, i));
+        }
+    }
+    let (_, i) = best?;
+    if i >= n {
+        return Some(i);
+    }
+    // The vector iterator becomes the innermost outer one.
+    let mut sequence: Vec<usize> = (0..n).filter(|j| *j != i).collect();
+    sequence.push(i);
+    let mut sub = vec![Dim::ZERO; extents.len()];
+    for (new, old) in sequence.iter().enumerate() {
+        sub[*old] = Dim::iter(new);
+    }
+    for (j, s) in sub.iter_mut().enumerate().skip(n) {
+        *s = Dim::iter(j);
+    }
+    let outer = sequence.iter().map(|j| nest.outer[*j].clone()).collect();
+    let row = nest.row.clone();
+    substitute(nest, &sub, outer, row);
+    Some(n - 1)
+}
+
+/// For each node: in which stage its value is first there, and whether it depends on row iterators.
+///
+/// Stage 0 needs no reduction; stage `s + 1` needs the results of reductions of stage `s`.
+pub struct Stages {
+    pub level: Vec<usize>,
+    pub full: Vec<bool>,
+    /// By reduction: the stage whose loop computes it.
+    pub of_reduction: Vec<usize>,
+    /// By store: whether it writes along the row, be it one value everywhere.
+    pub in_row: Vec<bool>,
+}
+
+pub fn stages(nest: &Nest) -> Stages {
+    let n = nest.outer.len();
+    let nodes = nest.body.nodes();
+    let (mut level, mut full) = (vec![0; nodes.len()], vec![false; nodes.len()]);
+    let mut of_reduction = vec![0; nest.reductions.len()];
+    let row = |d: &Dim| (n..n + nest.row.len()).any(|i| d.uses(&Sym::Iter(i as u32)));
+    // Operands come first in a body, but a reduction's root may come after a use of nothing of it: two passes settle
+    // chains of reductions because each reduction's root precedes the load of its result.
+    for i in 0..nodes.len() {
+        nest.body.operands(i as ExprId, &mut |o| {
+            level[i] = level[i].max(level[o as usize]);
+            full[i] |= full[o as usize];
+        });
+        match &nodes[i] {
+            Expr::Load { operand, .. } if *operand >= RED => {
+                let r = (*operand - RED) as usize;
+                of_reduction[r] = level[nest.reductions[r].root as usize];
+                level[i] = of_reduction[r] + 1;
+            }
+            Expr::Load { index, .. } => full[i] |= index.iter().any(&row),
+            Expr::Index(d) => full[i] |= row(d),
+            _ => {}
+        }
+    }
+    for (r, red) in nest.reductions.iter().enumerate() {
+        of_reduction[r] = level[red.root as usize];
+    }
+    let in_row = |s: &Store| full[s.root as usize] || s.index.iter().any(&row);
+    Stages {
+        in_row: nest.stores.iter().map(in_row).collect(),
+        level,
+        full,
+        of_reduction,
+    }
+}
+
+/// Nodes worth keeping: over the row, needed in several stages, and dear.
+fn choose_temps(nest: &Nest) -> Vec<ExprId> {
+    if nest.row.is_empty() {
+        return vec![];
+    }
+    let s = stages(nest);
+    let nodes = nest.body.nodes();
+    let mut used = vec![0u64; nodes.len()];
+    let roots = nest
+        .reductions
+        .iter()
+        .enumerate()
+        .map(|(r, red)| (red.root, s.of_reduction[r]));
+    let stores = nest
+        .stores
+        .iter()
+        .zip(&s.in_row)
+        .filter(|(_, in_row)| **in_row)
+        .map(|(st, _)| (st.root, s.level[st.root as usize]));
+    for (root, stage) in roots.chain(stores) {
+        for (i, live) in nest.body.reachable(&[root]).into_iter().enumerate() {
+            if live {
+                used[i] |= 1 << stage.min(63);
+            }
+        }
+    }
+    let dear = dear(&nest.body);
+    let candidate: Vec<bool> = (0..nodes.len())
+        .map(|i| s.full[i] && used[i].count_ones() > 1 && dear[i])
+        .collect();
+    // Only the outermost of nested candidates with the same stages.
+    let mut inner = vec![false; nodes.len()];
+    for i in (0..nodes.len()).rev() {
+        if candidate[i] || inner[i] {
+            nest.body
+                .operands(i as ExprId, &mut |o| inner[o as usize] |= used[o as usize] == used[i]);
+        }
+    }
+    (0..nodes.len())
+        .filter(|i| candidate[*i] && !inner[*i])
+        .map(|i| i as ExprId)
+        .collect()
+}
+
+/// Whether computing a node again costs more than storing and loading it: a function call or division is in it.
+fn dear(body: &Body) -> Vec<bool> {
+    let mut out = vec![false; body.nodes().len()];
+    for (i, e) in body.nodes().iter().enumerate() {
+        let mut d = match e {
+            Expr::Unary(op, _) => !matches!(
+                op,
+                Unary::Neg
+                    | Unary::Abs
+                    | Unary::Not
+                    | Unary::BitNot
+                    | Unary::IsNan
+                    | Unary::IsInf
+                    | Unary::Floor
+                    | Unary::Ceil
+                    | Unary::Round
+            ),
+            Expr::Binary(op, ..) => matches!(op, Binary::Pow | Binary::Mod | Binary::Rem | Binary::Div),
+            Expr::CheckedIndex(..) => true,
+            _ => false,
+        };
+        body.operands(i as ExprId, &mut |o| d |= out[o as usize]);
+        out[i] = d;
+    }
+    out
+}

@@ -1,0 +1,161 @@
+//! Where values are stored and in which order of axes.
+//!
+//! Convolutions and products want the axis of their columns innermost, pointwise work keeps the order of what it reads,
+//! and readers that see a value through one permutation get it stored that way, so that most transposes cost nothing.
+
+use cameo_ir::{Dim, Sym, ValueId};
+
+use crate::build::{Builder, Draft, Placed};
+use crate::classify::Class;
+use crate::group::Group;
+use crate::program::{Buffer, Pack, Place, Weight};
+
+impl Builder<'_> {
+    /// The buffer of a value that is stored in some axis order.
+    pub fn buffer_of(&self, v: ValueId, order: &[usize]) -> Buffer {
+        let fact = self.info.graph.fact(v);
+        let mut strides = vec![Dim::ONE; order.len()];
+        let mut size = Dim::ONE;
+        for a in order.iter().rev() {
+            strides[*a] = size.clone();
+            size = size * fact.shape[*a].clone();
+        }
+        Buffer {
+            dtype: fact.dtype,
+            strides,
+            extents: fact.shape.clone(),
+        }
+    }
+
+    /// A weight whose lane axis is not its last: a copy of it in the weights section with that axis innermost.
+    pub(crate) fn arranged(&mut self, d: &Draft, v: ValueId, index: &[Dim]) -> Option<(usize, Buffer)> {
+        if !self.info.constant[v.0 as usize] || self.placed.contains_key(&v) {
+            return None;
+        }
+        let lane = Sym::Iter(d.lane? as u32);
+        let axis = index.iter().position(|i| i.uses(&lane))?;
+        let fact = self.info.graph.fact(v).clone();
+        let shape = fact.static_shape()?;
+        if index[axis].as_sym() != Some(&lane) || shape[axis + 1..].iter().product::<usize>() == 1 {
+            return None;
+        }
+        let strides = cameo_ir::index::strides(&shape);
+        let others: Vec<usize> = (0..shape.len()).filter(|a| *a != axis).collect();
+        let pack = Pack {
+            batch: others.iter().map(|a| (shape[*a], strides[*a] as i64)).collect(),
+            n: (shape[axis], strides[axis] as i64),
+            k: vec![],
+            offset: 0,
+            panel: shape[axis],
+        };
+        let elements = shape.iter().product();
+        let storage = self.weight(Weight {
+            value: v,
+            dtype: fact.dtype,
+            pack: Some(pack),
+            elements,
+        });
+        let order: Vec<usize> = others.into_iter().chain([axis]).collect();
+        Some((storage, self.buffer_of(v, &order)))
+    }
+
+    /// The output of the model that `v` is and that no kernel writes yet.
+    pub fn free_output(&self, v: ValueId) -> Option<usize> {
+        let outs = self.info.graph.outputs();
+        (0..outs.len()).find(|i| outs[*i].1 == v && !self.program.storages.iter().any(|s| s.place == Place::Output(*i)))
+    }
+
+    /// Gives an exit its memory: an output buffer when it is one and is stored row-major, else the arena.
+    pub fn place(&mut self, v: ValueId, order: Vec<usize>) -> usize {
+        let identity = order.iter().enumerate().all(|(i, a)| i == *a);
+        let place = match self.free_output(v) {
+            Some(i) if identity => Place::Output(i),
+            _ => Place::Arena,
+        };
+        let storage = self.storage(v, place);
+        self.placed.insert(v, Placed { storage, order });
+        storage
+    }
+
+    /// The axis order that readers of `v` would like, when all of them see it through the same permutation.
+    pub fn wished_order(&self, v: ValueId) -> Option<Vec<usize>> {
+        let users = &self.info.users[v.0 as usize];
+        if users.is_empty() || self.info.graph.is_output(v) {
+            return None;
+        }
+        let mut wish: Option<Vec<usize>> = None;
+        for u in users {
+            if self.info.class(*u) != Class::View {
+                return None;
+            }
+            let out = self.info.graph.node(*u).outputs[0];
+            let (_, map) = self.info.view(out)?;
+            let mut perm = vec![];
+            let inner = self
+                .wished_order(out)
+                .unwrap_or_else(|| (0..self.info.graph.fact(out).rank()).collect());
+            if inner.len() != map.len() {
+                return None;
+            }
+            for axis in inner {
+                perm.push(map.iter().position(|d| d.as_sym() == Some(&Sym::Iter(axis as u32)))?);
+            }
+            if wish.as_ref().is_some_and(|w| *w != perm) {
+                return None;
+            }
+            wish = Some(perm);
+        }
+        wish
+    }
+
+    /// The order in which the largest operand of equal rank is stored: pointwise work keeps it.
+    pub(crate) fn inherited_order(&self, g: &Group, v: ValueId) -> Vec<usize> {
+        let fact = self.info.graph.fact(v);
+        let identity: Vec<usize> = (0..fact.rank()).collect();
+        let mut stack: Vec<ValueId> = g.members.iter().flat_map(|n| self.info.loads(*n)).collect();
+        let mut best: Option<(i64, Vec<usize>)> = None;
+        let mut steps = 0;
+        while let Some(x) = stack.pop() {
+            steps += 1;
+            if steps > 64 {
+                break;
+            }
+            // A view that permutes shows the order of what it views, seen through the permutation.
+            let order = if let Some(p) = self.placed.get(&x) {
+                p.order.clone()
+            } else if let Some((src, map)) = self.info.view(x) {
+                let Some(p) = self
+                    .placed
+                    .get(&self.info.base(src))
+                    .filter(|_| self.info.view(src).is_none())
+                else {
+                    continue;
+                };
+                let seen: Option<Vec<usize>> = p
+                    .order
+                    .iter()
+                    .map(|a| match map[*a].as_sym() {
+                        Some(Sym::Iter(i)) => Some(*i as usize),
+                        _ => None,
+                    })
+                    .collect();
+                match seen {
+                    Some(s) if s.len() == self.info.graph.fact(x).rank() => s,
+                    _ => continue,
+                }
+            } else {
+                if let Some((n, _)) = self.info.graph.producer(x) {
+                    stack.extend(self.info.loads(n));
+                }
+                continue;
+            };
+            if order.len() == fact.rank() {
+                let size = crate::select::nominal(&self.info.graph.fact(x).element_count());
+                if best.as_ref().is_none_or(|(s, _)| size > *s) {
+                    best = Some((size, order));
+                }
+            }
+        }
+        best.map_or(identity, |(_, o)| o)
+    }
+}

@@ -1,0 +1,146 @@
+//! Programs as text, for dumps: storages, kernels with their schedules, steps.
+
+use std::fmt::{self, Write};
+
+use cameo_ir::Dim;
+use cameo_ir::structured::{Body, Expr, Scalar};
+
+use crate::memory::MemoryPlan;
+use crate::program::{ACC, BOperand, Kernel, KernelBody, Place, Program, RED, Store};
+
+/// The whole program with its memory plan.
+pub fn program(p: &Program, plan: &MemoryPlan) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_program(&mut out, p, plan);
+    out
+}
+
+fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Result {
+    writeln!(out, "program @{} arena {} bytes", p.name, plan.size)?;
+    for (i, s) in p.storages.iter().enumerate() {
+        write!(out, "  s{i} \"{}\" {} x {} ", s.name, s.dtype, s.elements)?;
+        match s.place {
+            Place::Input(n) => writeln!(out, "input {n}")?,
+            Place::Output(n) => writeln!(out, "output {n}")?,
+            Place::Weight(n) => {
+                let packed = p.weights[n]
+                    .pack
+                    .as_ref()
+                    .map_or(String::new(), |k| format!(" in panels of {}", k.panel));
+                writeln!(out, "weight {n}{packed}")?;
+            }
+            Place::Arena => match &plan.offsets[i] {
+                Some(o) => writeln!(out, "arena at {o}")?,
+                None => writeln!(out, "unused")?,
+            },
+        }
+    }
+    for (a, b) in &p.requirements {
+        writeln!(out, "  requires {a} <= {b}")?;
+    }
+    for (i, k) in p.kernels.iter().enumerate() {
+        write!(out, "kernel k{i} ")?;
+        write_kernel(out, k)?;
+    }
+    for (i, s) in p.steps.iter().enumerate() {
+        let buffers: Vec<String> = s.buffers.iter().map(|b| format!("s{b}")).collect();
+        let dims: Vec<String> = s.dims.iter().map(ToString::to_string).collect();
+        writeln!(
+            out,
+            "step {i}: k{}({}) [{}] flops {} from {}",
+            s.kernel,
+            buffers.join(", "),
+            dims.join(", "),
+            s.flops,
+            s.origin.names().join(" ")
+        )?;
+    }
+    Ok(())
+}
+
+fn list(dims: &[Dim]) -> String {
+    dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn write_kernel(out: &mut String, k: &Kernel) -> fmt::Result {
+    match &k.body {
+        KernelBody::Nest(n) => {
+            let vector = n.schedule.vector.map_or("none".into(), |v| format!("$i{v}"));
+            writeln!(
+                out,
+                "nest outer [{}] row [{}] vector {vector}",
+                list(&n.outer),
+                list(&n.row)
+            )?;
+            write_body(out, &n.body)?;
+            for (i, r) in n.reductions.iter().enumerate() {
+                writeln!(out, "    red{i} = {:?} e{} : {}", r.combine, r.root, r.dtype)?;
+            }
+            if !n.temps.is_empty() {
+                writeln!(out, "    keep {:?}", n.temps)?;
+            }
+            write_stores(out, &n.stores)
+        }
+        KernelBody::Contraction(c) => {
+            writeln!(
+                out,
+                "contraction batch [{}] m {} n {} k [{}]",
+                list(&c.batch),
+                c.m,
+                c.n,
+                list(&c.k)
+            )?;
+            writeln!(out, "    schedule {}", c.schedule)?;
+            writeln!(
+                out,
+                "    A = b{}[{}]{}",
+                c.a.buffer,
+                list(&c.a.index),
+                if c.a_fill { " or 0" } else { "" }
+            )?;
+            match &c.b {
+                BOperand::Packed { buffer, .. } => writeln!(out, "    B = b{buffer} packed")?,
+                BOperand::Direct(o) => writeln!(out, "    B = b{}[{}]", o.buffer, list(&o.index))?,
+                BOperand::Gathered(o) => writeln!(out, "    B = b{}[{}] copied per panel", o.buffer, list(&o.index))?,
+            }
+            write_body(out, &c.epilogue)?;
+            write_stores(out, &c.stores)
+        }
+    }
+}
+
+fn write_stores(out: &mut String, stores: &[Store]) -> fmt::Result {
+    for s in stores {
+        writeln!(out, "    b{}[{}] = e{}", s.buffer, list(&s.index), s.root)?;
+    }
+    Ok(())
+}
+
+fn write_body(out: &mut String, body: &Body) -> fmt::Result {
+    let scalar = |s: &Scalar| match s {
+        Scalar::Float(b) => format!("{:?}", f64::from_bits(*b)),
+        Scalar::Int(v) => v.to_string(),
+    };
+    for (i, e) in body.nodes().iter().enumerate() {
+        write!(out, "    e{i} = ")?;
+        match e {
+            Expr::Const(t, s) => writeln!(out, "{} : {t}", scalar(s))?,
+            Expr::Index(d) => writeln!(out, "index {d}")?,
+            Expr::Load { operand: ACC, .. } => writeln!(out, "acc")?,
+            Expr::Load { operand, .. } if *operand >= RED => writeln!(out, "red{}", operand - RED)?,
+            Expr::Load {
+                operand, index, fill, ..
+            } => {
+                let or = fill.as_ref().map_or(String::new(), |f| format!(" or {}", scalar(f)));
+                writeln!(out, "b{operand}[{}]{or}", list(index))?;
+            }
+            Expr::Unary(op, a) => writeln!(out, "{op:?} e{a}")?,
+            Expr::Binary(op, a, b) => writeln!(out, "{op:?} e{a} e{b}")?,
+            Expr::Select(c, a, b) => writeln!(out, "Select e{c} e{a} e{b}")?,
+            Expr::Cast(t, a) => writeln!(out, "{t} e{a}")?,
+            Expr::CheckedIndex(a, d) => writeln!(out, "checked e{a} < {d}")?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,399 @@
+//! What code generation is given: storages, kernels and the steps that call them, all plain data.
+//!
+//! A [`Program`] no longer knows operations. A kernel is a loop nest or a contraction over numbered buffers; its dims
+//! are expressed in the model's symbols, renamed `d0, d1, …` so that equal kernels are equal data and are emitted once.
+//! Invariant: steps are in an order in which every buffer is written before it is read.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cameo_ir::structured::{Body, Combine, Expr, ExprId};
+use cameo_ir::{Bounds, DType, Dim, Graph, Origin, SymbolRange, ValueId};
+
+/// Operand number by which the epilogue of a contraction reads the accumulated sum.
+pub const ACC: u32 = u32::MAX;
+/// Operand numbers from here on read the results of a nest's reductions.
+pub const RED: u32 = u32::MAX / 2;
+
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: Arc<str>,
+    pub symbols: Vec<(Arc<str>, SymbolRange)>,
+    pub inputs: Vec<Io>,
+    pub outputs: Vec<Io>,
+    pub storages: Vec<Storage>,
+    pub weights: Vec<Weight>,
+    pub kernels: Vec<Kernel>,
+    pub steps: Vec<Step>,
+    /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
+    pub requirements: Vec<(Dim, Dim)>,
+    /// Holds the constants and the recipes that `weights` refer to.
+    pub graph: Graph,
+}
+
+#[derive(Clone, Debug)]
+pub struct Io {
+    pub name: Arc<str>,
+    pub dtype: DType,
+    pub shape: Vec<Dim>,
+}
+
+/// Memory for one tensor, dense in some axis order.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    pub name: Arc<str>,
+    pub dtype: DType,
+    pub elements: Dim,
+    pub place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Input(usize),
+    Output(usize),
+    Arena,
+    /// Index into [`Program::weights`].
+    Weight(usize),
+}
+
+/// Constant bytes: a value of the graph that depends on weights only, possibly in another arrangement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Weight {
+    pub value: ValueId,
+    pub dtype: DType,
+    /// `None`: row-major as it is.
+    pub pack: Option<Pack>,
+    /// Elements in the weights section.
+    pub elements: usize,
+}
+
+/// Panels for a contraction: `[batch…][ceil(n/panel)][k…][panel]`, the last panel padded with zeros.
+///
+/// The source element is `offset + Σ index·stride` of the row-major value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pack {
+    /// (extent, source stride) of each batch iterator, outermost first.
+    pub batch: Vec<(usize, i64)>,
+    pub n: (usize, i64),
+    /// Outermost first.
+    pub k: Vec<(usize, i64)>,
+    pub offset: i64,
+    pub panel: usize,
+}
+
+/// A buffer that a kernel takes: how coordinates become an element offset.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Buffer {
+    pub dtype: DType,
+    /// One per axis, in elements.
+    pub strides: Vec<Dim>,
+    pub extents: Vec<Dim>,
+}
+
+impl Buffer {
+    /// Element offset of coordinates.
+    pub fn offset(&self, index: &[Dim]) -> Dim {
+        index
+            .iter()
+            .zip(&self.strides)
+            .fold(Dim::ZERO, |a, (i, s)| a + i.clone() * s.clone())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Parameters, in call order; outputs last.
+    pub buffers: Vec<Buffer>,
+    /// How many symbols `d0..` it takes.
+    pub dims: usize,
+    pub body: KernelBody,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelBody {
+    Nest(Nest),
+    Contraction(Contraction),
+}
+
+/// Writes `root` to `buffer` at `index`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub buffer: usize,
+    pub index: Vec<Dim>,
+    pub root: ExprId,
+}
+
+/// One reduction of a nest; its result is read as operand `RED + i`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reduction {
+    pub combine: Combine,
+    pub dtype: DType,
+    pub root: ExprId,
+}
+
+/// Parallel loops over `outer`; inside, loops over `row` for the reductions and for stores that depend on row iterators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nest {
+    /// Extents of iterators `0..outer.len()`, outermost in memory first.
+    pub outer: Vec<Dim>,
+    /// Extents of the following iterators.
+    pub row: Vec<Dim>,
+    pub body: Body,
+    pub reductions: Vec<Reduction>,
+    pub stores: Vec<Store>,
+    /// Expressions over row iterators that several stages use and that are dear: kept in scratch after the first.
+    pub temps: Vec<ExprId>,
+    pub schedule: NestSchedule,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NestSchedule {
+    /// Iterator whose consecutive values go into vector lanes.
+    pub vector: Option<usize>,
+}
+
+/// `acc[b, m, n] = Σk A[b, m, k] · B[b, n, k]`, then an epilogue on `acc`.
+///
+/// Iterators: `batch.len()` batch ones, then m, n, then those of k, outermost first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contraction {
+    pub batch: Vec<Dim>,
+    pub m: Dim,
+    pub n: Dim,
+    pub k: Vec<Dim>,
+    /// Index of A over batch, m and k iterators; with `a_fill`, out-of-range reads are 0.
+    pub a: Operand,
+    pub a_fill: bool,
+    pub b: BOperand,
+    pub epilogue: Body,
+    pub stores: Vec<Store>,
+    pub schedule: ContractionSchedule,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operand {
+    pub buffer: usize,
+    pub index: Vec<Dim>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BOperand {
+    /// Panels of a weight (see [`Pack`]); `batch[i]` says whether B depends on batch iterator `i`.
+    Packed { buffer: usize, batch: Vec<bool> },
+    /// Consecutive n are consecutive in memory.
+    Direct(Operand),
+    /// Anything else: each panel is copied to scratch before use.
+    Gathered(Operand),
+}
+
+/// Register tile and cache block of a contraction, in the order of its loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContractionSchedule {
+    /// f32 lanes of a vector.
+    pub lanes: usize,
+    /// Rows of the register tile.
+    pub mr: usize,
+    /// Vectors per row of the register tile; a panel is `nv * lanes` wide.
+    pub nv: usize,
+    /// Rows of A that are used with all panels before the next rows: they stay in L2.
+    pub mc: usize,
+}
+
+/// A call of a kernel.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub kernel: usize,
+    /// Storages, one per kernel buffer.
+    pub buffers: Vec<usize>,
+    /// Values of `d0, d1, …` in the model's symbols.
+    pub dims: Vec<Dim>,
+    /// Estimated scalar operations.
+    pub work: Dim,
+    /// FLOPs in the sense of the literature: multiply and add count one each.
+    pub flops: Dim,
+    pub origin: Origin,
+    /// Values of the graph that the step materialises, with their storages: what `cameo diff` compares.
+    pub values: Vec<(ValueId, usize)>,
+}
+
+impl fmt::Display for ContractionSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.nv * self.lanes;
+        write!(
+            f,
+            "block(m={}); panel(n={n}); tile(m={}, n={n}); vector(n, {}); parallel(m, n)",
+            self.mc, self.mr, self.lanes
+        )
+    }
+}
+
+impl Program {
+    /// Storage bytes, symbolic.
+    pub fn bytes(&self, storage: usize) -> Dim {
+        let s = &self.storages[storage];
+        s.elements.clone() * Dim::from(s.dtype.size())
+    }
+}
+
+impl Kernel {
+    /// Calls `f` with every dim of the kernel.
+    pub fn visit_dims(&self, f: &mut dyn FnMut(&Dim)) {
+        // Mapping visits everything; the result is dropped.
+        let cell = std::cell::RefCell::new(f);
+        let _ = self.clone().map_dims(&|d| {
+            (cell.borrow_mut())(d);
+            d.clone()
+        });
+    }
+
+    /// The kernel with every dim replaced; `f` must be injective.
+    #[must_use]
+    pub fn map_dims(mut self, f: &dyn Fn(&Dim) -> Dim) -> Self {
+        let all = |v: &mut Vec<Dim>| v.iter_mut().for_each(|d| *d = f(d));
+        for b in &mut self.buffers {
+            all(&mut b.strides);
+            all(&mut b.extents);
+        }
+        match &mut self.body {
+            KernelBody::Nest(n) => {
+                all(&mut n.outer);
+                all(&mut n.row);
+                let roots: Vec<ExprId> = n
+                    .stores
+                    .iter()
+                    .map(|s| s.root)
+                    .chain(n.reductions.iter().map(|r| r.root))
+                    .collect();
+                let (body, map) = n.body.rebuild(&roots, f);
+                n.body = body;
+                n.temps.iter_mut().for_each(|t| *t = map[*t as usize]);
+                n.reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
+                for s in &mut n.stores {
+                    all(&mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
+            KernelBody::Contraction(c) => {
+                all(&mut c.batch);
+                all(&mut c.k);
+                c.m = f(&c.m);
+                c.n = f(&c.n);
+                all(&mut c.a.index);
+                if let BOperand::Direct(o) | BOperand::Gathered(o) = &mut c.b {
+                    all(&mut o.index);
+                }
+                let roots: Vec<ExprId> = c.stores.iter().map(|s| s.root).collect();
+                let (body, map) = c.epilogue.rebuild(&roots, f);
+                c.epilogue = body;
+                for s in &mut c.stores {
+                    all(&mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
+        }
+        self
+    }
+
+    /// Whether buffer `b` is written.
+    pub fn writes(&self, b: usize) -> bool {
+        self.stores().iter().any(|s| s.buffer == b)
+    }
+
+    pub fn stores(&self) -> &[Store] {
+        match &self.body {
+            KernelBody::Nest(n) => &n.stores,
+            KernelBody::Contraction(c) => &c.stores,
+        }
+    }
+
+    /// Whether buffers `from` (read) and `to` (written) may be the same memory: each element of `from` is only read by
+    /// the point that then writes the same place of `to`, and never after that, which includes the stores that come
+    /// later at the same point.
+    pub fn may_share(&self, from: usize, to: usize) -> bool {
+        if self.writes(from) || self.stores().iter().filter(|s| s.buffer == to).count() != 1 {
+            return false;
+        }
+        let Some(at) = self.stores().iter().position(|s| s.buffer == to) else {
+            return false;
+        };
+        let store = &self.stores()[at];
+        let (extents, body): (Vec<Dim>, &Body) = match &self.body {
+            KernelBody::Nest(n) => (n.outer.iter().chain(&n.row).cloned().collect(), &n.body),
+            KernelBody::Contraction(c) => {
+                let other = match &c.b {
+                    BOperand::Packed { buffer, .. } => *buffer,
+                    BOperand::Direct(o) | BOperand::Gathered(o) => o.buffer,
+                };
+                if c.a.buffer == from || other == from {
+                    return false;
+                }
+                (
+                    c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).cloned().collect(),
+                    &c.epilogue,
+                )
+            }
+        };
+        let bounds = Bounds::of(&extents);
+        let written = bounds.simplify(&self.buffers[to].offset(&store.index));
+        let same = body.nodes().iter().all(|e| match e {
+            Expr::Load {
+                operand, index, fill, ..
+            } if *operand as usize == from => {
+                fill.is_none() && bounds.simplify(&self.buffers[from].offset(index)) == written
+            }
+            _ => true,
+        });
+        let after: Vec<ExprId> = self.stores()[at + 1..].iter().map(|s| s.root).collect();
+        let later = body.reachable(&after);
+        let free = body.nodes().iter().zip(later).all(|(e, live)| match e {
+            Expr::Load { operand, .. } => !live || *operand as usize != from,
+            _ => true,
+        });
+        // The store must come in the last pass over the row: earlier passes are followed by reads.
+        let last = match &self.body {
+            KernelBody::Nest(n) if !n.row.is_empty() => {
+                let s = crate::nest::stages(n);
+                let level = s.level[store.root as usize];
+                s.full[store.root as usize]
+                    && s.of_reduction.iter().all(|r| *r < level)
+                    && n.stores
+                        .iter()
+                        .all(|o| !s.full[o.root as usize] || s.level[o.root as usize] <= level)
+            }
+            _ => true,
+        };
+        same && free && last
+    }
+
+    /// Bytes of private memory that a thread needs, in `d0, d1, …`.
+    pub fn scratch_bytes(&self) -> Dim {
+        match &self.body {
+            KernelBody::Nest(n) => {
+                let lanes = if n.schedule.vector.is_some_and(|v| v < n.outer.len()) {
+                    MAX_LANES
+                } else {
+                    1
+                };
+                let row = Dim::product(&n.row) * Dim::from(lanes) + Dim::from(MAX_LANES);
+                // Temporaries are at most 8 bytes wide and start on their own cache line.
+                row * Dim::from(8 * n.temps.len())
+            }
+            KernelBody::Contraction(c) => {
+                let panel = match &c.b {
+                    BOperand::Gathered(_) => Dim::product(&c.k) * Dim::from(4 * c.schedule.nv * c.schedule.lanes),
+                    _ => Dim::ZERO,
+                };
+                // A row of zeros for padding, in whole cache lines before the panel.
+                let zeros = if c.a_fill {
+                    c.k.last().cloned().unwrap_or(Dim::ONE).ceil_div(&Dim::from(16i64)) * Dim::from(64i64)
+                } else {
+                    Dim::ZERO
+                };
+                panel + zeros
+            }
+        }
+    }
+}
+
+/// Widest vector of any target, in lanes.
+pub const MAX_LANES: usize = 16;

@@ -1,0 +1,49 @@
+//! Schedules: from what a kernel computes and what the target is to the numbers that code generation renders.
+
+use cameo_ir::Dim;
+
+use crate::program::ContractionSchedule;
+use crate::targets::Target;
+
+/// Extents that are symbols are taken to be this when schedules are compared.
+pub const NOMINAL: i64 = 128;
+
+/// A dim with every symbol at its nominal value.
+pub fn nominal(d: &Dim) -> i64 {
+    d.eval(&|_| Some(NOMINAL)).unwrap_or(i64::MAX)
+}
+
+/// The register tile that wastes least: padding of n to whole panels and of m to whole tiles against the tile's speed.
+pub fn contraction(target: &Target, m: &Dim, n: &Dim, k: &[Dim]) -> ContractionSchedule {
+    let (m, n) = (nominal(m).max(1) as usize, nominal(n).max(1) as usize);
+    // Windows overlap: a row of A adds about one innermost reduction to what the block holds.
+    let k = k.last().map_or(1, nominal).max(1) as usize;
+    let mut best = None;
+    for t in target.tiles {
+        // Tail rows run on a smaller tile of the same panel, which costs as much as its rows plus the loads of B.
+        let (full, tail) = (m / t.mr, m % t.mr);
+        let rows = full * t.mr + if tail == 0 { 0 } else { tail.max(t.mr / 2) };
+        // The last panel uses as many vectors as it needs; few of them keep the multipliers less busy.
+        let vectors = n.div_ceil(target.lanes);
+        let (panels, left) = (vectors / t.nv, vectors % t.nv);
+        let narrow = match left {
+            1 => t.efficiency.min(70),
+            2 => t.efficiency.min(90),
+            _ => t.efficiency,
+        };
+        let time = |vectors: usize, percent: u32| (rows * vectors) as u64 * 10_000 / u64::from(percent);
+        let cost = time(panels * t.nv, t.efficiency) + time(left, narrow);
+        if best.is_none_or(|(c, _)| cost < c) {
+            best = Some((cost, *t));
+        }
+    }
+    let t = best.map_or(target.tiles[0], |(_, t)| t);
+    // Most of L2 for the rows of A: panels of B stream through the rest.
+    let mc = (target.l2 / 4 * 3 / 4 / k / t.mr).max(4) * t.mr;
+    ContractionSchedule {
+        lanes: target.lanes,
+        mr: t.mr,
+        nv: t.nv,
+        mc,
+    }
+}

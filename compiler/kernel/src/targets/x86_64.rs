@@ -1,0 +1,35 @@
+//! x86-64: AVX-512, AVX2 with FMA, and plain SSE2.
+
+use super::{Target, Tile};
+
+const fn tile(mr: usize, nv: usize, efficiency: u32) -> Tile {
+    Tile { mr, nv, efficiency }
+}
+
+/// AVX-512. A tile needs `mr*nv + nv + 1 <= 31` registers; 15x2 and 10x3 were measured to spill.
+pub const V4: Target = Target {
+    name: "x86-64-v4",
+    lanes: 16,
+    registers: 32,
+    tiles: &[tile(8, 3, 98), tile(6, 4, 97), tile(14, 2, 95), tile(14, 1, 75)],
+    // The smallest L2 of AVX-512 server parts (Skylake-SP, Zen 4) is 1 MiB.
+    l2: 1 << 20,
+};
+
+/// AVX2 and FMA: 16 registers, so 6x2 (12 accumulators, 2 of B, 1 broadcast).
+pub const V3: Target = Target {
+    name: "x86-64-v3",
+    lanes: 8,
+    registers: 16,
+    tiles: &[tile(6, 2, 95), tile(4, 3, 90), tile(12, 1, 75)],
+    l2: 512 << 10,
+};
+
+/// SSE2: multiply and add are separate.
+pub const V2: Target = Target {
+    name: "x86-64",
+    lanes: 4,
+    registers: 16,
+    tiles: &[tile(6, 2, 90), tile(12, 1, 75)],
+    l2: 256 << 10,
+};

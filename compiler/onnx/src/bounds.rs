@@ -1,0 +1,111 @@
+//! What inference may be asked to do.
+//!
+//! Law: the shapes of a hostile model, which could double in length at every node, stay small; so do ranks and extents.
+
+use cameo_ir::{Atom, Attrs, Dim, Fact, Op, Origin, ValueId};
+
+use crate::error::Fault;
+use crate::import::Importer;
+use crate::weights::{MAX_ELEMENTS, MAX_RANK};
+
+/// Terms of all shapes together; a model of 10,000 nodes with shapes of 10 terms stays far below.
+pub(crate) const SYMBOLIC: u64 = 1 << 22;
+
+/// Terms of one value's shape and known elements. Real dims have a handful; one more operation at most squares this.
+const SYMBOLIC_VALUE: u64 = 1 << 10;
+
+/// Terms of the product of a shape, which reshaping computes.
+const SYMBOLIC_PRODUCT: u64 = 1 << 12;
+
+impl Importer<'_> {
+    /// Adds a node, within the limits of symbolic arithmetic.
+    pub fn typed(
+        &mut self,
+        op: Op,
+        attrs: Attrs,
+        inputs: Vec<Option<ValueId>>,
+        outputs: usize,
+        origin: &Origin,
+    ) -> Result<Vec<ValueId>, Fault> {
+        for (i, v) in inputs.iter().enumerate() {
+            let Some(v) = v else { continue };
+            let multiplied =
+                op == "ReduceProd" || op == "CumProd" || op.schema().input(i).is_some_and(|p| p.attr.is_some());
+            if multiplied
+                && let Some(known) = &self.graph.fact(*v).known
+                && product_terms(known) > SYMBOLIC_PRODUCT
+            {
+                return Err(too_complex());
+            }
+        }
+        let values = self.graph.add_node(op, attrs, inputs, outputs, origin.clone())?;
+        for v in &values {
+            let cost = check_fact(self.graph.fact(*v))?;
+            self.symbolic_left = self.symbolic_left.checked_sub(cost).ok_or_else(|| {
+                self.stopped = true;
+                too_complex()
+            })?;
+        }
+        Ok(values)
+    }
+}
+
+fn too_complex() -> Fault {
+    Fault::unsupported("the symbolic shapes are too complex")
+        .hint("fix or bound dynamic dimensions, for example `--dim NAME=1`")
+}
+
+/// Bounds what the next operations can be asked to do with a value; gives its cost in terms.
+fn check_fact(fact: &Fact) -> Result<u64, Fault> {
+    if fact.rank() > MAX_RANK {
+        return Err(Fault::unsupported(format!(
+            "rank {} is above the limit of {MAX_RANK}",
+            fact.rank()
+        )));
+    }
+    let mut elements = 1u64;
+    for d in &fact.shape {
+        let Some(n) = d.as_const() else { continue };
+        if n < 0 {
+            return Err(Fault::invalid(format!("the result {fact} has a negative extent")));
+        }
+        elements = elements.saturating_mul(n.unsigned_abs().max(1));
+    }
+    if elements > MAX_ELEMENTS {
+        return Err(Fault::unsupported(format!("the result {fact} is too large")));
+    }
+    let known = fact.known.as_deref().unwrap_or(&[]);
+    if fact.shape.iter().chain(known).any(is_saturated) {
+        return Err(Fault::invalid(
+            "arithmetic on shapes leaves the range of 64-bit integers",
+        ));
+    }
+    let cost: u64 = fact.shape.iter().chain(known).map(size).sum();
+    if cost > SYMBOLIC_VALUE || product_terms(&fact.shape) > SYMBOLIC_PRODUCT {
+        return Err(too_complex());
+    }
+    Ok(cost)
+}
+
+/// Whether a factor is so large that it may be what remained of an overflow. Constants alone may be: `ends` of slices are.
+fn is_saturated(d: &Dim) -> bool {
+    d.terms().iter().any(|(_, c)| c.unsigned_abs() > 1 << 62)
+}
+
+/// Terms and atoms of a dim, inner ones too. Bounded: what goes in was bounded before and one operation was applied.
+fn size(d: &Dim) -> u64 {
+    let atoms = |a: &Atom| match a {
+        Atom::Sym(_) => 1,
+        Atom::FloorDiv(x, y) | Atom::Min(x, y) | Atom::Max(x, y) | Atom::Broadcast(x, y) => 1 + size(x) + size(y),
+    };
+    d.terms()
+        .iter()
+        .map(|(m, _)| 1 + m.iter().map(atoms).sum::<u64>())
+        .sum()
+}
+
+/// Terms of the product of dims.
+fn product_terms(dims: &[Dim]) -> u64 {
+    dims.iter()
+        .fold(1u64, |n, d| n.saturating_mul(d.terms().len().max(1) as u64))
+}

@@ -1,0 +1,253 @@
+//! Model-local functions and constant branches: inlined where they are called.
+//!
+//! Invariant: a function never runs inside itself, and what inlining costs in total is bounded.
+
+use std::collections::BTreeMap;
+
+use cameo_ir::DType;
+
+use crate::error::{Fault, Problems, Site};
+use crate::import::{Importer, unknown};
+use crate::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
+use crate::scope::{Scope, Slot, domain, opsets};
+
+/// Calls and branches inside each other. Exporters nest by module, a dozen deep.
+const MAX_DEPTH: usize = 64;
+
+/// The functions of a model by domain, name and overload.
+#[derive(Debug, Default)]
+pub(crate) struct Functions<'m> {
+    by_name: BTreeMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
+    /// Those being inlined, and `None` for each branch.
+    stack: Vec<Option<&'m FunctionProto>>,
+}
+
+impl<'m> Functions<'m> {
+    pub fn new(functions: &'m [FunctionProto], problems: &mut Problems) -> Self {
+        let mut by_name = BTreeMap::new();
+        for f in functions {
+            let key = (domain(&f.domain), f.name.as_str(), f.overload.as_str());
+            if by_name.insert(key, f).is_some() {
+                problems.model(Fault::invalid(format!("function `{}` is defined twice", f.name)));
+            }
+        }
+        Self { by_name, stack: vec![] }
+    }
+
+    /// The function that a node calls. A function goes before an operator of the same name: the file knows what it means.
+    pub fn find(&self, node: &NodeProto) -> Option<&'m FunctionProto> {
+        if self.by_name.is_empty() {
+            return None;
+        }
+        let key = (domain(&node.domain), node.op_type.as_str(), node.overload.as_str());
+        self.by_name.get(&key).copied()
+    }
+}
+
+impl<'m> Importer<'m> {
+    /// Inlines a call.
+    pub fn call(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &[(&'m str, &'m AttributeProto)],
+        f: &'m FunctionProto,
+    ) -> bool {
+        if let Err(fault) = self.check_call(node, f) {
+            self.problems.node(site, fault);
+            return false;
+        }
+        let mut versions = scope.opsets.clone();
+        versions.extend(opsets(&f.opset_import));
+        let mut inner = Scope::of_function(versions, format!("{}/", site.origin));
+        inner.attrs = f.attribute_proto.iter().map(|a| (a.name.as_str(), a)).collect();
+        for (name, a) in attrs {
+            if !f.attribute.iter().any(|n| n == name) && !f.attribute_proto.iter().any(|d| d.name == *name) {
+                let stranger = Fault::invalid(format!("function `{}` has no attribute `{name}`", f.name));
+                self.problems.node(site, stranger);
+                return false;
+            }
+            inner.attrs.insert(name, a);
+        }
+        for (i, formal) in f.input.iter().enumerate() {
+            let slot = match node.input.get(i).map(String::as_str) {
+                None | Some("") => Slot::Absent,
+                Some(actual) => match scope.get(actual) {
+                    Some(Slot::Absent) => Slot::Absent,
+                    _ => match self.read(scope, actual) {
+                        Ok(Some(v)) => Slot::Value(v),
+                        Ok(None) => Slot::Failed,
+                        Err(fault) => {
+                            self.problems.node(site, fault);
+                            Slot::Failed
+                        }
+                    },
+                },
+            };
+            inner.set(formal, slot);
+        }
+        let results: Vec<(&'m String, &'m str)> = node
+            .output
+            .iter()
+            .zip(f.output.iter().map(String::as_str))
+            .filter(|(actual, _)| !actual.is_empty())
+            .collect();
+        let roots: Vec<&str> = results.iter().map(|(_, formal)| *formal).collect();
+        self.spend(1 + f.input.len() + f.attribute_proto.len());
+        self.functions.stack.push(Some(f));
+        self.nodes(&mut inner, &f.node, &roots, true);
+        for (actual, formal) in results {
+            let slot = self.result(&mut inner, formal, actual, site);
+            scope.set(actual, slot);
+        }
+        self.functions.stack.pop();
+        true
+    }
+
+    fn check_call(&self, node: &NodeProto, f: &'m FunctionProto) -> Result<(), Fault> {
+        if self.functions.stack.len() >= MAX_DEPTH {
+            return Err(Fault::unsupported(format!("calls are nested deeper than {MAX_DEPTH}")));
+        }
+        if self.functions.stack.iter().flatten().any(|g| std::ptr::eq(*g, f)) {
+            return Err(Fault::invalid(format!("function `{}` calls itself", f.name)));
+        }
+        for (what, given, taken) in [
+            ("inputs", node.input.len(), f.input.len()),
+            ("outputs", node.output.len(), f.output.len()),
+        ] {
+            if given > taken {
+                return Err(Fault::invalid(format!(
+                    "{given} {what} given, function `{}` has {taken}",
+                    f.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// A conditional whose condition is known: the branch that is taken becomes part of the graph around it.
+    pub fn branch(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &[(&'m str, &'m AttributeProto)],
+    ) -> bool {
+        let graph = |name: &str| {
+            let attr = attrs.iter().find(|(n, _)| *n == name);
+            attr.and_then(|(_, a)| a.g.as_deref())
+        };
+        let (Some(yes), Some(no), Some(condition)) = (graph("then_branch"), graph("else_branch"), node.input.first())
+        else {
+            let f = Fault::invalid("a condition, `then_branch` and `else_branch` are wanted");
+            self.problems.node(site, f);
+            return false;
+        };
+        let taken = match self.condition(scope, condition) {
+            Ok(Some(true)) => yes,
+            Ok(Some(false)) => no,
+            Ok(None) => {
+                self.unknown_inside(scope, site, attrs);
+                return false;
+            }
+            Err(fault) => {
+                self.problems.node(site, fault);
+                self.unknown_inside(scope, site, attrs);
+                return false;
+            }
+        };
+        if node.output.len() > taken.output.len() {
+            let f = Fault::invalid(format!(
+                "{} outputs wanted, the branch has {}",
+                node.output.len(),
+                taken.output.len()
+            ));
+            self.problems.node(site, f);
+            return false;
+        }
+        if self.functions.stack.len() >= MAX_DEPTH {
+            let f = Fault::unsupported(format!("branches are nested deeper than {MAX_DEPTH}"));
+            self.problems.node(site, f);
+            return false;
+        }
+        self.functions.stack.push(None);
+        let slots = self.subgraph(scope, node, site, taken);
+        self.functions.stack.pop();
+        for (name, slot) in slots {
+            scope.set(name, slot);
+        }
+        true
+    }
+
+    fn subgraph(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        graph: &'m GraphProto,
+    ) -> Vec<(&'m str, Slot<'m>)> {
+        let inlined = scope.in_function();
+        scope.enter();
+        let prefix = std::mem::replace(&mut scope.prefix, format!("{}/", site.origin));
+        self.initializers(graph, scope);
+        let results: Vec<(&'m str, &'m str)> = node
+            .output
+            .iter()
+            .zip(&graph.output)
+            .filter(|(actual, _)| !actual.is_empty())
+            .map(|(actual, o)| (actual.as_str(), o.name.as_str()))
+            .collect();
+        let roots: Vec<&str> = results.iter().map(|(_, inner)| *inner).collect();
+        self.nodes(scope, &graph.node, &roots, inlined);
+        let slots = results
+            .into_iter()
+            .map(|(actual, inner)| (actual, self.result(scope, inner, actual, site)))
+            .collect();
+        scope.leave();
+        scope.prefix = prefix;
+        slots
+    }
+
+    /// The meaning outside of a value that a body computes.
+    fn result(&mut self, scope: &mut Scope<'m>, inner: &'m str, outer: &str, site: &Site) -> Slot<'m> {
+        match self.read(scope, inner) {
+            Ok(Some(v)) => {
+                if self.graph.producer(v).is_some() {
+                    self.graph.set_name(v, outer);
+                }
+                Slot::Value(v)
+            }
+            Ok(None) if matches!(scope.get(inner), Some(Slot::Absent)) => Slot::Absent,
+            Ok(None) => Slot::Failed,
+            Err(f) => {
+                self.problems.node(site, f);
+                Slot::Failed
+            }
+        }
+    }
+
+    /// The value of a condition; `Ok(None)` when it failed before.
+    fn condition(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Option<bool>, Fault> {
+        let Some(v) = self.read(scope, name)? else {
+            return Ok(None);
+        };
+        let fact = self.graph.fact(v);
+        if fact.dtype != DType::Bool {
+            return Err(Fault::invalid(format!("the condition is {fact}, not bool")));
+        }
+        let constant = self
+            .graph
+            .constant(v)
+            .and_then(cameo_ir::Tensor::scalar_f64)
+            .map(|x| x != 0.0);
+        let known = match fact.known.as_deref() {
+            Some([d]) => d.as_const().map(|c| c != 0),
+            _ => None,
+        };
+        match constant.or(known) {
+            Some(b) => Ok(Some(b)),
+            None => Err(unknown("If")),
+        }
+    }
+}

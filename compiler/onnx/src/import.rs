@@ -1,0 +1,583 @@
+//! The walk over a model: inputs, weights, nodes, outputs.
+//!
+//! Laws: a node that fails makes its outputs [`Slot::Failed`]; what depends on them is still checked for its operator, so
+//! that one run lists everything, but is not reported for its inputs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use cameo_ir::op::Arity;
+use cameo_ir::{Attrs, Graph, Op, Origin, ValueId};
+
+use crate::attributes;
+use crate::bounds;
+use crate::dims::{Symbols, symbol_names};
+use crate::error::{Fault, Problem, Problems, Site};
+use crate::functions::Functions;
+use crate::opset::{self, Draft};
+use crate::plan::plan;
+use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, attribute_type};
+use crate::scope::{Scope, Slot, domain, opsets};
+use crate::weights::Weights;
+use crate::{IR_VERSIONS, ImportOptions, OPSETS};
+
+/// Everything that grows while a model is imported.
+pub(crate) struct Importer<'m> {
+    pub graph: Graph,
+    pub problems: Problems,
+    pub weights: Weights,
+    pub functions: Functions<'m>,
+    /// What inlining may still cost, in names and elements looked at.
+    pub inlining_left: usize,
+    /// What symbolic arithmetic may still cost, in terms.
+    pub symbolic_left: u64,
+    /// A limit was hit; it is reported and nothing more is read.
+    pub stopped: bool,
+}
+
+/// Inlined functions of real models cost some 100,000; ten times that still takes about a second.
+const INLINING: usize = 1 << 21;
+
+pub(crate) fn model(
+    model: &ModelProto,
+    size: usize,
+    folder: Option<&Path>,
+    options: &ImportOptions,
+) -> Result<Graph, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let Some(graph) = &model.graph else {
+        problems.model(Fault::invalid("the model has no graph").hint("this is not an ONNX model"));
+        return Err(problems.into_vec());
+    };
+    check_versions(model, graph, &mut problems);
+    if !problems.is_empty() {
+        unknown_operators(graph, &model.functions, &opsets(&model.opset_import), &mut problems);
+        return Err(problems.into_vec());
+    }
+    let mut importer = Importer {
+        graph: Graph::new(&graph.name),
+        functions: Functions::new(&model.functions, &mut problems),
+        problems,
+        weights: Weights::new(folder, size),
+        inlining_left: INLINING,
+        symbolic_left: bounds::SYMBOLIC,
+        stopped: false,
+    };
+    importer.main(graph, opsets(&model.opset_import), options);
+    if importer.problems.is_empty() {
+        Ok(importer.graph)
+    } else {
+        Err(importer.problems.into_vec())
+    }
+}
+
+fn check_versions(model: &ModelProto, graph: &GraphProto, problems: &mut Problems) {
+    let v = model.ir_version;
+    if !IR_VERSIONS.contains(&v) {
+        problems.model(
+            Fault::unsupported(format!(
+                "IR version {v}; versions {} to {} are supported",
+                IR_VERSIONS.start(),
+                IR_VERSIONS.end()
+            ))
+            .hint("save the model again with a current `onnx` package"),
+        );
+    }
+    match opsets(&model.opset_import).get("") {
+        Some(v) if OPSETS.contains(v) => {}
+        Some(v) => problems.model(
+            Fault::unsupported(format!(
+                "opset {v}; opsets {} to {} are supported",
+                OPSETS.start(),
+                OPSETS.end()
+            ))
+            .hint("convert the model: `onnx.version_converter.convert_version(model, 21)`"),
+        ),
+        None if graph.node.iter().any(|n| domain(&n.domain).is_empty()) => {
+            problems.model(Fault::invalid(
+                "the model does not say which opset it uses (`opset_import`)",
+            ));
+        }
+        None => {}
+    }
+}
+
+/// The operators that no opset version would make known: reported also where nothing else of the model is read.
+fn unknown_operators(
+    graph: &GraphProto,
+    functions: &[crate::proto::FunctionProto],
+    opsets: &BTreeMap<&str, i64>,
+    problems: &mut Problems,
+) {
+    for (i, node) in graph.node.iter().enumerate() {
+        let site = site("", node, i, opsets);
+        let local = functions
+            .iter()
+            .any(|f| f.name == node.op_type && domain(&f.domain) == domain(&node.domain));
+        if !local && !known(&site) {
+            problems.node(&site, unknown(&site.op));
+        }
+    }
+}
+
+/// `Conv`, or `domain::Name` outside the default domain.
+pub(crate) fn schema_name(node: &NodeProto) -> String {
+    match domain(&node.domain) {
+        "" => node.op_type.clone(),
+        d => format!("{d}::{}", node.op_type),
+    }
+}
+
+pub(crate) fn site(prefix: &str, node: &NodeProto, index: usize, opsets: &BTreeMap<&str, i64>) -> Site {
+    let named = !node.name.is_empty();
+    let (shown, origin) = if named {
+        (node.name.clone(), node.name.clone())
+    } else {
+        (format!("node #{index}"), format!("{}_{index}", node.op_type))
+    };
+    Site {
+        node: format!("{prefix}{shown}"),
+        origin: format!("{prefix}{origin}"),
+        op: schema_name(node),
+        opset: opsets.get(domain(&node.domain)).copied(),
+    }
+}
+
+/// Whether the operator can be imported at all.
+pub(crate) fn known(site: &Site) -> bool {
+    // Cameo's own operators are made by its passes, not by files.
+    if site.op.starts_with("cameo::") {
+        return false;
+    }
+    site.op == "Constant" || Op::find(&site.op).is_some() || opset::renamed(&site.op, site.opset.unwrap_or(i64::MAX))
+}
+
+pub(crate) fn unknown(op: &str) -> Fault {
+    let fault = Fault::unsupported(format!("unsupported operator `{op}`"));
+    match op {
+        "Loop" | "Scan" => fault.hint("export the model with the loop unrolled"),
+        "If" => fault.hint("only conditions that are known at compile time are supported: export one branch"),
+        _ if op.contains("::") => fault.hint(
+            "operators of this domain are runtime extensions; export without them, or add them to the model as a function",
+        ),
+        _ => fault.hint(
+            "export with operators of the support table, or add the operator to the model as a function of supported ones",
+        ),
+    }
+}
+
+impl<'m> Importer<'m> {
+    fn main(&mut self, graph: &'m GraphProto, opsets: BTreeMap<&'m str, i64>, options: &ImportOptions) {
+        let mut scope = Scope::new(opsets);
+        self.initializers(graph, &mut scope);
+        self.inputs(graph, &mut scope, options);
+        let mut roots: Vec<&'m str> = vec![];
+        match &options.outputs {
+            None => roots.extend(graph.output.iter().map(|o| o.name.as_str())),
+            Some(wanted) => {
+                for name in wanted {
+                    match find_value(graph, name) {
+                        Some(n) => roots.push(n),
+                        None => self.problems.model(
+                            Fault::invalid(format!("there is no value `{name}` to be an output")).hint(format!(
+                                "the model's outputs are {}",
+                                list(graph.output.iter().map(|o| o.name.as_str()))
+                            )),
+                        ),
+                    }
+                }
+            }
+        }
+        self.nodes(&mut scope, &graph.node, &roots, false);
+        if roots.is_empty() {
+            self.problems.model(Fault::invalid("the model has no outputs"));
+        }
+        let mut seen = BTreeSet::new();
+        for name in roots {
+            if !seen.insert(name) {
+                self.problems
+                    .model(Fault::invalid(format!("output `{name}` is there twice")));
+                continue;
+            }
+            match self.read(&mut scope, name) {
+                Ok(Some(v)) => self.graph.add_output(name, v),
+                Ok(None) if self.problems.is_empty() => {
+                    let absent = format!("output `{name}` is an input that a function's caller left out");
+                    self.problems.model(Fault::invalid(absent));
+                }
+                Ok(None) => {}
+                Err(f) => self.problems.model(f.of(&format!("output `{name}`"))),
+            }
+        }
+    }
+
+    /// Initialisers get their names; their bytes are looked at when something needs them.
+    pub fn initializers(&mut self, graph: &'m GraphProto, scope: &mut Scope<'m>) {
+        let dense = graph.initializer.iter().map(|t| (t.name.as_str(), Slot::Dense(t)));
+        let sparse = graph.sparse_initializer.iter().map(|s| {
+            let name = s.values.as_ref().map_or("", |v| v.name.as_str());
+            (name, Slot::Sparse(s))
+        });
+        for (name, slot) in dense.chain(sparse) {
+            if name.is_empty() || scope.defines(name) {
+                self.problems
+                    .model(Fault::invalid(format!("initializer `{name}` has no name of its own")));
+            } else {
+                scope.set(name, slot);
+            }
+        }
+    }
+
+    fn inputs(&mut self, graph: &'m GraphProto, scope: &mut Scope<'m>, options: &ImportOptions) {
+        // Inputs with an initialiser are weights: before IR version 4 all weights were written so, and later it means a
+        // default that callers may replace, which a compiled model does not offer.
+        let inputs: Vec<&'m ValueInfoProto> = graph.input.iter().filter(|i| !scope.defines(&i.name)).collect();
+        let mut symbols = Symbols::new(&options.dims, &inputs);
+        for input in inputs {
+            if input.name.is_empty() || scope.defines(&input.name) {
+                self.problems
+                    .model(Fault::invalid(format!("input `{}` has no name of its own", input.name)));
+                continue;
+            }
+            let slot = match symbols.fact(input) {
+                Ok(fact) => Slot::Value(self.graph.add_input(&input.name, fact)),
+                Err(f) => {
+                    self.problems.model(f.of(&format!("input `{}`", input.name)));
+                    Slot::Failed
+                }
+            };
+            scope.set(&input.name, slot);
+        }
+        for fault in symbols.finish(&mut self.graph) {
+            self.problems.model(fault);
+        }
+    }
+
+    /// The value of a name, reading its weight if that has not happened. `Ok(None)`: absent or failed before.
+    pub fn read(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Option<ValueId>, Fault> {
+        let read = match scope.get(name) {
+            Some(Slot::Value(v)) => return Ok(Some(v)),
+            Some(Slot::Absent | Slot::Failed) => return Ok(None),
+            None if self.stopped => return Ok(None),
+            None => return Err(Fault::invalid(format!("value `{name}` is not defined"))),
+            Some(Slot::Dense(t)) => self.weights.dense(t),
+            Some(Slot::Sparse(s)) => self.weights.sparse(s),
+        };
+        match read {
+            Ok(t) => {
+                let v = self.graph.add_weight(name, t);
+                scope.update(name, Slot::Value(v));
+                Ok(Some(v))
+            }
+            Err(f) => {
+                self.problems.model(f.of(&format!("initializer `{name}`")));
+                scope.update(name, Slot::Failed);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Imports the nodes that `roots` need. `inlined`: costs count against the limit of inlining.
+    pub fn nodes(&mut self, scope: &mut Scope<'m>, nodes: &'m [NodeProto], roots: &[&'m str], inlined: bool) {
+        let plan = plan(nodes, roots);
+        if inlined {
+            self.spend(plan.cost);
+        }
+        for (i, fault) in plan.faults {
+            let site = site(&scope.prefix, &nodes[i], i, &scope.opsets);
+            self.problems.node(&site, fault);
+        }
+        for i in plan.order {
+            if self.stopped {
+                return;
+            }
+            self.node(scope, &nodes[i], i, &plan.used);
+        }
+    }
+
+    pub fn spend(&mut self, cost: usize) {
+        match self.inlining_left.checked_sub(cost) {
+            Some(left) => self.inlining_left = left,
+            None if !self.stopped => {
+                self.stopped = true;
+                self.problems.model(
+                    Fault::unsupported("inlining the model's functions gives too many nodes")
+                        .hint("functions that call functions that call functions multiply; export without them"),
+                );
+            }
+            None => {}
+        }
+    }
+
+    fn node(&mut self, scope: &mut Scope<'m>, node: &'m NodeProto, index: usize, used: &BTreeSet<&'m str>) {
+        let site = site(&scope.prefix, node, index, &scope.opsets);
+        for name in node.output.iter().filter(|n| !n.is_empty()) {
+            if scope.defines(name) {
+                self.problems
+                    .node(&site, Fault::invalid(format!("its output `{name}` is already defined")));
+                return;
+            }
+        }
+        if !self.dispatch(scope, node, &site, used) {
+            for name in node.output.iter().filter(|n| !n.is_empty()) {
+                if !scope.defines(name) {
+                    scope.set(name, Slot::Failed);
+                }
+            }
+        }
+    }
+
+    /// `false`: the outputs that have no meaning now are failed.
+    fn dispatch(&mut self, scope: &mut Scope<'m>, node: &'m NodeProto, site: &Site, used: &BTreeSet<&'m str>) -> bool {
+        let attrs = resolve(scope, node);
+        if scope.in_function() {
+            self.spend(attrs.iter().map(|(_, a)| attributes::copied_elements(a)).sum());
+        }
+        if let Some(f) = self.functions.find(node) {
+            return self.call(scope, node, site, &attrs, f);
+        }
+        match site.op.as_str() {
+            "Constant" => self.constant(scope, node, site, &attrs),
+            "If" => self.branch(scope, node, site, &attrs),
+            "Loop" | "Scan" => {
+                self.problems.node(site, unknown(&site.op));
+                self.unknown_inside(scope, site, &attrs);
+                false
+            }
+            _ => self.operator(scope, node, site, &attrs, used),
+        }
+    }
+
+    /// Names the unsupported operators of subgraphs that are not imported.
+    pub fn unknown_inside(&mut self, scope: &Scope<'m>, around: &Site, attrs: &[(&'m str, &'m AttributeProto)]) {
+        for (_, a) in attrs {
+            for graph in crate::plan::subgraphs(a) {
+                for (i, node) in graph.node.iter().enumerate() {
+                    let site = site(&format!("{}/", around.origin), node, i, &scope.opsets);
+                    if self.functions.find(node).is_none() && !known(&site) {
+                        self.problems.node(&site, unknown(&site.op));
+                    }
+                    let inner: Vec<_> = node.attribute.iter().map(|a| (a.name.as_str(), a)).collect();
+                    self.unknown_inside(scope, &site, &inner);
+                }
+            }
+        }
+    }
+
+    fn constant(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &[(&'m str, &'m AttributeProto)],
+    ) -> bool {
+        let tensor = match attrs {
+            [(name, a)] => constant_value(name, a, &mut self.weights),
+            _ => Err(Fault::invalid(format!("{} attributes given, one wanted", attrs.len()))),
+        };
+        let tensor = match tensor {
+            Ok(t) => t,
+            Err(f) => {
+                self.problems.node(site, f);
+                return false;
+            }
+        };
+        let Some(name) = node.output.first() else { return true };
+        let v = self.graph.add_weight(name, tensor);
+        scope.set(name, Slot::Value(v));
+        true
+    }
+
+    fn operator(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &[(&'m str, &'m AttributeProto)],
+        used: &BTreeSet<&'m str>,
+    ) -> bool {
+        if !known(site) {
+            self.problems.node(site, unknown(&site.op));
+            return false;
+        }
+        let mut ok = true;
+        let mut values = Attrs::new();
+        for (name, a) in attrs {
+            match attributes::value(a, &mut self.weights) {
+                Ok(v) => {
+                    if values.insert((*name).into(), v).is_some() {
+                        let twice = Fault::invalid(format!("attribute `{name}` is given twice"));
+                        self.problems.node(site, twice);
+                        ok = false;
+                    }
+                }
+                Err(f) => {
+                    self.problems.node(site, f.of(&format!("attribute `{name}`")));
+                    ok = false;
+                }
+            }
+        }
+        let mut inputs = Vec::with_capacity(node.input.len());
+        for name in &node.input {
+            if name.is_empty() || matches!(scope.get(name), Some(Slot::Absent)) {
+                inputs.push(None);
+                continue;
+            }
+            match self.read(scope, name) {
+                Ok(Some(v)) => inputs.push(Some(v)),
+                Ok(None) => ok = false,
+                Err(f) => {
+                    self.problems.node(site, f);
+                    ok = false;
+                }
+            }
+        }
+        while inputs.last() == Some(&None) {
+            inputs.pop();
+        }
+        if !ok {
+            return false;
+        }
+        match self.add(node, site, values, inputs, used) {
+            Ok(outputs) => {
+                for (name, v) in node.output.iter().zip(outputs) {
+                    if !name.is_empty() {
+                        self.graph.set_name(v, name);
+                        scope.set(name, Slot::Value(v));
+                    }
+                }
+                // Outputs that nothing reads were not asked for.
+                true
+            }
+            Err(faults) => {
+                for f in faults {
+                    self.problems.node(site, f);
+                }
+                false
+            }
+        }
+    }
+
+    /// Raises the node to the newest opset and adds it to the graph.
+    fn add(
+        &mut self,
+        node: &NodeProto,
+        site: &Site,
+        attrs: Attrs,
+        inputs: Vec<Option<ValueId>>,
+        used: &BTreeSet<&str>,
+    ) -> Result<Vec<ValueId>, Vec<Fault>> {
+        let wanted = |name: &String| !name.is_empty() && used.contains(name.as_str());
+        let read = node.output.iter().rposition(wanted).map_or(1, |i| i + 1);
+        let given = node.output.iter().rposition(|n| !n.is_empty()).map_or(1, |i| i + 1);
+        // A variadic operator has as many outputs as it says; others leave out what nobody reads.
+        let variadic = Op::find(&site.op)
+            .and_then(|op| op.schema().outputs.last())
+            .is_some_and(|p| p.arity == Arity::Variadic);
+        let one = |f: Fault| vec![f];
+        let mut draft = Draft {
+            graph: &mut self.graph,
+            op: site.op.clone(),
+            attrs,
+            inputs,
+            outputs: if variadic { given } else { read },
+            origin: Origin::new(&site.origin),
+            after: vec![],
+        };
+        if domain(&node.domain).is_empty() {
+            let Some(version) = site.opset else {
+                return Err(one(Fault::invalid("no opset is given for the default domain")));
+            };
+            opset::raise(&mut draft, version).map_err(|e| one(e.into()))?;
+        }
+        let Draft {
+            op,
+            attrs,
+            inputs,
+            outputs,
+            origin,
+            after,
+            ..
+        } = draft;
+        let Some(op) = Op::find(&op) else {
+            return Err(one(unknown(&op)));
+        };
+        let attrs = attributes::adapt(op.schema(), attrs)?;
+        // Outputs that the schema requires are computed whether somebody reads them or not.
+        let required = op.schema().outputs.iter().filter(|p| p.arity == Arity::One).count();
+        let outputs = outputs.max(required);
+        let mut values = self
+            .typed(op, attrs, inputs, outputs, &origin)
+            .map_err(|f| one(with_hint(f, &self.graph)))?;
+        for (op, more) in after {
+            let Some(op) = Op::find(op) else {
+                return Err(one(unknown(op)));
+            };
+            let inputs = values.first().copied().into_iter().chain(more).map(Some).collect();
+            let last = self.typed(op, Attrs::new(), inputs, 1, &origin).map_err(one)?;
+            values.splice(..values.len().min(1), last);
+        }
+        Ok(values)
+    }
+}
+
+fn with_hint(fault: Fault, graph: &Graph) -> Fault {
+    let symbolic = ["symbolic", "known at compile time", "must be known"];
+    if fault.hint.is_some() || !symbolic.iter().any(|s| fault.message.contains(s)) {
+        return fault;
+    }
+    let names = symbol_names(graph);
+    if names.is_empty() {
+        return fault;
+    }
+    fault.hint(format!(
+        "fixing a dynamic dimension may help: --dim NAME=VALUE, where the names are {}",
+        names.join(", ")
+    ))
+}
+
+/// The attributes of a node, references to the caller's attributes followed; references to nothing are left out.
+fn resolve<'m>(scope: &Scope<'m>, node: &'m NodeProto) -> Vec<(&'m str, &'m AttributeProto)> {
+    let follow = |a: &'m AttributeProto| match a.ref_attr_name.as_str() {
+        "" => Some((a.name.as_str(), a)),
+        r => scope.attrs.get(r).map(|target| (a.name.as_str(), *target)),
+    };
+    node.attribute.iter().filter_map(follow).collect()
+}
+
+fn constant_value(name: &str, a: &AttributeProto, weights: &mut Weights) -> Result<cameo_ir::Tensor, Fault> {
+    use cameo_ir::{Attr, Tensor};
+    let kind = attributes::kind(a);
+    if matches!(kind, attribute_type::STRING | attribute_type::STRINGS) {
+        return Err(Fault::unsupported("element type string is not supported"));
+    }
+    // `value_int` of 0 without a type cannot be told from nothing.
+    let value = match (name, kind) {
+        ("value_int", attribute_type::UNDEFINED) => Attr::Int(a.i),
+        ("value_float", attribute_type::UNDEFINED) => Attr::Float(a.f),
+        _ => attributes::value(a, weights).map_err(|f| f.of(&format!("attribute `{name}`")))?,
+    };
+    match (name, value) {
+        ("value" | "sparse_value", Attr::Tensor(t)) => Ok(t),
+        ("value_int", Attr::Int(x)) => Ok(Tensor::i64(&[], [x])),
+        ("value_ints", Attr::Ints(v)) => Ok(Tensor::i64(&[v.len()], v)),
+        ("value_float", Attr::Float(x)) => Ok(Tensor::f32(&[], [x])),
+        ("value_floats", Attr::Floats(v)) => Ok(Tensor::f32(&[v.len()], v)),
+        _ => Err(Fault::invalid(format!(
+            "attribute `{name}` is not one of this operation's"
+        ))),
+    }
+}
+
+/// The file's spelling of a value of the main graph.
+fn find_value<'m>(graph: &'m GraphProto, name: &str) -> Option<&'m str> {
+    let nodes = graph.node.iter().flat_map(|n| &n.output);
+    let inputs = graph.input.iter().map(|i| &i.name);
+    let weights = graph.initializer.iter().map(|t| &t.name);
+    let mut all = nodes.chain(inputs).chain(weights);
+    all.find(|n| !n.is_empty() && *n == name).map(String::as_str)
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}

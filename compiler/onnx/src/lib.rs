@@ -1,0 +1,87 @@
+//! ONNX in, [`cameo_ir::Graph`] out.
+//!
+//! Laws: any input bytes give a graph or problems, never a panic, a hang or unbounded memory; all problems are reported
+//! at once, each with its node, operator, opset and what to do; weights stay slices of the mapped file; equal bytes and
+//! options give equal graphs.
+//!
+//! | room | what |
+//! |---|---|
+//! | `proto` | the protobuf messages, as far as Cameo reads them |
+//! | `census` | bounds what decoding allocates |
+//! | `external` | mapped files and external data (this crate's only unsafe) |
+//! | `weights` | tensors of all storage forms to bytes |
+//! | `dims` | input types, named dimensions and `--dim` |
+//! | `attributes` | attribute messages to the values that a schema wants |
+//! | `opset` | one function per change of an operator, old form to newest form |
+//! | `plan` | which nodes a graph's outputs need, in which order |
+//! | `scope` | what a name means: values, weights not yet read, captures of subgraphs |
+//! | `functions` | model-local functions and constant branches, inlined |
+//! | `bounds` | limits of what inference is asked to do |
+//! | `import` | the walk that ties them together |
+
+mod attributes;
+mod bounds;
+mod census;
+mod dims;
+mod error;
+mod external;
+mod functions;
+mod import;
+pub mod opset;
+mod plan;
+pub mod proto;
+mod scope;
+mod weights;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use cameo_ir::Graph;
+
+pub use error::{Problem, ProblemKind};
+
+/// Oldest and newest opset of the default domain that is understood. Opset 6 costs one function more than 7 and is what
+/// the operator tests that ship with ONNX use.
+pub const OPSETS: std::ops::RangeInclusive<i64> = 6..=28;
+
+/// IR versions of the file format that are understood. Before 3 a model did not say which opset it uses.
+pub const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
+
+/// What is fixed or known of a dynamic dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DimBinding {
+    /// `--dim B=1`: the symbol becomes a constant.
+    Fixed(i64),
+    /// `--dim S=1..512`: inclusive bounds.
+    Range { min: i64, max: i64 },
+}
+
+/// Choices of the user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Dimensions by the name they have in the file, or by the name that was invented for them (`<input>_d<axis>`).
+    pub dims: Vec<(String, DimBinding)>,
+    /// Values that become the outputs instead of the model's own; any value of the main graph may be named.
+    pub outputs: Option<Vec<String>>,
+}
+
+/// Reads a model file. The file is mapped and stays mapped as long as the graph's weights live; it must not change
+/// meanwhile.
+///
+/// # Errors
+/// Every problem that was found.
+pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, Vec<Problem>> {
+    let bytes = external::map_file(path).map_err(|f| vec![f.at_model()])?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    import_bytes(bytes, Some(folder.unwrap_or(Path::new("."))), options)
+}
+
+/// Reads a model from memory. External data is looked for in `folder`; without one it is refused.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_bytes(model: Bytes, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, Vec<Problem>> {
+    let size = model.len();
+    let model = proto::decode(model).map_err(|f| vec![f.at_model()])?;
+    import::model(&model, size, folder, options)
+}

@@ -1,0 +1,9 @@
+//! Tests of the importer through its public interface, on models that are built here.
+
+mod fuzz;
+mod import;
+mod independent;
+mod models;
+mod mutate;
+mod seeds;
+mod zoo;

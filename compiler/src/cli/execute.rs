@@ -1,0 +1,59 @@
+//! Programs made from graphs, run as child processes.
+
+use std::path::Path;
+use std::process::Command;
+
+use cameo_ir::{Graph, Tensor};
+
+use super::arrays;
+use crate::{Diagnostic, Diagnostics, Options, Output, Target, artifact, pipeline};
+
+/// What running gave.
+pub enum Ran {
+    /// The outputs by name.
+    Outputs(Vec<(String, Tensor)>),
+    /// The program ended with an error or a signal; what it said.
+    Failed(String),
+}
+
+/// Compiles a graph as it is, without passes, and runs it on `inputs`.
+pub fn run(graph: &Graph, target: &Target, inputs: &[Tensor], threads: u32) -> Result<Ran, Diagnostics> {
+    let machine = target.machine()?;
+    let program = pipeline::partition(graph, artifact::kernel_target(&machine), &mut |_| {})?;
+    let artifact = pipeline::generate(program, machine, &Options::default(), &mut |_| {})?;
+    let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;
+    let exe = folder.path().join("model");
+    artifact.write(&Output::new(&exe))?;
+    let named: Vec<(String, &Tensor)> = graph
+        .inputs()
+        .iter()
+        .map(|v| graph.value(*v).name.to_string())
+        .zip(inputs)
+        .collect();
+    let (x, y) = (folder.path().join("x.npz"), folder.path().join("y.npz"));
+    arrays::write(&x, &named)?;
+    let mut command = Command::new(&exe);
+    command
+        .arg("--inputs")
+        .arg(&x)
+        .arg("--outputs")
+        .arg(&y)
+        .arg("--threads")
+        .arg(threads.to_string());
+    let done = command.output().map_err(|e| Diagnostic::file(&exe, &e))?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        // The status tells a signal from an exit code.
+        return Ok(Ran::Failed(if said.is_empty() {
+            done.status.to_string()
+        } else {
+            said
+        }));
+    }
+    read(&y).map(Ran::Outputs)
+}
+
+fn read(path: &Path) -> Result<Vec<(String, Tensor)>, Diagnostics> {
+    let all = cameo_npz::read(path).map_err(|e| Diagnostic::io(e.to_string()))?;
+    all.iter().map(|a| Ok((a.name.clone(), arrays::tensor(a)?))).collect()
+}

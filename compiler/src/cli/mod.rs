@@ -1,0 +1,532 @@
+//! The command line: flags, help and what each command does, one file per command.
+//!
+//! Laws: results go to standard output, everything else to standard error; exit code 1 means that something is wrong with
+//! the model or its files, 2 that the command line is; `-q` silences all but errors.
+
+mod arrays;
+mod compile;
+mod diff;
+mod execute;
+mod inspect;
+mod observer;
+mod operators;
+mod passes;
+mod reduce;
+mod run;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Target};
+
+/// Runs the command line; `args` begin with the program's name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let line = match Line::try_parse_from(args) {
+        Ok(line) => line,
+        Err(e) => {
+            // Help and version are errors to clap; a closed pipe is nobody's.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let done = match line.command {
+        Command::Compile(a) => compile::main(&a),
+        Command::Run(a) => run::main(&a),
+        Command::Inspect(a) => inspect::main(&a),
+        Command::Opt(a) => passes::main(&a),
+        Command::Print(a) => passes::print(&a),
+        Command::Diff(a) => diff::main(&a),
+        Command::Reduce(a) => reduce::main(&a),
+    };
+    match done {
+        Ok(code) => code,
+        Err(Failure::Usage(message)) => {
+            eprintln!("error: {message}\n\nFor more information, try '--help'.");
+            ExitCode::from(2)
+        }
+        Err(Failure::Model(diagnostics)) => {
+            eprintln!("{diagnostics}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command did not do what it was asked.
+enum Failure {
+    /// The command line makes no sense.
+    Usage(String),
+    Model(Diagnostics),
+}
+
+impl From<Diagnostics> for Failure {
+    fn from(d: Diagnostics) -> Self {
+        Self::Model(d)
+    }
+}
+
+impl From<crate::Diagnostic> for Failure {
+    fn from(d: crate::Diagnostic) -> Self {
+        Self::Model(d.into())
+    }
+}
+
+type Done = Result<ExitCode, Failure>;
+
+/// Writes to standard output; a reader that went away (`| head`) is no error.
+fn show(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[derive(Parser)]
+#[command(name = "cameo", version, about, long_about = None, after_help = EXAMPLES, max_term_width = 100)]
+/// Compiles neural networks ahead of time: an ONNX file goes in, a native program comes out.
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cameo compile model.onnx -o model          the executable `model` and its weights `model.weights`
+  ./model --inputs x.npz --outputs y.npz     run it; `./model --help` says more
+  cameo inspect model.onnx                   what is in a model, and can it be compiled?
+  cameo diff model.onnx --inputs x.npz       is the compiled program right?
+
+Each command has its own examples: `cameo help compile`.
+Exit codes: 0 done, 1 something is wrong with the model or its files, 2 with the command line.";
+
+#[derive(Subcommand)]
+enum Command {
+    Compile(CompileArgs),
+    Run(RunArgs),
+    Inspect(InspectArgs),
+    Opt(OptArgs),
+    Print(PrintArgs),
+    Diff(DiffArgs),
+    Reduce(ReduceArgs),
+}
+
+/// Which model, and what is known of it.
+#[derive(Args)]
+struct ModelArgs {
+    /// The model: an ONNX file, or text IR (`*.ir`)
+    model: PathBuf,
+    /// Fix a dynamic dimension (`B=1`) or bound it (`S=1..512`, both ends included); may be repeated
+    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
+    dims: Vec<(String, DimBinding)>,
+}
+
+/// For which machine.
+#[derive(Args)]
+struct TargetArgs {
+    /// Instruction set: `x86-64-v3` (AVX2), `x86-64-v4` (AVX-512), or `native`, the higher one that this machine has, tuned for
+    /// this machine; on aarch64 `generic`
+    #[arg(long, value_name = "CPU", default_value = "native")]
+    cpu: String,
+    /// Target triple, such as `aarch64-unknown-linux-gnu`; by default this machine's
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
+}
+
+impl TargetArgs {
+    fn target(&self) -> Target {
+        Target {
+            triple: self.target.clone(),
+            cpu: self.cpu.clone(),
+        }
+    }
+}
+
+/// Compile a model
+#[derive(Args)]
+#[command(after_help = COMPILE_EXAMPLES)]
+struct CompileArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// What to write [executable: a file; else: a folder]; by default named like the model, in the current folder
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// The form of the program
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Exe)]
+    emit: Form,
+    /// Put the weights into the program instead of a file beside it
+    #[arg(long)]
+    embed_weights: bool,
+    /// Values that become the outputs instead of the model's own: names in the ONNX file, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    outputs: Vec<String>,
+    /// Threads the program uses when it is not told; by default the CPUs that the process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads_default: Option<u32>,
+    /// Write every stage into this folder: graphs (which can be read back), kernels, MLIR, LLVM IR, weights
+    #[arg(long, value_name = "DIR")]
+    dump_ir: Option<PathBuf>,
+    /// Only the graph after this pass (or `import`); to standard output without `--dump-ir`; may be repeated
+    #[arg(long, value_name = "PASS")]
+    dump_ir_after: Vec<String>,
+    /// End after this phase: import, passes, partition, codegen or link
+    #[arg(long, value_name = "PHASE")]
+    stop_after: Option<Phase>,
+    /// Print how long each phase and pass took
+    #[arg(long)]
+    time_passes: bool,
+    /// Check the graph after every pass
+    #[arg(long)]
+    verify: bool,
+    /// Print what each pass did, and what it left alone for which reason
+    #[arg(long)]
+    explain: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl CompileArgs {
+    fn options(&self) -> Options {
+        Options {
+            dims: self.model.dims.clone(),
+            outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
+            verify: self.verify,
+            stop_after: self.stop_after,
+            name: Some(compile::stem(&self.model.model)),
+            emit: self.emit.emit(),
+            keep_text: self.dump_ir.is_some() && self.dump_ir_after.is_empty(),
+        }
+    }
+}
+
+const COMPILE_EXAMPLES: &str = "\
+Examples:
+  cameo compile minilm.onnx -o minilm
+      the executable `minilm` and `minilm.weights`
+  cameo compile minilm.onnx --dim B=1 --dim S=1..512 --cpu x86-64-v3 -o minilm
+      one text at a time, at most 512 tokens, for any processor with AVX2
+  cameo compile digits.onnx --emit static --embed-weights -o out/
+      `out/libdigits.a` and `out/digits.h` for a C program
+  cameo compile minilm.onnx --emit rust -o model/
+      a Rust crate named `minilm`
+  cameo compile digits.onnx --dump-ir dump/ --stop-after passes
+      the graph after every pass that changed it
+  cameo compile digits.onnx --dump-ir-after fold_scales --stop-after passes -q
+      one of them, to standard output";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// An executable
+    Exe,
+    /// A shared library with a C header
+    Shared,
+    /// A static library with a C header
+    Static,
+    /// An object file with a C header, without the runtime library
+    Object,
+    /// A Rust crate
+    Rust,
+}
+
+impl Form {
+    fn emit(self) -> Emit {
+        match self {
+            Self::Exe => Emit::Exe,
+            Self::Shared => Emit::Shared,
+            Self::Static => Emit::Static,
+            Self::Object => Emit::Object,
+            Self::Rust => Emit::Rust,
+        }
+    }
+}
+
+/// Compile a model to a temporary program and run it
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cameo run digits.onnx --inputs x.npz --outputs y.npz
+  cameo run digits.onnx --inputs x.npz --bench --threads 2")]
+struct RunArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// NumPy `.npz` with one array per input
+    #[arg(long, value_name = "FILE")]
+    inputs: PathBuf,
+    /// Where the outputs go, as `.npz`
+    #[arg(long, value_name = "FILE")]
+    outputs: Option<PathBuf>,
+    /// Threads; by default the CPUs that the process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// Time it; one line of JSON
+    #[arg(long)]
+    bench: bool,
+    /// Print nothing but errors and results
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Show what is in a model, and everything in it that cannot be compiled
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cameo inspect model.onnx
+  cameo inspect model.onnx --optimized --json    after all passes, with the number of kernels
+  cameo inspect --ops                            the operators that Cameo supports
+
+The exit code is 1 when the model cannot be compiled.")]
+struct InspectArgs {
+    /// The model: an ONNX file, or text IR (`*.ir`)
+    #[arg(required_unless_present = "ops")]
+    model: Option<PathBuf>,
+    /// Fix a dynamic dimension (`B=1`) or bound it (`S=1..512`); may be repeated
+    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
+    dims: Vec<(String, DimBinding)>,
+    /// Values that become the outputs instead of the model's own, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    outputs: Vec<String>,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// After all passes, with the number of kernels
+    #[arg(long)]
+    optimized: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// The table of supported operators
+    #[arg(long)]
+    ops: bool,
+    /// With `--ops`: as a Markdown table
+    #[arg(long, requires = "ops")]
+    markdown: bool,
+}
+
+/// Run passes on a graph in text form
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cameo opt dump/00-import.ir --passes known_shapes,cse
+  cameo opt dump/00-import.ir --passes known_shapes -o after/01-known_shapes.ir
+
+Large weights are read from, and written to, the folder `weights` beside the text. `cameo opt --list` names the passes.")]
+struct OptArgs {
+    /// The graph: text IR, as `--dump-ir` writes it, or an ONNX file
+    #[arg(required_unless_present = "list")]
+    file: Option<PathBuf>,
+    /// Passes to run, in this order, separated by commas
+    #[arg(long, value_name = "PASSES", value_delimiter = ',', required_unless_present = "list")]
+    passes: Vec<String>,
+    /// Where the result goes; standard output by default
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Check the graph after every pass
+    #[arg(long)]
+    verify: bool,
+    /// Print what each pass did, and what it left alone for which reason
+    #[arg(long)]
+    explain: bool,
+    /// List the passes
+    #[arg(long)]
+    list: bool,
+}
+
+/// Print a model as text IR
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cameo print model.onnx
+  cameo print dump/07-transposes.ir              checks it and prints it in canonical form
+  cameo print model.onnx -o model.ir             with its weights in the folder `weights` beside it")]
+struct PrintArgs {
+    /// The graph: an ONNX file or text IR
+    file: PathBuf,
+    /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
+    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
+    dims: Vec<(String, DimBinding)>,
+    /// Where the text goes; standard output by default
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// With which inputs a graph is run.
+#[derive(Args)]
+struct FeedArgs {
+    /// NumPy `.npz` with one array per input; by default made-up numbers
+    #[arg(long, value_name = "FILE")]
+    inputs: Option<PathBuf>,
+    /// Extent of a dynamic dimension of made-up inputs; small by default
+    #[arg(long = "at", value_name = "NAME=N", value_parser = extent, conflicts_with = "inputs")]
+    at: Vec<(String, i64)>,
+    /// Seed of made-up inputs
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "inputs")]
+    seed: u64,
+}
+
+/// How far results may differ.
+#[derive(Args)]
+struct ToleranceArgs {
+    /// Largest difference allowed, relative to max(1, largest magnitude in the tensor)
+    #[arg(long, value_name = "X", default_value_t = 1e-4)]
+    tolerance: f64,
+}
+
+/// Compare the compiled program with the reference interpreter, node by node
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cameo diff model.onnx --inputs x.npz
+  cameo diff model.onnx --at B=2 --at S=16       with made-up inputs of these extents
+
+Every tensor that the compiled program keeps in memory is compared with the interpreter's, in the order of execution. The
+first one that departs is printed with the graph around it; the exit code is then 1.")]
+struct DiffArgs {
+    /// The model: an ONNX file or text IR
+    file: PathBuf,
+    /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
+    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
+    dims: Vec<(String, DimBinding)>,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    feed: FeedArgs,
+    #[command(flatten)]
+    tolerance: ToleranceArgs,
+    /// Threads of the compiled program
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: u32,
+    /// Print every tensor that was compared
+    #[arg(long)]
+    all: bool,
+}
+
+/// Shrink a graph that shows a fault
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cameo reduce model.onnx -o small.ir
+      while the compiled program differs from the interpreter, or is refused or ends for the same reason
+  cameo reduce bad.ir --check 'cameo opt {} --passes transposes --verify 2>&1 | grep -q broken' -o small.ir
+      while the command succeeds; {} stands for the file with the candidate")]
+struct ReduceArgs {
+    /// The graph: an ONNX file or text IR
+    file: PathBuf,
+    /// A smaller graph is kept while this shell command exits with 0; `{}` stands for its file
+    #[arg(long, value_name = "COMMAND")]
+    check: Option<String>,
+    /// Where the result goes; standard output by default
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
+    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
+    dims: Vec<(String, DimBinding)>,
+    /// Extent of a dynamic dimension of the made-up inputs; small by default
+    #[arg(long = "at", value_name = "NAME=N", value_parser = extent)]
+    at: Vec<(String, i64)>,
+    /// Seed of the made-up inputs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    tolerance: ToleranceArgs,
+    /// Print nothing but errors and the result
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// `B=1` or `S=1..512`.
+fn dim(text: &str) -> Result<(String, DimBinding), String> {
+    let (name, value) = text.rsplit_once('=').ok_or("expected NAME=N or NAME=A..B")?;
+    let number = |s: &str| {
+        s.trim()
+            .parse::<i64>()
+            .map_err(|_| format!("{s:?} is not a whole number"))
+    };
+    let binding = match value.split_once("..") {
+        Some((min, max)) => DimBinding::Range {
+            min: number(min)?,
+            max: number(max.trim_start_matches('='))?,
+        },
+        None => DimBinding::Fixed(number(value)?),
+    };
+    let (min, max) = match binding {
+        DimBinding::Fixed(n) => (n, n),
+        DimBinding::Range { min, max } => (min, max),
+    };
+    if name.is_empty() {
+        return Err("the name is missing".into());
+    }
+    if min < 0 || max < min {
+        return Err(format!("{min}..{max} is not a range of extents"));
+    }
+    Ok((name.into(), binding))
+}
+
+/// `B=2`.
+fn extent(text: &str) -> Result<(String, i64), String> {
+    match dim(text)? {
+        (name, DimBinding::Fixed(n)) => Ok((name, n)),
+        _ => Err("expected one number".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for c in Line::command().get_subcommands() {
+            let help = c.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("cameo {}", c.get_name())), "{}", c.get_name());
+            for a in c.get_arguments() {
+                assert!(a.get_help().is_some(), "{} {}", c.get_name(), a.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn dimensions_are_read() {
+        assert_eq!(dim("B=1"), Ok(("B".into(), DimBinding::Fixed(1))));
+        assert_eq!(
+            dim("S=1..512"),
+            Ok(("S".into(), DimBinding::Range { min: 1, max: 512 }))
+        );
+        assert_eq!(dim("a=b=3"), Ok(("a=b".into(), DimBinding::Fixed(3))));
+        for bad in [
+            "B",
+            "B=",
+            "=1",
+            "B=x",
+            "B=-1",
+            "B=5..2",
+            "B=1..",
+            "B=99999999999999999999",
+        ] {
+            assert!(dim(bad).is_err(), "{bad}");
+        }
+        assert!(extent("B=1..2").is_err());
+    }
+
+    #[test]
+    fn a_wrong_command_line_ends_with_2_and_help_with_0() {
+        let run = |args: &[&str]| main(args.iter().map(OsString::from));
+        let code = |c: ExitCode| format!("{c:?}");
+        assert_eq!(code(run(&["cameo", "compile"])), code(ExitCode::from(2)));
+        assert_eq!(
+            code(run(&["cameo", "compile", "x.onnx", "--dim", "B"])),
+            code(ExitCode::from(2))
+        );
+        assert_eq!(code(run(&["cameo", "help"])), code(ExitCode::SUCCESS));
+    }
+}

@@ -1,0 +1,69 @@
+//! Cameo: an ONNX file in, a native program out.
+//!
+//! ```no_run
+//! use cameo::{Options, Output, Target, compile};
+//! let artifact = compile("model.onnx".as_ref(), &Target::default(), &Options::default())?;
+//! artifact.write(&Output::new("model"))?;
+//! # Ok::<(), cameo::Diagnostics>(())
+//! ```
+//!
+//! Laws: equal models, targets and options give equal bytes; any input gives an artefact or [`Diagnostics`] that name the
+//! ONNX nodes, all of them at once. The order of phases and passes is in [`pipeline`]; the map is in `ARCHITECTURE.md`.
+
+use std::path::Path;
+
+pub mod artifact;
+pub mod cli;
+pub mod diagnostic;
+pub mod dump;
+pub mod excerpt;
+pub mod ir_file;
+pub mod pipeline;
+
+pub use artifact::{Artifact, Output, Target};
+pub use cameo_codegen::{ArtifactReport, Emit};
+pub use cameo_onnx::DimBinding;
+pub use diagnostic::{Diagnostic, Diagnostics, Kind};
+pub use pipeline::{Event, Phase, Product, Stage};
+
+/// What the user may choose about a model, apart from the machine and the artefact's form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Dimensions that are fixed or bounded, by their name in the model.
+    pub dims: Vec<(String, DimBinding)>,
+    /// Values that become the outputs instead of the model's own.
+    pub outputs: Option<Vec<String>>,
+    /// Names symbols, libraries and headers; the graph's name when absent. Any text: what no C identifier holds is replaced.
+    pub name: Option<String>,
+    /// The form that code is generated for.
+    pub emit: Emit,
+    /// Verify the graph after every pass; builds with debug assertions always do.
+    pub verify: bool,
+    /// Keep MLIR and LLVM IR as text, for dumps.
+    pub keep_text: bool,
+    /// Nothing after this phase is done.
+    pub stop_after: Option<Phase>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dims: vec![],
+            outputs: None,
+            name: None,
+            emit: Emit::Exe,
+            verify: false,
+            keep_text: false,
+            stop_after: None,
+        }
+    }
+}
+
+/// Compiles a model file. Linking, the last phase, is [`Artifact::write`].
+///
+/// # Errors
+/// Every problem of the first phase that found one.
+pub fn compile(model: &Path, target: &Target, options: &Options) -> Result<Artifact, Diagnostics> {
+    let compiled = pipeline::run(model, target, options, &mut |_| {})?;
+    compiled.ok_or_else(|| Diagnostics::from(Diagnostic::invalid("`stop_after` leaves no artefact to write")))
+}

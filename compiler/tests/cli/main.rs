@@ -1,0 +1,442 @@
+//! The program `cameo`, as its users call it: every command on tiny models.
+
+mod models;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use cameo_npz::{Array, DType};
+use serde_json::Value;
+
+/// Runs `cameo` in `folder`.
+fn cameo<S: AsRef<OsStr>>(folder: &Path, args: impl IntoIterator<Item = S>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cameo"));
+    command.current_dir(folder).args(args).output().expect("cameo runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `cameo`, which must succeed; gives standard output.
+fn done<S: AsRef<OsStr>>(folder: &Path, args: impl IntoIterator<Item = S>) -> String {
+    let out = cameo(folder, args);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    text(&out.stdout)
+}
+
+fn json<S: AsRef<OsStr>>(folder: &Path, args: impl IntoIterator<Item = S>) -> (Value, Option<i32>) {
+    let out = cameo(folder, args);
+    let value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&out.stderr)));
+    (value, out.status.code())
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn save(path: &Path, name: &str, shape: &[i64], data: &[f32]) {
+    let data = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let array = Array {
+        name: name.into(),
+        dtype: DType::F32,
+        shape: shape.to_vec(),
+        data,
+    };
+    cameo_npz::write(path, &[array.as_ref()]).expect("writes the inputs");
+}
+
+fn load(path: &Path, name: &str) -> (Vec<i64>, Vec<f32>) {
+    let all = cameo_npz::read(path).expect("reads the outputs");
+    let a = all.into_iter().find(|a| a.name == name).expect("the output");
+    let data = a
+        .data
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect();
+    (a.shape, data)
+}
+
+/// The `.ir` files of a dump, in order.
+fn stages(dump: &Path) -> Vec<PathBuf> {
+    let mut out: Vec<PathBuf> = std::fs::read_dir(dump)
+        .expect("the dump")
+        .map(|e| e.expect("an entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "ir"))
+        .collect();
+    out.sort();
+    out
+}
+
+fn stage_name(path: &Path) -> String {
+    let stem = path.file_stem().expect("a name").to_string_lossy().into_owned();
+    stem.split_once('-').expect("a number and a name").1.to_owned()
+}
+
+/// `relu(x · w + b)` of [`models::linear`].
+fn linear(x: [f32; 2]) -> [f32; 2] {
+    [x[0] + 2.0 * x[1] + 0.5, -x[0] + 3.0 * x[1] - 0.5].map(|v| v.max(0.0))
+}
+
+#[test]
+fn inspect_tells_what_is_in_a_model() {
+    let dir = folder();
+    models::linear(dir.path());
+    let (found, code) = json(dir.path(), ["inspect", "linear.onnx", "--json"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(found["ops"], serde_json::json!({"Add": 1, "MatMul": 1, "Relu": 1}));
+    assert_eq!(
+        found["inputs"],
+        serde_json::json!([{"name": "x", "dtype": "f32", "shape": ["N", 2]}])
+    );
+    assert_eq!(
+        found["outputs"],
+        serde_json::json!([{"name": "y", "dtype": "f32", "shape": ["N", 2]}])
+    );
+    assert_eq!(found["symbols"], serde_json::json!({"N": {"min": 0, "max": null}}));
+    assert_eq!((&found["parameters"], &found["weight_bytes"]), (&6.into(), &24.into()));
+    assert_eq!(
+        (&found["unsupported"], &found["kernels"]),
+        (&serde_json::json!([]), &Value::Null)
+    );
+
+    let (found, _) = json(
+        dir.path(),
+        ["inspect", "linear.onnx", "--json", "--optimized", "--dim", "N=1..7"],
+    );
+    assert_eq!(found["kernels"], 1);
+    assert_eq!(found["symbols"], serde_json::json!({"N": {"min": 1, "max": 7}}));
+    let (found, _) = json(dir.path(), ["inspect", "linear.onnx", "--json", "--dim", "N=5"]);
+    assert_eq!(found["inputs"][0]["shape"], serde_json::json!([5, 2]));
+    // 5 rows of 2 results of 2 products and sums; then bias and relu.
+    assert!(
+        found["flops"].as_i64().is_some_and(|n| (40..=70).contains(&n)),
+        "{}",
+        found["flops"]
+    );
+
+    let shown = done(dir.path(), ["inspect", "linear.onnx"]);
+    for line in [
+        "input       x: f32[N,2]",
+        "dimension   N = 0..",
+        "parameters  6 (24 B)",
+        "supported   yes",
+    ] {
+        assert!(shown.contains(line), "{line:?} is missing in\n{shown}");
+    }
+}
+
+#[test]
+fn everything_unsupported_is_reported_at_once() {
+    let dir = folder();
+    models::strange(dir.path());
+    let (found, code) = json(dir.path(), ["inspect", "strange.onnx", "--json"]);
+    assert_eq!(code, Some(1));
+    let named: Vec<(&str, &str, i64)> = found["unsupported"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|p| {
+            (
+                p["node"].as_str().unwrap_or(""),
+                p["op"].as_str().unwrap_or(""),
+                p["opset"].as_i64().unwrap_or(0),
+            )
+        })
+        .collect();
+    assert_eq!(named, [("first_stranger", "Foo", 17), ("node #3", "Bar", 17)]);
+    assert_eq!(
+        found["ops"],
+        serde_json::json!({"Abs": 1, "Bar": 1, "Foo": 1, "Relu": 1})
+    );
+
+    // The compiler says the same, with the nodes around and what to do.
+    let out = cameo(dir.path(), ["compile", "strange.onnx"]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = text(&out.stderr);
+    for part in [
+        "error: unsupported: node `first_stranger` (Foo, opset 17)",
+        "node #3 (Bar, opset 17)",
+        "  %a = Relu(%x) from \"before\"",
+        "> %b = Foo(%a) from \"first_stranger\"",
+        "help: ",
+        "2 problems",
+    ] {
+        assert!(said.contains(part), "{part:?} is missing in\n{said}");
+    }
+}
+
+#[test]
+fn exit_codes_tell_whose_mistake_it_is() {
+    let dir = folder();
+    models::linear(dir.path());
+    let code = |args: &[&str]| cameo(dir.path(), args).status.code();
+    assert_eq!(code(&["compile", "missing.onnx"]), Some(1));
+    assert_eq!(code(&["inspect", "linear.onnx", "--dim", "Q=1"]), Some(1));
+    assert_eq!(code(&["compile", "linear.onnx", "--cpu", "pentium"]), Some(1));
+    std::fs::write(dir.path().join("noise.onnx"), b"this is not a model").expect("writes");
+    assert_eq!(code(&["inspect", "noise.onnx"]), Some(1));
+    assert_eq!(code(&["compile"]), Some(2));
+    assert_eq!(code(&["compile", "linear.onnx", "--emit", "wasm"]), Some(2));
+    assert_eq!(code(&["compile", "linear.onnx", "--dump-ir-after", "nothing"]), Some(2));
+    assert_eq!(code(&["opt", "x.ir", "--passes", "nothing"]), Some(2));
+    assert_eq!(code(&["inspect"]), Some(2));
+    assert_eq!(code(&["--version"]), Some(0));
+}
+
+#[test]
+fn every_stage_of_a_dump_follows_from_the_one_before() {
+    let dir = folder();
+    models::busy(dir.path());
+    done(
+        dir.path(),
+        [
+            "compile",
+            "busy.onnx",
+            "--dump-ir",
+            "dump",
+            "--stop-after",
+            "partition",
+            "--verify",
+            "-q",
+        ],
+    );
+    let dump = dir.path().join("dump");
+    let stages = stages(&dump);
+    let names: Vec<String> = stages.iter().map(|p| stage_name(p)).collect();
+    assert_eq!(names[0], "import");
+    for pass in ["known_shapes", "fold_constants", "cse", "fold_scales", "transposes"] {
+        assert!(names.iter().any(|n| n == pass), "{pass} changed nothing: {names:?}");
+    }
+    assert!(dump.join("weights").is_dir(), "96 elements are not inline");
+    for pair in stages.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        let printed = done(
+            dir.path(),
+            [
+                "opt".as_ref(),
+                before.as_os_str(),
+                "--passes".as_ref(),
+                stage_name(after).as_ref(),
+            ],
+        );
+        assert_eq!(
+            printed,
+            std::fs::read_to_string(after).expect("reads"),
+            "{}",
+            after.display()
+        );
+        // Printing is canonical.
+        let again = done(dir.path(), ["print".as_ref(), before.as_os_str()]);
+        assert_eq!(again, std::fs::read_to_string(before).expect("reads"));
+    }
+    let kernels = std::fs::read_dir(&dump)
+        .expect("the dump")
+        .flatten()
+        .map(|e| e.file_name());
+    assert!(
+        kernels
+            .into_iter()
+            .any(|n| n.to_string_lossy().ends_with("-partition.kernels"))
+    );
+}
+
+#[test]
+fn one_stage_goes_to_standard_output() {
+    let dir = folder();
+    models::busy(dir.path());
+    let args = [
+        "compile",
+        "busy.onnx",
+        "--dump-ir-after",
+        "import",
+        "--stop-after",
+        "import",
+        "-q",
+    ];
+    let printed = done(dir.path(), args);
+    assert!(printed.starts_with("graph @busy ("), "{printed}");
+    assert_eq!(printed, done(dir.path(), ["print", "busy.onnx"]));
+    assert!(!dir.path().join("busy").exists(), "nothing was to be compiled");
+}
+
+#[test]
+fn progress_is_plain_lines_and_quiet_is_silent() {
+    let dir = folder();
+    models::linear(dir.path());
+    let out = cameo(
+        dir.path(),
+        ["compile", "linear.onnx", "--stop-after", "partition", "--time-passes"],
+    );
+    let said = text(&out.stderr);
+    for phase in ["import ", "passes ", "partition ", "  fold_scales ", "total "] {
+        assert!(
+            said.lines().any(|l| l.starts_with(phase)),
+            "{phase:?} is missing in\n{said}"
+        );
+    }
+    assert!(!said.contains('\u{1b}'), "escapes although this is no terminal");
+    let out = cameo(
+        dir.path(),
+        ["compile", "linear.onnx", "--stop-after", "partition", "-q"],
+    );
+    assert_eq!((text(&out.stderr), text(&out.stdout)), (String::new(), String::new()));
+}
+
+#[test]
+fn a_compiled_program_computes() {
+    let dir = folder();
+    models::linear(dir.path());
+    done(dir.path(), ["compile", "linear.onnx", "-o", "lin", "-q"]);
+    let rows: [[f32; 2]; 3] = [[1.0, 2.0], [-3.0, 0.25], [0.0, -1.0]];
+    save(&dir.path().join("x.npz"), "x", &[3, 2], rows.as_flattened());
+    let run = Command::new(dir.path().join("lin"))
+        .current_dir(dir.path())
+        .args(["--inputs", "x.npz", "--outputs", "y.npz", "--threads", "2"])
+        .output()
+        .expect("the program runs");
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let want: Vec<f32> = rows.into_iter().flat_map(linear).collect();
+    assert_eq!(load(&dir.path().join("y.npz"), "y"), (vec![3, 2], want.clone()));
+
+    done(
+        dir.path(),
+        ["run", "linear.onnx", "--inputs", "x.npz", "--outputs", "z.npz", "-q"],
+    );
+    assert_eq!(load(&dir.path().join("z.npz"), "y"), (vec![3, 2], want));
+    // Text IR runs like the model that it was printed from.
+    done(dir.path(), ["print", "linear.onnx", "-o", "linear.ir"]);
+    done(
+        dir.path(),
+        ["run", "linear.ir", "--inputs", "x.npz", "--outputs", "t.npz", "-q"],
+    );
+    assert_eq!(
+        load(&dir.path().join("t.npz"), "y"),
+        load(&dir.path().join("z.npz"), "y")
+    );
+    // The program's own complaint arrives.
+    save(&dir.path().join("bad.npz"), "x", &[3, 5], &[0.0; 15]);
+    let bad = cameo(dir.path(), ["run", "linear.onnx", "--inputs", "bad.npz", "-q"]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(!bad.stderr.is_empty());
+}
+
+#[test]
+fn two_compilations_give_the_same_bytes() {
+    let dir = folder();
+    models::busy(dir.path());
+    for out in ["a", "b"] {
+        std::fs::create_dir(dir.path().join(out)).expect("a folder");
+        done(dir.path(), ["compile", "busy.onnx", "-q", "-o", &format!("{out}/busy")]);
+    }
+    for file in ["busy", "busy.weights"] {
+        let read = |d: &str| std::fs::read(dir.path().join(d).join(file)).expect("reads");
+        assert!(read("a") == read("b"), "{file} differs");
+    }
+}
+
+#[test]
+fn every_form_is_written() {
+    let dir = folder();
+    models::linear(dir.path());
+    for (form, files) in [
+        ("shared", &["liblinear.so", "linear.h", "cameo.h", "linear.weights"][..]),
+        ("static", &["liblinear.a", "linear.h", "cameo.h", "linear.weights"]),
+        ("object", &["linear.o", "linear.h", "cameo.h", "linear.weights"]),
+        ("rust", &["Cargo.toml", "src/lib.rs"]),
+    ] {
+        done(dir.path(), ["compile", "linear.onnx", "-q", "--emit", form, "-o", form]);
+        for file in files {
+            assert!(dir.path().join(form).join(file).is_file(), "{form}: {file}");
+        }
+    }
+    done(
+        dir.path(),
+        ["compile", "linear.onnx", "-q", "--embed-weights", "-o", "alone"],
+    );
+    assert!(dir.path().join("alone").is_file() && !dir.path().join("alone.weights").exists());
+}
+
+#[test]
+fn diff_finds_agreement_node_by_node() {
+    let dir = folder();
+    models::busy(dir.path());
+    let shown = done(dir.path(), ["diff", "busy.onnx", "--at", "N=2", "--at", "S=5", "--all"]);
+    assert!(shown.lines().any(|l| l.contains("tensors agree")), "{shown}");
+    // The same graph as text, with inputs from a file.
+    done(dir.path(), ["print", "busy.onnx", "-o", "busy.ir"]);
+    let x: Vec<f32> = (0..2 * 3 * 12).map(|i| i as f32 / 10.0).collect();
+    save(&dir.path().join("x.npz"), "x", &[2, 3, 12], &x);
+    let shown = done(dir.path(), ["diff", "busy.ir", "--inputs", "x.npz"]);
+    assert!(shown.contains("tensors agree"), "{shown}");
+    // Nothing is as exact as no difference at all.
+    let strict = cameo(dir.path(), ["diff", "busy.onnx", "--tolerance=-1"]);
+    assert_eq!(strict.status.code(), Some(1), "{}", text(&strict.stderr));
+    let said = text(&strict.stdout);
+    assert!(
+        said.contains("depart; the first, written by step 0") && said.contains("> "),
+        "{said}"
+    );
+}
+
+#[test]
+fn reduce_keeps_what_the_command_wants() {
+    let dir = folder();
+    models::busy(dir.path());
+    let args = [
+        "reduce",
+        "busy.onnx",
+        "--check",
+        "grep -q Relu {}",
+        "-o",
+        "small.ir",
+        "-q",
+    ];
+    done(dir.path(), args);
+    let small = std::fs::read_to_string(dir.path().join("small.ir")).expect("reads");
+    assert_eq!(small.matches(" = Relu(").count(), 1, "{small}");
+    assert_eq!(small.lines().count(), 4, "{small}");
+    let nothing = done(dir.path(), ["reduce", "busy.onnx", "-q"]);
+    assert!(nothing.contains("nothing to reduce"), "{nothing}");
+}
+
+#[test]
+fn text_with_a_mistake_is_shown_under_its_line() {
+    let dir = folder();
+    std::fs::write(
+        dir.path().join("bad.ir"),
+        "graph @g (%0 \"x\": f32[2]) {\n  %1 = Nope(%0)\n  return %1 \"y\"\n}\n",
+    )
+    .expect("writes");
+    let out = cameo(dir.path(), ["print", "bad.ir"]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = text(&out.stderr);
+    assert!(
+        said.contains("bad.ir:2:") && said.contains("Nope") && said.contains('^'),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_operators_are_listed() {
+    let dir = folder();
+    let plain = done(dir.path(), ["inspect", "--ops"]);
+    assert!(plain.contains("Conv(") && plain.contains("Softmax("));
+    let markdown = done(dir.path(), ["inspect", "--ops", "--markdown"]);
+    assert!(markdown.starts_with("| Family |") && markdown.contains("`MatMul`"));
+    assert!(done(dir.path(), ["opt", "--list"]).contains("fold_scales"));
+}
+
+#[test]
+fn the_readme_has_the_table_of_operators() {
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
+    let section = readme
+        .split("<!-- operators: `cameo inspect --ops --markdown` -->\n")
+        .nth(1);
+    let section = section
+        .and_then(|s| s.split("<!-- end of operators -->").next())
+        .expect("the table's marks");
+    assert_eq!(section, done(Path::new("."), ["inspect", "--ops", "--markdown"]));
+}

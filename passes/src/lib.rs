@@ -1,0 +1,69 @@
+//! Graph → graph: every pass in a file of its own, with an example on top and tests below.
+//!
+//! Laws: a pass changes the graph only through the [`Rewriter`]; it keeps what the graph computes within the tolerance
+//! of reordered floating-point arithmetic; it is deterministic; whatever it recognises and leaves alone is logged with
+//! the reason. The order of passes is the compiler's business, see its pipeline.
+
+use cameo_ir::Graph;
+use cameo_ir::rewrite::{Report, Rewriter};
+
+pub mod algebra;
+mod canonicalize;
+mod cse;
+mod dce;
+mod fold_constants;
+mod fold_scales;
+mod known_shapes;
+mod pattern;
+#[cfg(test)]
+mod testing;
+mod transposes;
+
+/// A named transformation of graphs.
+pub struct Pass {
+    /// As written on the command line.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub doc: &'static str,
+    /// Runs it, to its own fixpoint.
+    pub run: fn(&mut Rewriter),
+}
+
+/// All passes, in alphabetical order.
+pub const PASSES: &[&Pass] = &[
+    &algebra::PASS,
+    &canonicalize::PASS,
+    &cse::PASS,
+    &dce::PASS,
+    &fold_constants::PASS,
+    &fold_scales::PASS,
+    &known_shapes::PASS,
+    &transposes::PASS,
+];
+
+/// The pass of that name.
+pub fn by_name(name: &str) -> Option<&'static Pass> {
+    PASSES.iter().copied().find(|p| p.name == name)
+}
+
+/// Runs one pass and says what it did.
+pub fn run(pass: &Pass, graph: &mut Graph) -> Report {
+    let mut rw = Rewriter::new(graph, pass.name);
+    (pass.run)(&mut rw);
+    rw.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_and_found_by_name() {
+        assert!(PASSES.windows(2).all(|w| w[0].name < w[1].name));
+        for p in PASSES {
+            assert_eq!(by_name(p.name).map(|q| q.name), Some(p.name));
+            assert!(!p.doc.is_empty());
+        }
+        assert!(by_name("no_such_pass").is_none());
+    }
+}

@@ -1,0 +1,385 @@
+//! The structs that generated code and the runtime share.
+//!
+//! The compiler writes one [`ModelDesc`] into each object as constant data; the runtime only reads it. Everything is
+//! `repr(C)`, pointers are non-null unless said, and every slice is a pointer with a length, so that the layout is the
+//! same from LLVM, C and Rust. A change here raises [`ABI_VERSION`].
+//!
+//! How a run works: the caller's input shapes fix the symbols; [`ModelDesc::shape`] evaluates every symbolic quantity
+//! once for these symbols into a table of `dims` and a table of byte `offsets`; the runtime resolves `buffers` into
+//! pointers; then every [`Step`] runs in order, each on all threads, each thread working on its own part.
+#![no_std]
+
+/// Raised whenever a struct below changes.
+pub const ABI_VERSION: u32 = 1;
+
+/// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
+pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
+
+/// The first eight bytes of a weights file, `b"CAMEOWTS"`.
+pub const WEIGHTS_MAGIC: u64 = u64::from_le_bytes(*b"CAMEOWTS");
+
+/// Alignment in bytes of every weight, of the weights section, of the arena and of every tensor in it.
+pub const ALIGNMENT: usize = 64;
+
+/// A constant array in the object.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Slice<T> {
+    /// First element; dangling but aligned when `len` is 0.
+    pub ptr: *const T,
+    /// Number of elements.
+    pub len: usize,
+}
+
+impl<T> Clone for Slice<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Slice<T> {}
+
+/// UTF-8 text in the object, not NUL-terminated.
+pub type Str = Slice<u8>;
+
+/// Element types, numbered as in ONNX `TensorProto.DataType`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    F32 = 1,
+    U8 = 2,
+    I8 = 3,
+    U16 = 4,
+    I16 = 5,
+    I32 = 6,
+    I64 = 7,
+    Bool = 9,
+    F16 = 10,
+    F64 = 11,
+    U32 = 12,
+    U64 = 13,
+    BF16 = 16,
+}
+
+impl DType {
+    /// Every element type.
+    pub const ALL: [Self; 13] = [
+        Self::F32,
+        Self::U8,
+        Self::I8,
+        Self::U16,
+        Self::I16,
+        Self::I32,
+        Self::I64,
+        Self::Bool,
+        Self::F16,
+        Self::F64,
+        Self::U32,
+        Self::U64,
+        Self::BF16,
+    ];
+
+    /// The element type of a number found in a descriptor, a header or a C call.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        let mut i = 0;
+        while i < Self::ALL.len() {
+            if Self::ALL[i] as u32 == raw {
+                return Some(Self::ALL[i]);
+            }
+            i += 1;
+        }
+        None
+    }
+
+    /// Bytes per element.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::U8 | Self::I8 | Self::Bool => 1,
+            Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 2,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+        }
+    }
+
+    /// The name that numpy gives it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::U8 => "uint8",
+            Self::I8 => "int8",
+            Self::U16 => "uint16",
+            Self::I16 => "int16",
+            Self::I32 => "int32",
+            Self::I64 => "int64",
+            Self::Bool => "bool",
+            Self::F16 => "float16",
+            Self::F64 => "float64",
+            Self::U32 => "uint32",
+            Self::U64 => "uint64",
+            Self::BF16 => "bfloat16",
+        }
+    }
+}
+
+/// How to find the extent of one axis of an input or output.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// One of the `EXTENT_*` constants.
+    pub kind: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// The extent itself, an index into [`ModelDesc::symbols`], or an index into the `dims` table.
+    pub value: i64,
+    /// For people: the extent in terms of the symbols, such as `2*S+1`; empty for a constant.
+    pub name: Str,
+}
+
+/// `value` is the extent.
+pub const EXTENT_CONST: u32 = 0;
+/// `value` is a symbol, which an axis of an input binds and an axis of an output repeats.
+pub const EXTENT_SYMBOL: u32 = 1;
+/// `value` is an index into the `dims` table (inputs: checked after the symbols are bound; outputs: the extent).
+pub const EXTENT_DIM: u32 = 2;
+
+/// An input or output of the model.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Io {
+    pub name: Str,
+    /// A [`DType`] value.
+    pub dtype: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// One entry per axis, outermost first; dense row-major storage.
+    pub shape: Slice<Extent>,
+}
+
+/// A symbolic dimension, bound by the shapes of the inputs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Symbol {
+    pub name: Str,
+    /// Smallest legal value.
+    pub min: i64,
+    /// Largest legal value, `i64::MAX` when unbounded.
+    pub max: i64,
+}
+
+/// Where a buffer lives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// One of the `REGION_*` constants.
+    pub region: u32,
+    /// Index of the input or output for [`REGION_INPUT`] and [`REGION_OUTPUT`], else 0.
+    pub index: u32,
+    /// [`REGION_WEIGHTS`]: byte offset from the start of the weights. [`REGION_ARENA`]: index into the `offsets`
+    /// table, which holds the byte offset from the start of the arena. Else 0.
+    pub offset: u64,
+}
+
+pub const REGION_ARENA: u32 = 0;
+pub const REGION_WEIGHTS: u32 = 1;
+pub const REGION_INPUT: u32 = 2;
+pub const REGION_OUTPUT: u32 = 3;
+
+/// One kernel call. `buffers` and `dims` point at the step's own slice of the resolved tables.
+///
+/// The kernel does the share `part` of `parts` (`0 <= part < parts`) of its work; shares touch disjoint outputs. `scratch` is
+/// private to the calling thread, [`ALIGNMENT`]-aligned, of the size that [`ShapeFn`] gave.
+/// Returns 0, or a `KERNEL_*` error; memory stays in bounds in either case.
+pub type KernelFn =
+    unsafe extern "C" fn(buffers: *const *mut u8, dims: *const i64, part: i64, parts: i64, scratch: *mut u8) -> i32;
+
+/// An index that came from data (Gather and the like) was outside its axis; it was clamped.
+pub const KERNEL_INDEX_OUT_OF_RANGE: i32 = 1;
+
+/// One call of a kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub kernel: KernelFn,
+    /// First entry of the step's slice in [`ModelDesc::buffers`].
+    pub first_buffer: u32,
+    /// First entry of the step's slice in the `dims` table.
+    pub first_dim: u32,
+    /// Index in the `dims` table of the estimated work, in scalar operations: small steps run on one thread.
+    pub work: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// For profiles and messages: kernel name and the ONNX nodes that it computes.
+    pub name: Str,
+}
+
+/// Evaluates everything that depends on the symbols.
+///
+/// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
+/// ([`ModelDesc::offset_count`]) and `sizes` (`[arena bytes, scratch bytes per thread]`). Returns 0, or 1 when a shape
+/// rule of the model does not hold for these symbols or a size overflows.
+pub type ShapeFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32;
+
+/// Everything the runtime knows of a compiled model.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ModelDesc {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`ABI_VERSION`].
+    pub abi_version: u32,
+    /// Threads when the caller does not say; 0: as many as the process may use.
+    pub default_threads: u32,
+    pub name: Str,
+    pub symbols: Slice<Symbol>,
+    pub inputs: Slice<Io>,
+    pub outputs: Slice<Io>,
+    pub buffers: Slice<Buffer>,
+    pub steps: Slice<Step>,
+    pub dim_count: u64,
+    pub offset_count: u64,
+    pub shape: ShapeFn,
+    /// Bytes of the weights section, without the header of a weights file.
+    pub weight_bytes: u64,
+    /// Identifies the weights: the same value is in the header of the weights file.
+    pub weight_hash: u64,
+    /// The weights section when it is linked in, null when it is a file of its own.
+    pub weights: *const u8,
+    /// Instruction sets that the code needs, one `CPU_*` bit each; the runtime refuses a CPU without them.
+    pub cpu_features: u64,
+}
+
+pub const CPU_AVX2_FMA: u64 = 1;
+pub const CPU_AVX512: u64 = 2;
+
+/// The first 64 bytes of a weights file; the weights follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightsHeader {
+    /// [`WEIGHTS_MAGIC`].
+    pub magic: u64,
+    /// [`ABI_VERSION`].
+    pub abi_version: u32,
+    pub reserved: u32,
+    /// Bytes that follow this header.
+    pub bytes: u64,
+    /// [`ModelDesc::weight_hash`] of the model that the weights belong to.
+    pub hash: u64,
+    pub padding: [u64; 4],
+}
+
+/// Identifies weights: 64 bits over the bytes of a weights section, word by word in four independent chains.
+///
+/// The compiler writes it into model and file, the runtime may compare it with the bytes. It tells models apart and finds
+/// damage; it does not withstand an adversary.
+#[derive(Clone, Debug)]
+pub struct WeightsHasher {
+    chains: [u64; 4],
+    /// Units of [`ALIGNMENT`] bytes so far.
+    lines: u64,
+}
+
+impl Default for WeightsHasher {
+    fn default() -> Self {
+        Self {
+            chains: [1, 2, 3, 4],
+            lines: 0,
+        }
+    }
+}
+
+impl WeightsHasher {
+    /// Odd, with random-looking bits: the golden ratio's fraction.
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+
+    /// Takes the next weight, or a section as a whole: zeros up to a multiple of [`ALIGNMENT`] are added, as in the section.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let (lines, rest) = bytes.as_chunks::<ALIGNMENT>();
+        for line in lines {
+            self.line(line);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; ALIGNMENT];
+            last[..rest.len()].copy_from_slice(rest);
+            self.line(&last);
+        }
+    }
+
+    /// The hash of everything so far.
+    #[must_use]
+    pub fn finish(self) -> u64 {
+        let mut hash = self.lines;
+        for chain in self.chains {
+            Self::mix(&mut hash, chain);
+        }
+        hash ^ hash >> 32
+    }
+
+    fn line(&mut self, line: &[u8; ALIGNMENT]) {
+        let (words, _) = line.as_chunks::<8>();
+        for four in words.chunks_exact(self.chains.len()) {
+            for (chain, word) in self.chains.iter_mut().zip(four) {
+                Self::mix(chain, u64::from_le_bytes(*word));
+            }
+        }
+        self.lines += 1;
+    }
+
+    fn mix(chain: &mut u64, word: u64) {
+        // The multiplication moves bits up only: the high ones go down before it, and all turn after it.
+        let x = *chain ^ word;
+        *chain = (x ^ x >> 32).wrapping_mul(Self::FACTOR).rotate_left(29);
+    }
+}
+
+// SAFETY: the pointers lead to constant data of the object, which nothing writes.
+#[expect(unsafe_code, reason = "constant tables are shared between threads")]
+unsafe impl<T: Sync> Sync for Slice<T> {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "constant tables are shared between threads")]
+unsafe impl Sync for ModelDesc {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::vec;
+
+    fn hash(weights: &[&[u8]]) -> u64 {
+        let mut hasher = WeightsHasher::default();
+        weights.iter().for_each(|weight| hasher.update(weight));
+        hasher.finish()
+    }
+
+    #[test]
+    fn hashes_tell_weights_apart() {
+        let mut all = vec![hash(&[]), hash(&[&[0]]), hash(&[&[0], &[0]]), hash(&[&[0; 200]])];
+        let base = [7u8; 100];
+        all.push(hash(&[&base]));
+        for bit in 0..800 {
+            let mut other = base;
+            other[bit / 8] ^= 1 << (bit % 8);
+            all.push(hash(&[&other]));
+        }
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+
+    #[test]
+    fn a_section_and_its_weights_have_the_same_hash() {
+        let weights: [&[u8]; 4] = [&[1; 64], &[2; 5], &[], &[3; 130]];
+        let mut section = vec![];
+        for weight in weights {
+            section.extend_from_slice(weight);
+            section.resize(section.len().next_multiple_of(ALIGNMENT), 0);
+        }
+        assert_eq!(hash(&[&section]), hash(&weights));
+        // The number is in files: it may change with `ABI_VERSION` only.
+        assert_eq!(hash(&[&section]), 10_821_641_735_236_391_277);
+    }
+}

@@ -1,0 +1,326 @@
+//! A checked view of the [`ModelDesc`] that the compiler wrote.
+//!
+//! Invariant: holding a [`Tables`] proves that magic, ABI version, every index, every name and every dtype of the
+//! descriptor were checked, so that nothing after it needs to look again.
+#![expect(
+    unsafe_code,
+    reason = "the descriptor's pointers become slices here and nowhere else"
+)]
+
+use crate::error::{Error, Side};
+use crate::tensor::byte_size;
+use cameo_abi::{
+    ABI_VERSION, Buffer, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, MAGIC, ModelDesc, REGION_ARENA,
+    REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str, Symbol,
+};
+
+/// The descriptor's tables as slices.
+#[derive(Clone, Copy)]
+pub struct Tables {
+    desc: &'static ModelDesc,
+}
+
+/// One axis of an input or output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// Always this extent.
+    Const(i64),
+    /// A symbolic dimension, by its index.
+    Symbol(usize),
+    /// Computed from the symbols.
+    Derived {
+        /// Its index in the model's table of dims.
+        index: usize,
+        /// How, such as `2*S+1`.
+        expression: &'static str,
+    },
+}
+
+/// An input or output of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorInfo {
+    pub name: &'static str,
+    pub dtype: DType,
+    pub extents: Extents,
+}
+
+/// The axes of a [`TensorInfo`], outermost first.
+#[derive(Clone, Copy, Debug)]
+pub struct Extents(&'static [Extent]);
+
+/// A symbolic dimension and the values that it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SymbolInfo {
+    pub name: &'static str,
+    pub min: i64,
+    /// `i64::MAX` when unbounded.
+    pub max: i64,
+}
+
+impl Extents {
+    /// Number of axes.
+    #[must_use]
+    pub const fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Each axis.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Dim> + DoubleEndedIterator + use<> {
+        self.0.iter().map(|extent| match extent.kind {
+            EXTENT_CONST => Dim::Const(extent.value),
+            EXTENT_SYMBOL => Dim::Symbol(extent.value as usize),
+            _ => Dim::Derived {
+                index: extent.value as usize,
+                expression: text(extent.name),
+            },
+        })
+    }
+}
+
+impl Tables {
+    /// Checks the descriptor.
+    ///
+    /// # Safety
+    /// When magic and version are right, the descriptor and all that it points to is what the compiler wrote: slices
+    /// have their lengths, functions their types, and kernels keep to the contract of `cameo-abi`.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`], [`Error::AbiMismatch`], [`Error::InvalidModel`].
+    pub unsafe fn new<T>(desc: &'static ModelDesc) -> Result<Self, Error<T>> {
+        if desc.magic != MAGIC {
+            return Err(Error::NotAModel);
+        }
+        // Before any other field: their places depend on the version.
+        if desc.abi_version != ABI_VERSION {
+            return Err(Error::AbiMismatch {
+                model: desc.abi_version,
+                runtime: ABI_VERSION,
+            });
+        }
+        let tables = Self { desc };
+        tables.check().map_err(Error::InvalidModel)?;
+        Ok(tables)
+    }
+
+    /// The descriptor itself, for its plain numbers and functions.
+    #[must_use]
+    pub fn raw(&self) -> &'static ModelDesc {
+        self.desc
+    }
+
+    /// Name of the model.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        text(self.desc.name)
+    }
+
+    /// Number of symbolic dimensions.
+    #[must_use]
+    pub fn symbol_count(&self) -> usize {
+        self.desc.symbols.len
+    }
+
+    /// The symbolic dimension of an index below [`Tables::symbol_count`].
+    #[must_use]
+    pub fn symbol(&self, index: usize) -> SymbolInfo {
+        let Symbol { name, min, max } = slice(self.desc.symbols)[index];
+        SymbolInfo {
+            name: text(name),
+            min,
+            max,
+        }
+    }
+
+    /// Number of inputs.
+    #[must_use]
+    pub fn input_count(&self) -> usize {
+        self.desc.inputs.len
+    }
+
+    /// Number of outputs.
+    #[must_use]
+    pub fn output_count(&self) -> usize {
+        self.desc.outputs.len
+    }
+
+    /// The input of an index below [`Tables::input_count`].
+    #[must_use]
+    pub fn input(&self, index: usize) -> TensorInfo {
+        tensor(&slice(self.desc.inputs)[index])
+    }
+
+    /// The output of an index below [`Tables::output_count`].
+    #[must_use]
+    pub fn output(&self, index: usize) -> TensorInfo {
+        tensor(&slice(self.desc.outputs)[index])
+    }
+
+    /// What kernels are called with.
+    #[must_use]
+    pub fn buffers(&self) -> &'static [Buffer] {
+        slice(self.desc.buffers)
+    }
+
+    /// The kernel calls of a run, in order.
+    #[must_use]
+    pub fn steps(&self) -> &'static [Step] {
+        slice(self.desc.steps)
+    }
+
+    /// Kernel and ONNX nodes of a step, for people.
+    #[must_use]
+    pub fn step_name(&self, index: usize) -> &'static str {
+        text(self.steps()[index].name)
+    }
+
+    /// Whether `bytes` bytes at `data` may be bound to input `index` as a tensor of this dtype and shape; the memory is not
+    /// read. `data` may be null when `bytes` is 0.
+    ///
+    /// # Errors
+    /// [`Error::UnknownIndex`], [`Error::WrongDtype`], [`Error::WrongRank`], [`Error::WrongExtent`],
+    /// [`Error::WrongBytes`], [`Error::InvalidArgument`], [`Error::Misaligned`].
+    pub fn check_input<T>(
+        &self,
+        index: usize,
+        dtype: DType,
+        shape: &[i64],
+        data: *const u8,
+        bytes: usize,
+    ) -> Result<(), Error<T>> {
+        let count = self.input_count();
+        if index >= count {
+            return Err(Error::UnknownIndex {
+                side: Side::Input,
+                index,
+                count,
+            });
+        }
+        let info = self.input(index);
+        let (name, rank) = (info.name, info.extents.rank());
+        if dtype != info.dtype {
+            return Err(Error::WrongDtype {
+                side: Side::Input,
+                name,
+                expected: info.dtype,
+                got: dtype,
+            });
+        }
+        if shape.len() != rank {
+            return Err(Error::WrongRank {
+                name,
+                expected: rank,
+                got: shape.len(),
+            });
+        }
+        if shape.iter().any(|&extent| extent < 0) {
+            return Err(Error::InvalidArgument("an extent is negative"));
+        }
+        for (axis, (dim, &got)) in info.extents.iter().zip(shape).enumerate() {
+            if let Dim::Const(expected) = dim
+                && expected != got
+            {
+                return Err(Error::WrongExtent {
+                    name,
+                    axis,
+                    expected,
+                    got,
+                });
+            }
+        }
+        let needed = byte_size(dtype, shape.iter().copied());
+        let needed = needed.ok_or(Error::InvalidArgument("an input is larger than the address space"))?;
+        if bytes != needed {
+            return Err(Error::WrongBytes {
+                name,
+                expected: needed,
+                got: bytes,
+            });
+        }
+        if data.is_null() && bytes > 0 {
+            return Err(Error::InvalidArgument("the data of an input is null"));
+        }
+        if bytes > 0 && !(data as usize).is_multiple_of(dtype.size()) {
+            return Err(Error::Misaligned {
+                side: Side::Input,
+                name,
+                bytes: dtype.size(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let desc = self.desc;
+        let symbols = slice(desc.symbols);
+        checked_text(desc.name)?;
+        for symbol in symbols {
+            checked_text(symbol.name)?;
+            if symbol.min < 0 || symbol.min > symbol.max {
+                return Err("a symbol has an empty range");
+            }
+        }
+        for io in slice(desc.inputs).iter().chain(slice(desc.outputs)) {
+            checked_text(io.name)?;
+            DType::from_raw(io.dtype).ok_or("a tensor has an unknown dtype")?;
+            for extent in slice(io.shape) {
+                checked_text(extent.name)?;
+                let limit = match extent.kind {
+                    EXTENT_CONST => i64::MAX as u64,
+                    EXTENT_SYMBOL => symbols.len() as u64,
+                    EXTENT_DIM => desc.dim_count,
+                    _ => return Err("an axis has an unknown kind of extent"),
+                };
+                if extent.value < 0 || extent.value as u64 >= limit {
+                    return Err("an axis has an extent out of range");
+                }
+            }
+        }
+        for buffer in self.buffers() {
+            let legal = match buffer.region {
+                REGION_ARENA => buffer.offset < desc.offset_count,
+                REGION_WEIGHTS => buffer.offset <= desc.weight_bytes,
+                REGION_INPUT => (buffer.index as usize) < desc.inputs.len,
+                REGION_OUTPUT => (buffer.index as usize) < desc.outputs.len,
+                _ => false,
+            };
+            if !legal {
+                return Err("a buffer lies nowhere");
+            }
+        }
+        for step in self.steps() {
+            checked_text(step.name)?;
+            let buffers = step.first_buffer as usize <= desc.buffers.len;
+            if !buffers || u64::from(step.first_dim) > desc.dim_count || u64::from(step.work) >= desc.dim_count {
+                return Err("a step points outside the tables");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tensor(io: &'static Io) -> TensorInfo {
+    // `check` saw the dtype; the fallback is never taken.
+    let dtype = DType::from_raw(io.dtype).unwrap_or(DType::U8);
+    TensorInfo {
+        name: text(io.name),
+        dtype,
+        extents: Extents(slice(io.shape)),
+    }
+}
+
+fn slice<T>(slice: Slice<T>) -> &'static [T] {
+    if slice.len == 0 {
+        return &[];
+    }
+    // SAFETY: the contract of `Tables::new`, the only way to a `Slice` in this file; the object's constants are static.
+    unsafe { core::slice::from_raw_parts(slice.ptr, slice.len) }
+}
+
+fn checked_text(text: Str) -> Result<&'static str, &'static str> {
+    core::str::from_utf8(slice(text)).map_err(|_| "a name is not UTF-8")
+}
+
+fn text(text: Str) -> &'static str {
+    // `check` saw every name; the fallback is never taken.
+    checked_text(text).unwrap_or_default()
+}

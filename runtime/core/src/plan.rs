@@ -1,0 +1,231 @@
+//! From input shapes to sizes: binds the symbols, evaluates the model's shape function, checks what depends on it.
+#![expect(unsafe_code, reason = "calls the model's shape function")]
+
+use crate::description::{Dim, Tables};
+use crate::error::{Error, SymbolBinding};
+use crate::run::parts_for;
+use crate::tensor::byte_size;
+use cameo_abi::{ALIGNMENT, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
+
+/// Marks a symbol that no axis has bound yet; extents are never negative.
+const UNBOUND: i64 = -1;
+
+/// Memory that a run needs beside weights, inputs and outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// For intermediate tensors.
+    pub arena_bytes: usize,
+    /// For each thread's packing and partial results.
+    pub scratch_bytes: usize,
+}
+
+impl Sizes {
+    /// From one thread's scratch to the next one's in bytes; `None` when it overflows.
+    #[must_use]
+    pub const fn scratch_stride(&self) -> Option<usize> {
+        // Two lines apart, so that neighbours' last and first lines are never fetched as a pair.
+        self.scratch_bytes.checked_next_multiple_of(2 * ALIGNMENT)
+    }
+}
+
+/// The tables of one set of input shapes, in the caller's memory.
+///
+/// Invariant: they have the lengths that the descriptor names.
+pub struct Plan<'a> {
+    tables: Tables,
+    symbols: &'a mut [i64],
+    dims: &'a mut [i64],
+    offsets: &'a mut [i64],
+}
+
+impl<'a> Plan<'a> {
+    /// A plan in these tables, with what they contain: [`Tables::symbol_count`] symbols, `dim_count` dims and
+    /// `offset_count` offsets of the [`cameo_abi::ModelDesc`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when a table has another length.
+    pub fn new<T>(
+        tables: Tables,
+        symbols: &'a mut [i64],
+        dims: &'a mut [i64],
+        offsets: &'a mut [i64],
+    ) -> Result<Self, Error<T>> {
+        let desc = tables.raw();
+        let lengths = [symbols.len(), dims.len(), offsets.len()].map(|length| length as u64);
+        if lengths != [tables.symbol_count() as u64, desc.dim_count, desc.offset_count] {
+            return Err(Error::InvalidArgument(
+                "the tables of a plan do not have the model's lengths",
+            ));
+        }
+        Ok(Self {
+            tables,
+            symbols,
+            dims,
+            offsets,
+        })
+    }
+
+    /// Evaluates for inputs whose shapes are `shape(index)`; their ranks and constant axes are already checked.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`], [`Error::ShapeRule`],
+    /// [`Error::InvalidModel`].
+    pub fn evaluate<'s, T>(&mut self, shape: impl Fn(usize) -> &'s [i64]) -> Result<Sizes, Error<T>> {
+        self.bind_symbols(&shape)?;
+        let sizes = self.evaluate_symbols()?;
+        for input in 0..self.tables.input_count() {
+            let info = self.tables.input(input);
+            for (axis, (dim, &got)) in info.extents.iter().zip(shape(input)).enumerate() {
+                if let Dim::Derived { index, .. } = dim
+                    && self.dims[index] != got
+                {
+                    return Err(Error::WrongExtent {
+                        name: info.name,
+                        axis,
+                        expected: self.dims[index],
+                        got,
+                    });
+                }
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// Evaluates for the values of the symbols themselves that their table contains.
+    ///
+    /// # Errors
+    /// [`Error::ShapeRule`], [`Error::InvalidModel`].
+    pub fn evaluate_symbols<T>(&mut self) -> Result<Sizes, Error<T>> {
+        let mut sizes = [0i64; 2];
+        // SAFETY: `Tables` holds the descriptor to its contract; each table has the length that the descriptor names.
+        let status = unsafe {
+            (self.tables.raw().shape)(
+                self.symbols.as_ptr(),
+                self.dims.as_mut_ptr(),
+                self.offsets.as_mut_ptr(),
+                sizes.as_mut_ptr(),
+            )
+        };
+        let [arena, scratch] = sizes.map(|size| usize::try_from(size).ok());
+        let (0, Some(arena_bytes), Some(scratch_bytes)) = (status, arena, scratch) else {
+            return Err(Error::ShapeRule);
+        };
+        if self.offsets.iter().any(|&offset| offset < 0 || offset > sizes[0]) {
+            return Err(Error::InvalidModel("a tensor lies outside the arena"));
+        }
+        Ok(Sizes {
+            arena_bytes,
+            scratch_bytes,
+        })
+    }
+
+    /// Writes the extents of an output under the evaluated symbols to `shape`, and gives its bytes.
+    ///
+    /// # Errors
+    /// [`Error::ShapeRule`] when it is larger than the address space.
+    pub fn output<T>(&self, index: usize, shape: &mut [i64]) -> Result<usize, Error<T>> {
+        let info = self.tables.output(index);
+        for (extent, dim) in shape.iter_mut().zip(info.extents.iter()) {
+            *extent = self.extent(dim);
+        }
+        byte_size(info.dtype, shape.iter().copied()).ok_or(Error::ShapeRule)
+    }
+
+    /// Writes to `parts` in how many shares each step is done by a team of `threads`.
+    pub fn split(&self, threads: usize, parts: &mut [u32]) {
+        for (parts, step) in parts.iter_mut().zip(self.tables.steps()) {
+            *parts = parts_for(self.dims[step.work as usize], threads);
+        }
+    }
+
+    /// Writes where each buffer of [`Tables::buffers`] starts to `pointers`, from where the arena, the weights section and
+    /// each input and output start.
+    pub fn resolve(
+        &self,
+        arena: *mut u8,
+        weights: *const u8,
+        input: impl Fn(usize) -> *const u8,
+        output: impl Fn(usize) -> *mut u8,
+        pointers: &mut [*mut u8],
+    ) {
+        for (pointer, buffer) in pointers.iter_mut().zip(self.tables.buffers()) {
+            let (index, offset) = (buffer.index as usize, buffer.offset as usize);
+            *pointer = match buffer.region {
+                REGION_ARENA => arena.wrapping_add(self.offsets[offset] as usize),
+                REGION_WEIGHTS => weights.wrapping_add(offset).cast_mut(),
+                REGION_INPUT => input(index).cast_mut(),
+                _ => output(index),
+            };
+        }
+    }
+
+    /// The extent of an axis under the evaluated symbols.
+    fn extent(&self, dim: Dim) -> i64 {
+        match dim {
+            Dim::Const(extent) => extent,
+            Dim::Symbol(index) => self.symbols[index],
+            Dim::Derived { index, .. } => self.dims[index],
+        }
+    }
+
+    /// A symbol that no input axis names takes its smallest value; axes derived from it are checked afterwards.
+    fn bind_symbols<'s, T>(&mut self, shape: &impl Fn(usize) -> &'s [i64]) -> Result<(), Error<T>> {
+        let tables = self.tables;
+        self.symbols.fill(UNBOUND);
+        for input in 0..tables.input_count() {
+            let info = tables.input(input);
+            for (axis, (dim, &got)) in info.extents.iter().zip(shape(input)).enumerate() {
+                let Dim::Symbol(index) = dim else { continue };
+                let symbol = tables.symbol(index);
+                if self.symbols[index] == UNBOUND {
+                    if got < symbol.min || got > symbol.max {
+                        let (min, max) = (symbol.min, symbol.max);
+                        return Err(Error::OutOfRange {
+                            symbol: symbol.name,
+                            name: info.name,
+                            axis,
+                            min,
+                            max,
+                            got,
+                        });
+                    }
+                    self.symbols[index] = got;
+                } else if self.symbols[index] != got {
+                    let bound = first_binding(tables, index, self.symbols[index]);
+                    return Err(Error::SymbolMismatch {
+                        symbol: symbol.name,
+                        name: info.name,
+                        axis,
+                        got,
+                        bound,
+                    });
+                }
+            }
+        }
+        for index in 0..self.symbols.len() {
+            if self.symbols[index] == UNBOUND {
+                self.symbols[index] = tables.symbol(index).min;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first axis of the inputs that names the symbol.
+fn first_binding(tables: Tables, symbol: usize, value: i64) -> SymbolBinding {
+    (0..tables.input_count())
+        .map(|input| tables.input(input))
+        .find_map(|info| {
+            let axis = info.extents.iter().position(|dim| dim == Dim::Symbol(symbol))?;
+            Some(SymbolBinding {
+                name: info.name,
+                axis,
+                value,
+            })
+        })
+        .unwrap_or(SymbolBinding {
+            name: "",
+            axis: 0,
+            value,
+        })
+}

@@ -1,0 +1,191 @@
+//! The steps of one run on the processor's cores.
+//!
+//! Every thread of the team walks the same list of steps. Step `s` is done in `parts[s]` shares, share `p` by thread
+//! `p`; between two steps there is a barrier unless both have one share, because then thread 0 does both in order.
+#![expect(unsafe_code, reason = "calls the model's kernels")]
+
+use crate::error::Error;
+use crate::float::FlushDenormals;
+use cameo_abi::Step;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+/// Scalar operations that are worth a thread. A barrier of spinning threads costs about 0.25 µs (two threads on an
+/// AVX-512 Xeon); vector code does some 20,000 scalar operations in twice that time, so smaller shares would wait longer than
+/// they save.
+const WORK_PER_THREAD: i64 = 20_000;
+
+/// No step has failed.
+const NO_STEP: usize = usize::MAX;
+
+/// How many shares a step of this estimated work is done in.
+pub fn parts_for(work: i64, threads: usize) -> u32 {
+    let most = u32::try_from(threads.max(1)).unwrap_or(u32::MAX);
+    // At most `most`.
+    (work / WORK_PER_THREAD).clamp(1, i64::from(most)) as u32
+}
+
+/// Threads of a caller, to run on instead of own ones.
+///
+/// # Safety
+/// [`Parallel::parallel`] calls `task` at most once for each index below `count`, and returns only when no call is
+/// under way.
+pub unsafe trait Parallel: Send + Sync {
+    /// Calls `task(0)` to `task(count - 1)`, in any order, on any threads, at the same time or not.
+    fn parallel(&self, count: usize, task: &(dyn Fn(usize) + Sync));
+}
+
+/// One run, shared by its team of threads.
+pub struct Run<'a> {
+    steps: &'a [Step],
+    parts: &'a [u32],
+    buffers: &'a [*mut u8],
+    dims: &'a [i64],
+    scratch: *mut u8,
+    scratch_stride: usize,
+    failed: AtomicUsize,
+}
+
+// SAFETY: shares of a step touch disjoint outputs (contract of `KernelFn`), each thread has its own scratch, and
+// barriers order the steps.
+unsafe impl Sync for Run<'_> {}
+
+impl<'a> Run<'a> {
+    /// A run of `steps`.
+    ///
+    /// # Safety
+    /// `buffers` and `dims` are the resolved tables of the model that `steps` belongs to; `scratch` has
+    /// `scratch_stride` bytes for each of as many threads as `parts` names. All stay valid and unshared while it runs.
+    #[must_use]
+    pub unsafe fn new(
+        steps: &'a [Step],
+        parts: &'a [u32],
+        buffers: &'a [*mut u8],
+        dims: &'a [i64],
+        scratch: *mut u8,
+        scratch_stride: usize,
+    ) -> Self {
+        debug_assert_eq!(steps.len(), parts.len());
+        Self {
+            steps,
+            parts,
+            buffers,
+            dims,
+            scratch,
+            scratch_stride,
+            failed: AtomicUsize::new(NO_STEP),
+        }
+    }
+
+    /// Shares of each step.
+    #[must_use]
+    pub fn parts(&self) -> &[u32] {
+        self.parts
+    }
+
+    /// One past the last step that has several shares.
+    #[must_use]
+    pub fn parallel_end(&self) -> usize {
+        self.parts
+            .iter()
+            .rposition(|&parts| parts > 1)
+            .map_or(0, |last| last + 1)
+    }
+
+    /// The first step, in order, that reported an index out of range.
+    #[must_use]
+    pub fn failed_step(&self) -> Option<usize> {
+        Some(self.failed.load(Ordering::Acquire)).filter(|&step| step != NO_STEP)
+    }
+
+    /// Does all steps on a caller's threads: step by step, each in as many tasks as it has parts.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the pool left tasks out.
+    pub fn on<T>(&mut self, pool: &dyn Parallel) -> Result<(), Error<T>> {
+        let run = &*self;
+        for (step, &parts) in run.parts.iter().enumerate() {
+            let done = AtomicU32::new(0);
+            let task = |part: usize| {
+                if part < parts as usize {
+                    let _flush = FlushDenormals::new();
+                    // SAFETY: `Parallel` calls each index once, and returned from every step before.
+                    unsafe { run.share(step, part) };
+                    done.fetch_add(1, Ordering::AcqRel);
+                }
+            };
+            if parts == 1 {
+                task(0);
+            } else {
+                pool.parallel(parts as usize, &task);
+            }
+            if done.load(Ordering::Acquire) != parts {
+                return Err(Error::InvalidArgument("the caller's pool did not run every task"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The shares of `thread` in the steps up to [`Run::parallel_end`]. Every thread of the team calls it once, with
+    /// a barrier that returns when all have reached it.
+    ///
+    /// # Safety
+    /// No other thread runs under the same number, and `barrier` is a barrier of the whole team.
+    pub unsafe fn walk(&self, thread: usize, barrier: impl Fn()) {
+        // Nothing lies before the first step that could still be running.
+        let mut previous = 1;
+        for step in 0..self.parallel_end() {
+            let parts = self.parts[step];
+            if step > 0 && (parts > 1 || previous > 1) {
+                barrier();
+            }
+            if thread < parts as usize {
+                // SAFETY: share `thread` is this thread's alone; the barrier ordered it behind the steps before.
+                unsafe { self.share(step, thread) };
+            }
+            previous = parts;
+        }
+    }
+
+    /// Share `part` of one step.
+    ///
+    /// # Safety
+    /// `part` is below the step's number of parts, done once, and the steps before are complete.
+    pub unsafe fn share(&self, step: usize, part: usize) {
+        let Step {
+            kernel,
+            first_buffer,
+            first_dim,
+            ..
+        } = self.steps[step];
+        // SAFETY: `Tables` checked that the step's slices begin inside the tables, and the compiler made them as long
+        // as the kernel reads; scratch and shares as the caller promised.
+        let status = unsafe {
+            kernel(
+                self.buffers.as_ptr().add(first_buffer as usize),
+                self.dims.as_ptr().add(first_dim as usize),
+                part as i64,
+                i64::from(self.parts[step]),
+                self.scratch.add(part * self.scratch_stride),
+            )
+        };
+        if status != 0 {
+            self.failed.fetch_min(step, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_steps_get_few_threads() {
+        assert_eq!(parts_for(0, 8), 1);
+        assert_eq!(parts_for(-5, 8), 1);
+        assert_eq!(parts_for(2 * WORK_PER_THREAD - 1, 8), 1);
+        assert_eq!(parts_for(3 * WORK_PER_THREAD, 8), 3);
+        assert_eq!(parts_for(i64::MAX, 8), 8);
+        assert_eq!(parts_for(i64::MAX, 1), 1);
+        assert_eq!(parts_for(i64::MAX, 0), 1);
+    }
+}

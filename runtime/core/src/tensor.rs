@@ -1,0 +1,128 @@
+//! Typed views of the bytes that a model takes and gives.
+#![expect(
+    unsafe_code,
+    reason = "the one place where slices of elements and slices of bytes are the same memory"
+)]
+
+use cameo_abi::DType;
+
+/// A Rust type that is the storage of a [`DType`].
+///
+/// # Safety
+/// Every bit pattern is a value, there is no padding, and [`Element::DTYPE`] has the same size.
+pub unsafe trait Element: Copy + 'static {
+    /// The element type that it stores.
+    const DTYPE: DType;
+}
+
+macro_rules! elements {
+    ($($ty:ty => $dtype:ident),*) => { $(
+        // SAFETY: plain numbers of the same width.
+        unsafe impl Element for $ty {
+            const DTYPE: DType = DType::$dtype;
+        }
+    )* };
+}
+
+elements!(f32 => F32, f64 => F64, u8 => U8, i8 => I8, u16 => U16, i16 => I16, i32 => I32, i64 => I64, u32 => U32,
+          u64 => U64);
+
+/// A borrowed dense row-major tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    dtype: DType,
+    shape: &'a [i64],
+    bytes: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    /// Elements of a Rust type. Whether `shape` fits `elements` is checked where the view is used.
+    #[must_use]
+    pub fn new<T: Element>(elements: &'a [T], shape: &'a [i64]) -> Self {
+        // SAFETY: `Element` types have no padding, so all their bytes are initialised; the lifetime is the same.
+        let bytes = unsafe { core::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) };
+        Self {
+            dtype: T::DTYPE,
+            shape,
+            bytes,
+        }
+    }
+
+    /// Elements of any type as bytes in the machine's order; booleans are bytes of 0 or 1, halves are two bytes.
+    #[must_use]
+    pub const fn from_bytes(dtype: DType, bytes: &'a [u8], shape: &'a [i64]) -> Self {
+        Self { dtype, shape, bytes }
+    }
+
+    /// Element type.
+    #[must_use]
+    pub const fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extent of each axis, outermost first.
+    #[must_use]
+    pub const fn shape(&self) -> &'a [i64] {
+        self.shape
+    }
+
+    /// The storage.
+    #[must_use]
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The elements, or `None` when `T` is not the storage of this dtype or the bytes are not aligned for it.
+    #[must_use]
+    pub fn elements<T: Element>(&self) -> Option<&'a [T]> {
+        if T::DTYPE != self.dtype || !self.bytes.as_ptr().cast::<T>().is_aligned() {
+            return None;
+        }
+        // SAFETY: aligned as just checked, every bit pattern is a `T`, and the length is rounded down.
+        Some(unsafe { core::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.bytes.len() / size_of::<T>()) })
+    }
+}
+
+/// Bytes of a dense tensor, `None` when an extent is negative or the product overflows the address space.
+pub fn byte_size(dtype: DType, shape: impl IntoIterator<Item = i64>) -> Option<usize> {
+    let mut bytes = dtype.size();
+    let mut empty = false;
+    for extent in shape {
+        let extent = usize::try_from(extent).ok()?;
+        empty |= extent == 0;
+        // Zero extents count last, so that an overflow elsewhere in the shape does not depend on their position.
+        bytes = bytes
+            .checked_mul(extent.max(1))
+            .filter(|&bytes| bytes <= isize::MAX as usize)?;
+    }
+    Some(if empty { 0 } else { bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views() {
+        let view = TensorView::new(&[1.5f32, 2.5], &[2]);
+        assert_eq!(view.bytes().len(), 8);
+        assert_eq!(view.elements::<f32>().unwrap(), [1.5, 2.5]);
+        assert!(view.elements::<i32>().is_none());
+        let words = [0u64; 2];
+        let bytes = &TensorView::new(&words, &[2]).bytes()[1..9];
+        assert!(
+            TensorView::from_bytes(DType::F32, bytes, &[2])
+                .elements::<f32>()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(byte_size(DType::F32, [2, 3]), Some(24));
+        assert_eq!(byte_size(DType::F64, []), Some(8));
+        assert_eq!(byte_size(DType::U8, [0, 5]), Some(0));
+        assert_eq!(byte_size(DType::U8, [-1]), None);
+        assert_eq!(byte_size(DType::U8, [1 << 40, 1 << 40, 0]), None);
+    }
+}

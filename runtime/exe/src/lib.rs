@@ -1,0 +1,213 @@
+//! The command line of a compiled model: what `./model --inputs x.npz --outputs y.npz` does.
+//!
+//! A compiled executable is a C `main` of one line that calls [`cameo_exe_main`] with the model's descriptor; this
+//! crate, with the runtime in it, is the static library that it is linked with.
+//!
+//! Laws: a wrong command line is one line on standard error and exit code 2; anything that goes wrong later is one line
+//! and exit code 1; standard output carries nothing but the answer.
+
+mod arguments;
+mod bench;
+mod describe;
+
+// The C interface travels with the library.
+pub use cameo_runtime::c_api;
+
+use arguments::{Arguments, Request};
+use cameo_npz::{Array, ArrayRef};
+use cameo_runtime::{Context, ContextOptions, Description, Error, Model, ModelDesc, TensorView};
+use std::ffi::{CStr, OsString, c_char, c_int};
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Exit code of a wrong command line.
+const USAGE: u8 = 2;
+
+/// Exit code of a run that failed.
+const FAILED: u8 = 1;
+
+/// Why the program ends: one line for standard error and the exit code.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(message: &impl Display) -> Self {
+        Self {
+            code: FAILED,
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(&error)
+    }
+}
+
+/// `main` of a compiled executable; returns the exit code.
+///
+/// # Safety
+/// `argv` has `argc` C strings, and `desc` was written by the Cameo compiler.
+#[expect(unsafe_code, reason = "called from C")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cameo_exe_main(argc: c_int, argv: *const *const c_char, desc: &'static ModelDesc) -> c_int {
+    let count = usize::try_from(argc).unwrap_or(0);
+    // SAFETY: the caller's promise.
+    let (arguments, description) = unsafe {
+        let arguments: Vec<OsString> = (0..count)
+            .map(|index| os_string(CStr::from_ptr(*argv.add(index))))
+            .collect();
+        (arguments, Description::new(desc))
+    };
+    let program = arguments.first().cloned().unwrap_or_default();
+    // SAFETY: the caller's promise.
+    let open = |path: Option<PathBuf>| unsafe { Model::open(desc, path.as_deref()) };
+    let result = description
+        .map_err(Failure::from)
+        .and_then(|description| main_with(&description, &arguments, &open, &mut std::io::stdout().lock()));
+    match result {
+        Ok(()) => 0,
+        Err(Failure { code, message }) => {
+            let program = std::path::Path::new(&program).file_name().unwrap_or_default().display();
+            eprintln!("{program}: {message}");
+            c_int::from(code)
+        }
+    }
+}
+
+/// Everything behind the command line. `open` opens the model with a weights file or the linked-in weights.
+fn main_with(
+    description: &Description,
+    arguments: &[OsString],
+    open: &dyn Fn(Option<PathBuf>) -> Result<Model, Error>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let arguments = match arguments::parse(arguments.get(1..).unwrap_or_default())? {
+        Request::Help => return put(out, &arguments::help(description)),
+        Request::Run(arguments) => arguments,
+    };
+    let embedded = description.has_embedded_weights();
+    let weights = arguments.weights.clone().or_else(|| (!embedded).then(default_weights));
+    if arguments.verify_weights {
+        open(weights.clone())?.verify_weights()?;
+        let alone = arguments.inputs.is_none() && !arguments.bench && !arguments.describe;
+        if alone {
+            return put(out, &format!("weights: {} bytes, intact\n", description.weight_bytes()));
+        }
+    }
+    let inputs = read_inputs(description, &arguments)?;
+    if arguments.describe {
+        return put(out, &describe::json(description, inputs.as_deref())?);
+    }
+    let Some(inputs) = inputs else {
+        return Err(Failure {
+            code: USAGE,
+            message: "--inputs FILE.npz is missing; --help lists all flags".to_owned(),
+        });
+    };
+
+    let model = open(weights)?;
+    let mut context = Context::new(
+        &model,
+        ContextOptions {
+            threads: arguments.threads,
+            pool: None,
+        },
+    )?;
+    let views: Vec<TensorView<'_>> = inputs
+        .iter()
+        .map(|array| TensorView::from_bytes(array.dtype, &array.data, &array.shape))
+        .collect();
+    if arguments.bench {
+        let times = bench::measure(arguments.warmup, arguments.runs, || context.run_on(&views))?;
+        put(out, &bench::json(&times, context.threads()))?;
+    } else {
+        context.run_on(&views)?;
+    }
+
+    let outputs: Vec<(&str, TensorView<'_>)> = description
+        .outputs()
+        .enumerate()
+        .map(|(index, info)| Ok((info.name, context.output(index)?)))
+        .collect::<Result<_, Error>>()?;
+    if let Some(path) = &arguments.outputs {
+        let arrays: Vec<ArrayRef<'_>> = outputs
+            .iter()
+            .map(|(name, view)| ArrayRef {
+                name,
+                dtype: view.dtype(),
+                shape: view.shape(),
+                data: view.bytes(),
+            })
+            .collect();
+        return cameo_npz::write(path, &arrays).map_err(|error| Failure::new(&error));
+    }
+    if arguments.bench {
+        return Ok(());
+    }
+    outputs
+        .iter()
+        .try_for_each(|(name, view)| put(out, &format!("{name}: {} {:?}\n", view.dtype().name(), view.shape())))
+}
+
+/// The inputs in the model's order: from the file, or generated for a benchmark. `None` when there is nothing to run on.
+fn read_inputs(description: &Description, arguments: &Arguments) -> Result<Option<Vec<Array>>, Failure> {
+    let Some(path) = &arguments.inputs else {
+        let generate = description.inputs().len() == 0 || (arguments.bench && !arguments.describe);
+        return if generate {
+            bench::generated_inputs(description).map(Some)
+        } else {
+            Ok(None)
+        };
+    };
+    let mut arrays = cameo_npz::read(path).map_err(|error| Failure::new(&error))?;
+    let inputs = description
+        .inputs()
+        .map(|info| {
+            let found = arrays.iter().position(|array| array.name == info.name);
+            found.map(|index| arrays.swap_remove(index)).ok_or_else(|| {
+                Failure::new(&format!(
+                    "{}: there is no array {:?}, which is an input",
+                    path.display(),
+                    info.name
+                ))
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    if let Some(array) = arrays.first() {
+        return Err(Failure::new(&format!(
+            "{}: array {:?} is not an input",
+            path.display(),
+            array.name
+        )));
+    }
+    Ok(Some(inputs))
+}
+
+/// The executable's own path with `.weights` behind it.
+fn default_weights() -> PathBuf {
+    let mut path = std::env::current_exe().unwrap_or_default().into_os_string();
+    path.push(".weights");
+    PathBuf::from(path)
+}
+
+fn put(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Failure::new(&format!("standard output: {error}")))
+}
+
+#[cfg(unix)]
+fn os_string(text: &CStr) -> OsString {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(text.to_bytes()).to_owned()
+}
+
+#[cfg(not(unix))]
+fn os_string(text: &CStr) -> OsString {
+    text.to_string_lossy().into_owned().into()
+}

@@ -1,0 +1,8 @@
+/* The main of a compiled executable. */
+#include "fake_model.h"
+
+int cameo_exe_main(int argc, char **argv, const struct cameo_model_desc *desc);
+
+int main(int argc, char **argv) {
+    return cameo_exe_main(argc, argv, &fake_model);
+}

@@ -1,0 +1,194 @@
+/* Cameo: run a compiled model from C or C++.
+ *
+ * Every function that can fail returns a cameo_status; cameo_last_error() then says what was wrong, naming the tensor,
+ * axis or file. Wrong names, types, shapes, sizes and files are reported, never undefined behaviour; pointers must be
+ * valid for what each function says.
+ *
+ *     cameo_model *model;
+ *     cameo_context *context;
+ *     cameo_output_info y;
+ *     float x[2 * 3] = {0};
+ *     int64_t shape[2] = {2, 3};
+ *     if (cameo_model_open(&digits_model, "digits.weights", &model) != CAMEO_OK ||
+ *         cameo_context_create(model, NULL, &context) != CAMEO_OK ||
+ *         cameo_bind_input(context, 0, CAMEO_FLOAT32, shape, 2, x, sizeof x) != CAMEO_OK ||
+ *         cameo_run(context) != CAMEO_OK || cameo_output_get(context, 0, &y) != CAMEO_OK)
+ *         puts(cameo_last_error());
+ *
+ * Threads: a model may be used by any number of threads at once. A context serves one thread at a time; contexts of one
+ * model run at the same time and share its weights.
+ */
+#ifndef CAMEO_H
+#define CAMEO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a function returns. The numbers are fixed. */
+typedef enum cameo_status {
+    CAMEO_OK = 0,
+    CAMEO_INVALID_ARGUMENT = 1,   /* a null or misaligned pointer, a negative extent, overlapping buffers, wrong order */
+    CAMEO_UNKNOWN_NAME = 2,       /* no input or output of this name or index */
+    CAMEO_WRONG_DTYPE = 3,        /* another element type than the model's */
+    CAMEO_WRONG_RANK = 4,         /* another number of axes than the model's */
+    CAMEO_WRONG_SIZE = 5,         /* an axis or a number of bytes differs from what it must be */
+    CAMEO_SYMBOL_MISMATCH = 6,    /* two axes that share a symbolic dimension differ */
+    CAMEO_OUT_OF_RANGE = 7,       /* a symbolic dimension is outside the range that was compiled for */
+    CAMEO_BUFFER_TOO_SMALL = 8,   /* an output does not fit the buffer that was bound for it */
+    CAMEO_NOT_BOUND = 9,          /* an input was not bound */
+    CAMEO_SHAPE_RULE = 10,        /* these shapes violate a rule of the model, or a size overflows */
+    CAMEO_INDEX_OUT_OF_RANGE = 11, /* a value that is used as an index is outside its axis */
+    CAMEO_WEIGHTS_MISSING = 12,   /* the weights file cannot be opened */
+    CAMEO_WEIGHTS_CORRUPT = 13,   /* the weights file is not one, is truncated, or was found to have wrong bytes */
+    CAMEO_WEIGHTS_MISMATCH = 14,  /* the weights file belongs to another model */
+    CAMEO_CPU_UNSUPPORTED = 15,   /* the processor lacks instructions that were compiled for */
+    CAMEO_ABI_MISMATCH = 16,      /* model and runtime come from different versions */
+    CAMEO_INVALID_MODEL = 17,     /* the model's tables are inconsistent */
+    CAMEO_OUT_OF_MEMORY = 18,
+    CAMEO_THREAD_FAILED = 19      /* a thread could not be started */
+} cameo_status;
+
+/* Element types, numbered as in ONNX. Halves and bfloats are two bytes, booleans one byte of 0 or 1. */
+typedef enum cameo_dtype {
+    CAMEO_FLOAT32 = 1,
+    CAMEO_UINT8 = 2,
+    CAMEO_INT8 = 3,
+    CAMEO_UINT16 = 4,
+    CAMEO_INT16 = 5,
+    CAMEO_INT32 = 6,
+    CAMEO_INT64 = 7,
+    CAMEO_BOOL = 9,
+    CAMEO_FLOAT16 = 10,
+    CAMEO_FLOAT64 = 11,
+    CAMEO_UINT32 = 12,
+    CAMEO_UINT64 = 13,
+    CAMEO_BFLOAT16 = 16
+} cameo_dtype;
+
+/* What the compiler writes for each model; `extern const struct cameo_model_desc NAME_model;` is in the model's header. */
+typedef struct cameo_model_desc cameo_model_desc;
+
+/* An open model with its weights. */
+typedef struct cameo_model cameo_model;
+
+/* One caller's bindings, memory and threads. */
+typedef struct cameo_context cameo_context;
+
+/* One axis of a tensor. extent: its length, or -1 where it depends on the inputs' shapes. symbol: when it is exactly a
+ * symbolic dimension, its index for cameo_symbol_describe, else -1. */
+typedef struct cameo_dim {
+    int64_t extent;
+    int64_t symbol;
+} cameo_dim;
+
+/* An input or output. Pointers live as long as the model. */
+typedef struct cameo_tensor_info {
+    const char *name;
+    uint32_t dtype; /* a cameo_dtype */
+    size_t rank;
+    const cameo_dim *dims; /* rank entries, outermost first */
+} cameo_tensor_info;
+
+/* A symbolic dimension. max is INT64_MAX when unbounded. */
+typedef struct cameo_symbol_info {
+    const char *name;
+    int64_t min;
+    int64_t max;
+} cameo_symbol_info;
+
+/* An output: dense, row-major. Pointers live until its context is bound, prepared, run or destroyed. */
+typedef struct cameo_output_info {
+    const void *data; /* null before the first run with these shapes */
+    size_t bytes;
+    uint32_t dtype; /* a cameo_dtype */
+    size_t rank;
+    const int64_t *shape; /* rank entries, outermost first */
+} cameo_output_info;
+
+/* A piece of work for the caller's own threads: task(argument, index). */
+typedef void (*cameo_task)(void *argument, size_t index);
+
+/* Must call task(argument, index) once for each index below count, on any threads, at the same time or not, and return
+ * when all calls have returned. It is called with `user` on the thread that calls cameo_run. */
+typedef void (*cameo_parallel)(void *user, size_t count, cameo_task task, void *argument);
+
+/* How a context runs. Begin with CAMEO_OPTIONS_INIT, so that fields of later versions have their defaults. */
+typedef struct cameo_options {
+    size_t size;             /* sizeof(cameo_options) */
+    uint32_t threads;        /* the calling thread included, at most 1024; 0: what affinity mask and CPU quota allow */
+    cameo_parallel parallel; /* null: the context has threads - 1 threads of its own, asleep between runs */
+    void *user;              /* passed to parallel */
+} cameo_options;
+
+#define CAMEO_OPTIONS_INIT {sizeof(cameo_options), 0, NULL, NULL}
+
+/* Opens a model. weights_path may be null when the weights are linked in. The weights file is mapped, not read: only
+ * its header is checked, so that opening takes milliseconds, and it must not be changed while the model is open. */
+cameo_status cameo_model_open(const cameo_model_desc *desc, const char *weights_path, cameo_model **out);
+
+/* Reads all weights and compares their hash with the model's: CAMEO_WEIGHTS_CORRUPT when a byte is not what the compiler
+ * wrote. Takes as long as reading the file does; for after a download, not for every start. */
+cameo_status cameo_model_verify(const cameo_model *model);
+
+/* Gives the model back; its contexts stay usable. Null is ignored. */
+void cameo_model_close(cameo_model *model);
+
+/* What the model takes and gives. The counts of a null model are 0. */
+size_t cameo_input_count(const cameo_model *model);
+size_t cameo_output_count(const cameo_model *model);
+size_t cameo_symbol_count(const cameo_model *model);
+cameo_status cameo_input_describe(const cameo_model *model, size_t index, cameo_tensor_info *out);
+cameo_status cameo_output_describe(const cameo_model *model, size_t index, cameo_tensor_info *out);
+cameo_status cameo_symbol_describe(const cameo_model *model, size_t index, cameo_symbol_info *out);
+
+/* The index of the input or output of a name. */
+cameo_status cameo_input_find(const cameo_model *model, const char *name, size_t *out);
+cameo_status cameo_output_find(const cameo_model *model, const char *name, size_t *out);
+
+/* Makes a context; options may be null. */
+cameo_status cameo_context_create(const cameo_model *model, const cameo_options *options, cameo_context **out);
+
+/* Ends the context's threads and gives its memory back. Null is ignored. */
+void cameo_context_destroy(cameo_context *context);
+
+/* Threads of a run, the caller's included. */
+uint32_t cameo_context_threads(const cameo_context *context);
+
+/* Binds an input to the caller's memory, which is used in place and must stay valid and unchanged during runs until the
+ * input is bound again. bytes must be exactly what shape takes; data a multiple of the element size. Contents may
+ * change between runs. Binding again with the same shape is cheap. */
+cameo_status cameo_bind_input(cameo_context *context, size_t index, uint32_t dtype, const int64_t *shape, size_t rank,
+                              const void *data, size_t bytes);
+
+/* Binds an output to the caller's memory of capacity bytes, apart from all other tensors. Null: the context's own. */
+cameo_status cameo_bind_output(cameo_context *context, size_t index, void *data, size_t capacity);
+
+/* Evaluates the shapes of the bound inputs, after which cameo_output_get knows shapes and bytes. Optional. */
+cameo_status cameo_prepare(cameo_context *context);
+
+/* Computes the outputs. Allocates nothing when the shapes are those of the run before. The caller's floating-point
+ * state is as before afterwards; denormals are flushed to zero during the run. */
+cameo_status cameo_run(cameo_context *context);
+
+/* An output's shape after cameo_prepare, and its data after cameo_run. */
+cameo_status cameo_output_get(const cameo_context *context, size_t index, cameo_output_info *out);
+
+/* What was wrong in the last failed call on this thread; empty when none failed. Valid until the next failure. */
+const char *cameo_last_error(void);
+
+/* A status in words. */
+const char *cameo_status_string(int status);
+
+/* Version of the runtime, and of the interface between runtime and compiled models. */
+const char *cameo_version(void);
+uint32_t cameo_abi_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

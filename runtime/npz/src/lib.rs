@@ -1,0 +1,216 @@
+//! Arrays in numpy's `.npz` files: a zip archive with one `.npy` member per array.
+//!
+//! Laws: any input bytes give arrays or an [`Error`], never a panic; memory stays proportional to the file (a deflated
+//! member cannot claim more than deflate can pack); the same arrays give the same bytes.
+//!
+//! Reads stored and deflated members, `.npy` versions 1 to 3, both byte orders, C and Fortran order. Writes stored
+//! members, version 1.0, little endian, C order. Not covered: zip64 (files or members of 4 GiB and more), encryption,
+//! structured and string dtypes; each is refused by name.
+
+mod npy;
+mod zip;
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path;
+
+pub use cameo_abi::DType;
+
+/// A named dense array, row-major (C order), little endian.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Array {
+    /// The key in the archive, without `.npy`.
+    pub name: String,
+    pub dtype: DType,
+    /// Extent of each axis, outermost first.
+    pub shape: Vec<i64>,
+    /// Product of `shape` times the element size bytes.
+    pub data: Vec<u8>,
+}
+
+/// Why an archive could not be read or written; the text names the member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(String);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Reads every array of the file at `path`, in the archive's order.
+///
+/// # Errors
+/// When the file cannot be read or is not an archive of arrays that this crate covers.
+pub fn read(path: &Path) -> Result<Vec<Array>, Error> {
+    let bytes = std::fs::read(path).map_err(|error| Error(format!("{}: {error}", path.display())))?;
+    read_bytes(&bytes).map_err(|error| Error(format!("{}: {error}", path.display())))
+}
+
+/// Reads every array of an archive in memory, in the archive's order.
+///
+/// # Errors
+/// When the bytes are not an archive of arrays that this crate covers.
+pub fn read_bytes(archive: &[u8]) -> Result<Vec<Array>, Error> {
+    let mut arrays: Vec<Array> = Vec::new();
+    for member in zip::members(archive)? {
+        let name = member.name.strip_suffix(".npy").unwrap_or(&member.name).to_owned();
+        let located = |error: Error| Error(format!("array {name:?}: {error}"));
+        if arrays.iter().any(|array| array.name == name) {
+            return Err(located(Error("appears twice".to_owned())));
+        }
+        let content = member.content(archive).map_err(located)?;
+        let npy::Decoded { dtype, shape, data } = npy::decode(&content).map_err(located)?;
+        arrays.push(Array {
+            name,
+            dtype,
+            shape,
+            data,
+        });
+    }
+    Ok(arrays)
+}
+
+/// Borrowed form of [`Array`], to write without copying.
+#[derive(Clone, Copy, Debug)]
+pub struct ArrayRef<'a> {
+    /// As [`Array::name`].
+    pub name: &'a str,
+    pub dtype: DType,
+    /// As [`Array::shape`].
+    pub shape: &'a [i64],
+    /// As [`Array::data`].
+    pub data: &'a [u8],
+}
+
+impl Array {
+    /// Borrows the array.
+    #[must_use]
+    pub fn as_ref(&self) -> ArrayRef<'_> {
+        ArrayRef {
+            name: &self.name,
+            dtype: self.dtype,
+            shape: &self.shape,
+            data: &self.data,
+        }
+    }
+}
+
+/// Writes the arrays to a new file at `path`, replacing an older one.
+///
+/// # Errors
+/// When the file cannot be written, a name appears twice, or the archive would need zip64 (4 GiB and more).
+pub fn write(path: &Path, arrays: &[ArrayRef<'_>]) -> Result<(), Error> {
+    let located = |error: &dyn fmt::Display| Error(format!("{}: {error}", path.display()));
+    let file = std::fs::File::create(path).map_err(|error| located(&error))?;
+    let mut out = std::io::BufWriter::new(file);
+    write_to(&mut out, arrays).map_err(|error| located(&error))?;
+    out.flush().map_err(|error| located(&error))
+}
+
+/// Writes the arrays as an archive.
+///
+/// # Errors
+/// When the writer fails, a name appears twice, or the archive would need zip64 (4 GiB and more).
+pub fn write_to(out: &mut dyn Write, arrays: &[ArrayRef<'_>]) -> Result<(), Error> {
+    let mut writer = zip::Writer::new(out);
+    for (index, array) in arrays.iter().enumerate() {
+        if arrays[..index].iter().any(|other| other.name == array.name) {
+            return Err(Error(format!("array {:?} appears twice", array.name)));
+        }
+        let header = npy::header(array.dtype, array.shape);
+        writer.member(&format!("{}.npy", array.name), &[&header, array.data])?;
+    }
+    writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<Array> {
+        vec![
+            Array {
+                name: "x".into(),
+                dtype: DType::F32,
+                shape: vec![2, 3],
+                data: (0..24).collect(),
+            },
+            Array {
+                name: "scalar".into(),
+                dtype: DType::I64,
+                shape: vec![],
+                data: vec![7, 0, 0, 0, 0, 0, 0, 0],
+            },
+            Array {
+                name: "empty/ö".into(),
+                dtype: DType::Bool,
+                shape: vec![0, 4],
+                data: vec![],
+            },
+            Array {
+                name: "half".into(),
+                dtype: DType::BF16,
+                shape: vec![1],
+                data: vec![0x80, 0x3f],
+            },
+        ]
+    }
+
+    fn archive(arrays: &[Array]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_to(&mut bytes, &arrays.iter().map(Array::as_ref).collect::<Vec<_>>()).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn round_trip() {
+        assert_eq!(read_bytes(&archive(&sample())).unwrap(), sample());
+    }
+
+    #[test]
+    fn every_dtype_round_trips() {
+        let arrays: Vec<Array> = DType::ALL
+            .iter()
+            .map(|&dtype| {
+                let data = (0..2 * dtype.size()).map(|i| i as u8).collect();
+                Array {
+                    name: dtype.name().into(),
+                    dtype,
+                    shape: vec![2],
+                    data,
+                }
+            })
+            .collect();
+        assert_eq!(read_bytes(&archive(&arrays)).unwrap(), arrays);
+    }
+
+    #[test]
+    fn twice_the_same_name_is_refused() {
+        let array = sample().remove(0);
+        assert!(write_to(&mut Vec::new(), &[array.as_ref(), array.as_ref()]).is_err());
+    }
+
+    #[test]
+    fn damage_is_an_error_or_the_same_arrays() {
+        let good = archive(&sample());
+        for length in 0..good.len() {
+            assert!(read_bytes(&good[..length]).is_err(), "truncated to {length}");
+        }
+        let mut refused = 0;
+        for position in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[position] ^= 1 << bit;
+                refused += usize::from(read_bytes(&bad).is_err());
+            }
+        }
+        assert!(
+            refused > good.len() * 4,
+            "only {refused} of {} bit flips were noticed",
+            good.len() * 8
+        );
+    }
+}

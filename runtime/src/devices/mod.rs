@@ -1,0 +1,3 @@
+//! What executes steps. One file per kind of device.
+
+pub mod cpu;

@@ -1,0 +1,280 @@
+//! Models written by hand in Rust, as the compiler writes them into objects.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(unsafe_code, reason = "kernels work on raw pointers")]
+
+use cameo_abi::*;
+
+/// Constant data of an object.
+pub fn constant<T: 'static>(values: Vec<T>) -> Slice<T> {
+    let values: &'static [T] = values.leak();
+    Slice {
+        ptr: values.as_ptr(),
+        len: values.len(),
+    }
+}
+
+pub fn text(text: &str) -> Str {
+    constant(text.as_bytes().to_vec())
+}
+
+pub fn symbol(name: &str, min: i64, max: i64) -> Symbol {
+    Symbol {
+        name: text(name),
+        min,
+        max,
+    }
+}
+
+pub fn fixed(value: i64) -> Extent {
+    Extent {
+        kind: EXTENT_CONST,
+        reserved: 0,
+        value,
+        name: text(""),
+    }
+}
+
+pub fn named(symbol: i64) -> Extent {
+    Extent {
+        kind: EXTENT_SYMBOL,
+        reserved: 0,
+        value: symbol,
+        name: text(""),
+    }
+}
+
+pub fn derived(dim: i64, expression: &str) -> Extent {
+    Extent {
+        kind: EXTENT_DIM,
+        reserved: 0,
+        value: dim,
+        name: text(expression),
+    }
+}
+
+pub fn io(name: &str, dtype: DType, shape: Vec<Extent>) -> Io {
+    Io {
+        name: text(name),
+        dtype: dtype as u32,
+        reserved: 0,
+        shape: constant(shape),
+    }
+}
+
+pub fn buffer(region: u32, index: u32, offset: u64) -> Buffer {
+    Buffer { region, index, offset }
+}
+
+pub fn step(name: &str, kernel: KernelFn, first_buffer: u32, first_dim: u32, work: u32) -> Step {
+    Step {
+        kernel,
+        first_buffer,
+        first_dim,
+        work,
+        reserved: 0,
+        name: text(name),
+    }
+}
+
+/// The share of `0..count` that is `part` of `parts`.
+pub fn share(count: i64, part: i64, parts: i64) -> std::ops::Range<usize> {
+    (count * part / parts) as usize..(count * (part + 1) / parts) as usize
+}
+
+/// Gives the compiler's promise for these hand-written models.
+pub fn open(desc: ModelDesc) -> cameo_runtime::Model {
+    let desc: &'static ModelDesc = Box::leak(Box::new(desc));
+    // SAFETY: the descriptors in this file keep the contract.
+    unsafe { cameo_runtime::Model::open(desc, None) }.unwrap()
+}
+
+pub fn description(desc: ModelDesc) -> cameo_runtime::Description {
+    let desc: &'static ModelDesc = Box::leak(Box::new(desc));
+    // SAFETY: the descriptors in this file keep the contract.
+    unsafe { cameo_runtime::Description::new(desc) }.unwrap()
+}
+
+// The relay model: x [S] f32 -> y [S] f32, y = x + (number of steps), reversed by each step. Every step reads what other
+// threads wrote in the step before, so a missing barrier shows.
+
+/// S, and the work of a step that is parallel, and of one that is not.
+unsafe extern "C" fn relay_shape(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32 {
+    unsafe {
+        let s = *symbols;
+        let Some(bytes) = s.checked_mul(4).and_then(|bytes| bytes.checked_add(63)) else {
+            return 1;
+        };
+        dims.copy_from_nonoverlapping([s, i64::MAX, 0].as_ptr(), 3);
+        offsets.copy_from_nonoverlapping([0, bytes / 64 * 64].as_ptr(), 2);
+        sizes.copy_from_nonoverlapping([bytes / 64 * 64 * 2, 256].as_ptr(), 2);
+    }
+    0
+}
+
+unsafe extern "C" fn relay(buffers: *const *mut u8, dims: *const i64, part: i64, parts: i64, scratch: *mut u8) -> i32 {
+    unsafe {
+        assert!(part < parts && (scratch as usize).is_multiple_of(ALIGNMENT));
+        let s = *dims as usize;
+        let (from, to) = ((*buffers).cast::<f32>(), (*buffers.add(1)).cast::<f32>());
+        for i in share(s as i64, part, parts) {
+            // By way of scratch, which would show if two threads shared it.
+            scratch.cast::<f32>().write(*from.add(s - 1 - i));
+            to.add(i).write(scratch.cast::<f32>().read() + 1.0);
+        }
+    }
+    0
+}
+
+/// `steps` must be even, for outputs in the order of inputs. Step `i` is parallel where `parallel(i)`.
+pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
+    let last = steps - 1;
+    let place = |i: u32| buffer(REGION_ARENA, 0, u64::from(i % 2));
+    let mut buffers = Vec::new();
+    let mut list = Vec::new();
+    for i in 0..steps {
+        list.push(step(
+            &format!("relay{i}"),
+            relay,
+            buffers.len() as u32,
+            0,
+            if parallel(i) { 1 } else { 2 },
+        ));
+        buffers.push(if i == 0 { buffer(REGION_INPUT, 0, 0) } else { place(i) });
+        buffers.push(if i == last {
+            buffer(REGION_OUTPUT, 0, 0)
+        } else {
+            place(i + 1)
+        });
+    }
+    ModelDesc {
+        magic: MAGIC,
+        abi_version: ABI_VERSION,
+        default_threads: 0,
+        name: text("relay"),
+        symbols: constant(vec![symbol("S", 1, i64::MAX)]),
+        inputs: constant(vec![io("x", DType::F32, vec![named(0)])]),
+        outputs: constant(vec![io("y", DType::F32, vec![named(0)])]),
+        buffers: constant(buffers),
+        steps: constant(list),
+        dim_count: 3,
+        offset_count: 2,
+        shape: relay_shape,
+        weight_bytes: 0,
+        weight_hash: 0,
+        weights: std::ptr::null(),
+        cpu_features: 0,
+    }
+}
+
+// The lookup model: table x [B, 3, S] f32, twice [2*S] f32, index [1] i64 -> y [S] f32 = weight * x[0, 0, :], and checks
+// that the index is below S. S = 13 breaks its shape rule.
+
+unsafe extern "C" fn lookup_shape(symbols: *const i64, dims: *mut i64, _: *mut i64, sizes: *mut i64) -> i32 {
+    unsafe {
+        let s = *symbols.add(1);
+        dims.copy_from_nonoverlapping([s, 2 * s, 0].as_ptr(), 3);
+        sizes.copy_from_nonoverlapping([0, 0].as_ptr(), 2);
+        i32::from(s == 13)
+    }
+}
+
+unsafe extern "C" fn lookup(buffers: *const *mut u8, dims: *const i64, part: i64, parts: i64, _: *mut u8) -> i32 {
+    unsafe {
+        let [x, index, weight, y] = std::array::from_fn(|i| *buffers.add(i));
+        for i in share(*dims, part, parts) {
+            y.cast::<f32>()
+                .add(i)
+                .write(*x.cast::<f32>().add(i) * *weight.cast::<f32>());
+        }
+        let index = *index.cast::<i64>();
+        if (0..*dims).contains(&index) {
+            0
+        } else {
+            KERNEL_INDEX_OUT_OF_RANGE
+        }
+    }
+}
+
+pub fn lookup_hash() -> u64 {
+    let mut hasher = WeightsHasher::default();
+    hasher.update(&lookup_weights());
+    hasher.finish()
+}
+
+/// The weight is 2.5, in a file or linked in.
+pub fn lookup_model(embedded: bool) -> ModelDesc {
+    ModelDesc {
+        magic: MAGIC,
+        abi_version: ABI_VERSION,
+        default_threads: 2,
+        name: text("lookup"),
+        symbols: constant(vec![symbol("B", 1, 8), symbol("S", 2, 512)]),
+        inputs: constant(vec![
+            io("x", DType::F32, vec![named(0), fixed(3), named(1)]),
+            io("twice", DType::F32, vec![derived(1, "2*S")]),
+            io("index", DType::I64, vec![fixed(1)]),
+            io("mask", DType::Bool, vec![named(1)]),
+        ]),
+        outputs: constant(vec![io("y", DType::F32, vec![derived(0, "S")])]),
+        buffers: constant(vec![
+            buffer(REGION_INPUT, 0, 0),
+            buffer(REGION_INPUT, 2, 0),
+            buffer(REGION_WEIGHTS, 0, 64),
+            buffer(REGION_OUTPUT, 0, 0),
+        ]),
+        steps: constant(vec![step("lookup", lookup, 0, 0, 2)]),
+        dim_count: 3,
+        offset_count: 0,
+        shape: lookup_shape,
+        weight_bytes: 68,
+        weight_hash: lookup_hash(),
+        weights: if embedded {
+            constant(lookup_weights()).ptr
+        } else {
+            std::ptr::null()
+        },
+        cpu_features: 0,
+    }
+}
+
+pub fn lookup_weights() -> Vec<u8> {
+    let mut weights = vec![0; 64];
+    weights.extend_from_slice(&2.5f32.to_ne_bytes());
+    weights
+}
+
+/// A weights file.
+pub fn weights_file(hash: u64, claimed: u64, weights: &[u8]) -> Vec<u8> {
+    let mut file = WEIGHTS_MAGIC.to_le_bytes().to_vec();
+    file.extend_from_slice(&ABI_VERSION.to_le_bytes());
+    file.extend_from_slice(&[0; 4]);
+    file.extend_from_slice(&claimed.to_le_bytes());
+    file.extend_from_slice(&hash.to_le_bytes());
+    file.resize(size_of::<WeightsHeader>(), 0);
+    file.extend_from_slice(weights);
+    file
+}
+
+// The denormal model: y [S] f32 = smallest normal number / 2, on all threads.
+
+unsafe extern "C" fn denormal(buffers: *const *mut u8, dims: *const i64, part: i64, parts: i64, _: *mut u8) -> i32 {
+    unsafe {
+        for i in share(*dims, part, parts) {
+            (*buffers)
+                .cast::<f32>()
+                .add(i)
+                .write(std::hint::black_box(f32::MIN_POSITIVE) / std::hint::black_box(2.0));
+        }
+    }
+    0
+}
+
+pub fn denormal_model() -> ModelDesc {
+    ModelDesc {
+        name: text("denormal"),
+        outputs: constant(vec![io("y", DType::F32, vec![derived(0, "S")])]),
+        buffers: constant(vec![buffer(REGION_OUTPUT, 0, 0)]),
+        steps: constant(vec![step("denormal", denormal, 0, 0, 1)]),
+        ..relay_model(2, |_| true)
+    }
+}

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Times compiled models against ONNX Runtime, in turns, on this machine.
+
+    python compare.py MODEL.onnx[:B=1,S=128[:FLOOR]]... [--rounds N] [--runs N] [--warmup N] [--threads N] [--json FILE]
+    python compare.py --zoo DIR [--cache DIR] [NAME[:FLOOR]...]        # networks of a zoo, see ../oracle/zoo.py
+
+In every round each side runs once in a process of its own (warm-up, then RUNS timed runs on the same inputs and number
+of threads), and who begins changes from round to round, so that a slow spell of the machine hits both. A round gives
+one median per side; the table shows median and quartiles over the rounds, and the median and quartiles of the ratio
+Cameo / ONNX Runtime within a round. With a FLOOR the exit code says whether every median ratio is at most its floor.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "oracle"))
+
+from compiled import Checks, Compiled, call, difference, outputs, session
+from feeds import binding, random_feeds
+
+# With --zoo and no names: the networks and the floors that the project began with.
+ZOO = ["deit_small_ts:1.3", "deit_small_dynamo:1.3", "resnet50:1.6", "mobilenetv2_100:1.6"]
+
+
+def reference(model, feeds_path, threads, runs, warmup):
+    """The child process of the other side: one line of JSON, like `--bench` of a compiled model."""
+    import time
+    with np.load(feeds_path) as arrays:
+        feeds = dict(arrays)
+    s = session(model, threads)
+    names = [o.name for o in s.get_outputs()]
+    times = []
+    for i in range(warmup + runs):
+        start = time.perf_counter_ns()
+        s.run(names, feeds)
+        if i >= warmup:
+            times.append((time.perf_counter_ns() - start) / 1e6)
+    print(json.dumps({"median_ms": float(np.median(times)), "min_ms": min(times), "max_ms": max(times)}))
+
+
+def summary(values):
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return {"median": float(middle), "q1": float(low), "q3": float(high)}
+
+
+def machine():
+    """What a reader must know to judge the numbers."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if os.path.exists("/proc/cpuinfo") else ""
+    names = (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name"))
+    import onnxruntime
+    return {"cpu": next(names, "unknown"), "cpus": len(os.sched_getaffinity(0)), "onnxruntime": onnxruntime.__version__}
+
+
+def measure(case, options):
+    """Interleaved rounds for one (name, model, feeds, floor)."""
+    name, model, feeds, floor = case
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Compiled(model, folder)
+        # A fast wrong answer is worth nothing; the tight comparison is match.py's.
+        expected = outputs(session(model, options.threads), feeds)
+        got = compiled.run(feeds, options.threads)
+        far = [d for n, e in expected.items() if isinstance(d := difference(got[n], e), str) or d > 1e-3]
+        if far:
+            raise SystemExit(f"{name}: wrong result ({far[0]})")
+        saved = compiled.save(feeds)
+        count = ["--runs", options.runs, "--warmup", options.warmup, "--threads", options.threads]
+        sides = {
+            "cameo": [compiled.path, "--bench", "--inputs", saved, *count],
+            "ort": [sys.executable, Path(__file__).resolve(), "--reference", model, saved, *count],
+        }
+        times = {side: [] for side in sides}
+        for turn in range(options.rounds):
+            for side in sorted(sides, reverse=turn % 2 == 1):
+                times[side].append(json.loads(call(sides[side]))["median_ms"])
+    ratio = summary(np.array(times["cameo"]) / np.array(times["ort"]))
+    shape = {n: list(x.shape) for n, x in feeds.items()}
+    return {"model": name, "inputs": shape, "cameo_ms": summary(times["cameo"]), "ort_ms": summary(times["ort"]),
+            "ratio": ratio, "floor": floor, "rounds": times}
+
+
+def cases(options):
+    """(name, path, feeds, floor) one after the other; a model of a zoo is written when its turn comes."""
+    for item in options.models or (ZOO if options.zoo else []):
+        if options.zoo:
+            import zoo
+            name, _, floor = item.partition(":")
+            with tempfile.TemporaryDirectory() as folder:
+                model = zoo.written(options.zoo, name, options.cache or folder)
+                at, feeds = zoo.test_cases(options.zoo, name)[0]
+                yield f"{name} {at}", model, feeds, float(floor) if floor else None
+        else:
+            path, _, rest = item.partition(":")
+            at, _, floor = rest.partition(":")
+            model = Path(path)
+            yield f"{model.stem} {at}".strip(), model, random_feeds(model, binding(at)), float(floor) if floor else None
+
+
+def cell(s):
+    return f"{s['median']:9.2f} ({s['q1']:.2f}-{s['q3']:.2f})"
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], usage=__doc__.split("\n\n")[1])
+    ap.add_argument("models", nargs="*")
+    ap.add_argument("--zoo", type=Path)
+    ap.add_argument("--cache", type=Path)
+    ap.add_argument("--rounds", type=int, default=7)
+    ap.add_argument("--runs", type=int, default=20)
+    ap.add_argument("--warmup", type=int, default=5)
+    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--json", type=Path, help="write everything here")
+    ap.add_argument("--reference", nargs=2, metavar=("MODEL", "INPUTS"), help=argparse.SUPPRESS)
+    options = ap.parse_args()
+    if options.reference:
+        reference(*options.reference, options.threads, options.runs, options.warmup)
+        return 0
+    about = machine()
+    print(f"{about['cpu']}, {about['cpus']} CPUs; {options.threads} threads; ONNX Runtime {about['onnxruntime']}; "
+          f"{options.rounds} rounds of {options.runs} runs; milliseconds, median (quartiles)")
+    print(f"{'model':34} {'Cameo':>27} {'ONNX Runtime':>27} {'ratio':>24}")
+    results = []
+    for case in cases(options):
+        r = measure(case, options)
+        results.append(r)
+        print(f"{r['model']:34} {cell(r['cameo_ms']):>27} {cell(r['ort_ms']):>27} {cell(r['ratio']):>24}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, "threads": options.threads, "runs": options.runs,
+                                            "results": results}, indent=1) + "\n", encoding="utf-8")
+    checks = Checks()
+    for r in results:
+        if r["floor"] is not None:
+            ratio = r["ratio"]["median"]
+            checks.add(ratio <= r["floor"], f"{r['model']}: {ratio:.2f}, at most {r['floor']}")
+    return checks.code() if checks.passed + checks.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

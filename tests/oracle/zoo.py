@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Compares full-size networks of a model zoo with ONNX Runtime.
+
+    python zoo.py --zoo DIR [--cache DIR] [--threads N] [NAME...]
+
+The zoo is a folder with `models/NAME.json`, `materialize.py`, which writes NAME.onnx, and `make_inputs.py`, whose
+`make_inputs(spec, binding)` gives a model's inputs for one of its test shapes. Networks of hundreds of megabytes are
+written to --cache and kept there, or to a temporary folder one at a time.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from compiled import Checks
+from match import compare
+
+# One of each kind that matters: both exporters, transformers, plain, depthwise and attention-free image networks.
+NAMES = [
+    "bert_base_eager_ts", "bert_base_sdpa_dynamo", "distilbert", "resnet50", "mobilenetv2_100", "efficientnet_b0",
+    "deit_small_ts", "deit_small_dynamo", "convnext_atto_ts", "convnext_atto_dynamo", "efficientformer_l1",
+    "squeezenet1_0", "mixer_s32_224",
+]
+
+
+def written(zoo, name, folder):
+    """Path of NAME.onnx in the folder, written when it is not there."""
+    path = Path(folder) / f"{name}.onnx"
+    if not path.exists():
+        subprocess.run([sys.executable, str(zoo / "materialize.py"), name, "--out", str(folder)], check=True,
+                       stdout=subprocess.DEVNULL)
+    return path
+
+
+def test_cases(zoo, name):
+    """(shape, feeds) for every test shape of a model."""
+    sys.path.insert(0, str(zoo))
+    from make_inputs import make_inputs
+    spec = json.loads((zoo / "models" / f"{name}.json").read_text(encoding="utf-8"))
+    cases = []
+    for sizes in spec["test_shapes"]:
+        cases.append((",".join(f"{k}={v}" for k, v in sizes.items()), make_inputs(spec, sizes)))
+    return cases
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("names", nargs="*", help="default: the thirteen of this file")
+    ap.add_argument("--zoo", type=Path, required=True)
+    ap.add_argument("--cache", type=Path, help="keep the written models here")
+    ap.add_argument("--threads", type=int, default=2)
+    args = ap.parse_args()
+    checks = Checks()
+    for name in args.names or NAMES:
+        with tempfile.TemporaryDirectory() as folder:
+            model = written(args.zoo, name, args.cache or folder)
+            compare(checks, model, test_cases(args.zoo, name), args.threads)
+    return checks.code()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
