@@ -475,7 +475,11 @@ impl Neg for Dim {
 impl Sub for Dim {
     type Output = Self;
     fn sub(self, o: Self) -> Self {
-        self + -o
+        match (&self.0, &o.0) {
+            // The least integer has no negative.
+            (Repr::Const(a), Repr::Const(b)) => Self::from(a.saturating_sub(*b)),
+            _ => self + -o,
+        }
     }
 }
 
@@ -580,6 +584,7 @@ mod tests {
 
     #[test]
     fn polynomials_are_canonical() {
+        assert_eq!(c(i64::MIN) - c(i64::MIN), Dim::ZERO);
         assert_eq!(s("B") * s("S") + s("S"), s("S") * (s("B") + c(1)));
         assert_eq!((s("S") * c(2) + c(3)).to_string(), "2*S+3");
         assert_eq!((c(3) - s("S")).to_string(), "-S+3");

@@ -15,9 +15,11 @@ pub fn nominal(d: &Dim) -> i64 {
 
 /// The register tile that wastes least: padding of n to whole panels and of m to whole tiles against the tile's speed.
 pub fn contraction(target: &Target, m: &Dim, n: &Dim, k: &[Dim]) -> ContractionSchedule {
-    let (m, n) = (nominal(m).max(1) as usize, nominal(n).max(1) as usize);
+    // Tails no longer matter in extents this large, and costs stay far from overflow.
+    let extent = |d: &Dim| nominal(d).clamp(1, 1 << 20) as usize;
+    let (m, n) = (extent(m), extent(n));
     // Windows overlap: a row of A adds about one innermost reduction to what the block holds.
-    let k = k.last().map_or(1, nominal).max(1) as usize;
+    let k = k.last().map_or(1, extent);
     let mut best = None;
     for t in target.tiles {
         // Tail rows run on a smaller tile of the same panel, which costs as much as its rows plus the loads of B.
