@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cameo_kernel::Program;
-use cameo_kernel::program::{Kernel, KernelBody};
+use cameo_kernel::program::KernelBody;
 use inkwell::context::Context as LlvmContext;
 
 use crate::artifact::ArtifactError;
@@ -88,7 +88,7 @@ pub fn compile(
     let count = program.kernels.len();
     let mut order: Vec<usize> = (0..count).collect();
     // Longest first, so that the threads end together.
-    order.sort_by_key(|&i| (std::cmp::Reverse(effort(&program.kernels[i])), i));
+    order.sort_by_key(|&i| (std::cmp::Reverse(effort(&program.kernels[i].body)), i));
     let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if options.threads == 0 {
         processors()
@@ -147,11 +147,12 @@ fn respelled(machine: &Machine) -> &str {
 }
 
 /// A guess at the time that a kernel takes to compile; only its order matters.
-fn effort(kernel: &Kernel) -> usize {
-    match &kernel.body {
+fn effort(kernel: &KernelBody) -> usize {
+    match kernel {
         KernelBody::Nest(nest) => nest.body.nodes().len() * (1 + nest.reductions.len() + nest.stores.len()),
         // A micro-kernel for each height of the tile, the epilogue in each.
         KernelBody::Contraction(c) => c.schedule.mr * (c.schedule.mr * c.schedule.nv + 4 * c.epilogue.nodes().len()),
+        KernelBody::Chain(c) => c.links.iter().map(effort).sum(),
     }
 }
 

@@ -291,6 +291,7 @@ fn step_name(kernel: &Kernel, index: usize, nodes: &[Arc<str>]) -> String {
     let class = match kernel.body {
         KernelBody::Nest(_) => "nest",
         KernelBody::Contraction(_) => "contraction",
+        KernelBody::Chain(_) => "chain",
     };
     let mut text = format!("{class} k{index}");
     for node in nodes {
@@ -379,7 +380,7 @@ impl Layout {
         let needs: Vec<(Vec<Dim>, Dim)> = program
             .kernels
             .iter()
-            .map(|kernel| (extents(kernel), kernel.scratch_bytes()))
+            .map(|kernel| (extents(kernel), kernel.body.scratch_bytes()))
             .collect();
         let mut seen = BTreeMap::new();
         for step in &program.steps {
@@ -473,11 +474,8 @@ fn step_dim(symbol: &Sym, dims: &[Dim]) -> Option<Dim> {
 /// Extents of a kernel's buffers and loops, in `d0, d1, …`: none may be negative.
 fn extents(kernel: &Kernel) -> Vec<Dim> {
     let mut out = DimTable::default();
-    let loops: Vec<&Dim> = match &kernel.body {
-        KernelBody::Nest(nest) => nest.outer.iter().chain(&nest.row).collect(),
-        KernelBody::Contraction(c) => c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).collect(),
-    };
-    for dim in kernel.buffers.iter().flat_map(|buffer| &buffer.extents).chain(loops) {
+    let loops: Vec<Dim> = kernel.body.links().iter().flat_map(KernelBody::extents).collect();
+    for dim in kernel.buffers.iter().flat_map(|buffer| &buffer.extents).chain(&loops) {
         // Constants are legal by construction.
         if dim.as_const().is_none() {
             out.place(dim);

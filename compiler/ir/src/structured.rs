@@ -274,6 +274,23 @@ impl Body {
 
     /// The part that the roots need, with every dim mapped by `f`; and for each old node its new id (`u32::MAX`: dropped).
     pub fn rebuild(&self, roots: &[ExprId], f: &dyn Fn(&Dim) -> Dim) -> (Self, Vec<ExprId>) {
+        self.rebuilt(roots, f, &|_, _| {})
+    }
+
+    /// Changes operand and index of every load; gives for each old node its new id.
+    pub fn map_loads(&mut self, f: &dyn Fn(&mut u32, &mut Vec<Dim>)) -> Vec<ExprId> {
+        let all: Vec<ExprId> = (0..self.nodes.len() as ExprId).collect();
+        let (body, map) = self.rebuilt(&all, &Dim::clone, f);
+        *self = body;
+        map
+    }
+
+    fn rebuilt(
+        &self,
+        roots: &[ExprId],
+        f: &dyn Fn(&Dim) -> Dim,
+        load: &dyn Fn(&mut u32, &mut Vec<Dim>),
+    ) -> (Self, Vec<ExprId>) {
         let live = self.reachable(roots);
         let mut out = Self::new();
         let mut map = vec![ExprId::MAX; self.nodes.len()];
@@ -294,12 +311,16 @@ impl Body {
                     dtype,
                     index,
                     fill,
-                } => Expr::Load {
-                    operand: *operand,
-                    dtype: *dtype,
-                    index: index.iter().map(dim).collect(),
-                    fill: *fill,
-                },
+                } => {
+                    let (mut operand, mut index) = (*operand, index.iter().map(dim).collect());
+                    load(&mut operand, &mut index);
+                    Expr::Load {
+                        operand,
+                        dtype: *dtype,
+                        index,
+                        fill: *fill,
+                    }
+                }
                 Expr::Unary(o, a) => Expr::Unary(*o, m(a)),
                 Expr::Binary(o, a, b) => Expr::Binary(*o, m(a), m(b)),
                 Expr::Select(c, a, b) => Expr::Select(m(c), m(a), m(b)),

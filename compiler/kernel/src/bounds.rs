@@ -40,37 +40,37 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
             }
         }
     };
-    let (extents, parallel, body, stores): (Vec<Dim>, _, _, _) = match &k.body {
-        KernelBody::Nest(n) => {
-            let extents = n.outer.iter().chain(&n.row).cloned().collect();
-            (extents, n.outer.len(), &n.body, &n.stores)
-        }
-        KernelBody::Contraction(c) => {
-            let extents: Vec<Dim> = c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).cloned().collect();
-            if !c.a_fill {
-                check(&k.buffers[c.a.buffer], &c.a.index, &extents, extents.len());
+    for link in k.body.links() {
+        let extents = link.extents();
+        let (parallel, body) = match link {
+            KernelBody::Nest(n) => (n.outer.len(), &n.body),
+            KernelBody::Contraction(c) => {
+                if !c.a_fill {
+                    check(&k.buffers[c.a.buffer], &c.a.index, &extents, extents.len());
+                }
+                if let BOperand::Direct(o) | BOperand::Gathered(o) = &c.b {
+                    check(&k.buffers[o.buffer], &o.index, &extents, extents.len());
+                }
+                (c.batch.len() + 2, &c.epilogue)
             }
-            if let BOperand::Direct(o) | BOperand::Gathered(o) = &c.b {
-                check(&k.buffers[o.buffer], &o.index, &extents, extents.len());
+            KernelBody::Chain(_) => continue,
+        };
+        for e in body.nodes() {
+            match e {
+                Expr::Load {
+                    operand,
+                    index,
+                    fill: None,
+                    ..
+                } if *operand < RED => {
+                    check(&k.buffers[*operand as usize], index, &extents, parallel);
+                }
+                _ => {}
             }
-            (extents, c.batch.len() + 2, &c.epilogue, &c.stores)
         }
-    };
-    for e in body.nodes() {
-        match e {
-            Expr::Load {
-                operand,
-                index,
-                fill: None,
-                ..
-            } if *operand < RED => {
-                check(&k.buffers[*operand as usize], index, &extents, parallel);
-            }
-            _ => {}
+        for s in link.stores() {
+            check(&k.buffers[s.buffer], &s.index, &extents, parallel);
         }
-    }
-    for s in stores {
-        check(&k.buffers[s.buffer], &s.index, &extents, parallel);
     }
     out
 }

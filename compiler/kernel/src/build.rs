@@ -13,7 +13,8 @@ use crate::expand::LowerError;
 use crate::group::{Group, Groups};
 use crate::nest::finish_nest;
 use crate::program::{
-    Buffer, Io, Kernel, KernelBody, Nest, NestSchedule, Place, Program, RED, Reduction, Step, Storage, Store, Weight,
+    Buffer, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Step, Storage, Store,
+    Weight,
 };
 use crate::targets::Target;
 
@@ -29,7 +30,7 @@ pub struct Builder<'a> {
     pub target: &'a Target,
     pub program: Program,
     pub placed: FxHashMap<ValueId, Placed>,
-    kernels: FxHashMap<String, usize>,
+    kernels: Kernels,
     weights: FxHashMap<Weight, usize>,
     scalars: FxHashMap<ValueId, Option<Scalar>>,
 }
@@ -62,7 +63,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, V
             graph: g.clone(),
         },
         placed: FxHashMap::default(),
-        kernels: FxHashMap::default(),
+        kernels: Kernels::default(),
         weights: FxHashMap::default(),
         scalars: FxHashMap::default(),
     };
@@ -85,6 +86,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, V
         done.map_err(|e| vec![e])?;
     }
     b.copy_outputs().map_err(|e| vec![e])?;
+    b.program.kernels = b.kernels.list;
     Ok(b.program)
 }
 
@@ -562,39 +564,18 @@ impl Builder<'_> {
         origin: Origin,
         values: Vec<(ValueId, usize)>,
     ) {
-        let mut symbols: Vec<Arc<str>> = vec![];
         let kernel = Kernel { buffers, dims: 0, body };
         for r in bounds::requirements(&kernel) {
             if !self.program.requirements.contains(&r) {
                 self.program.requirements.push(r);
             }
         }
-        kernel.visit_dims(&mut |d| {
-            d.visit(&mut |s| {
-                if let Sym::Named(n) = s
-                    && !symbols.contains(n)
-                {
-                    symbols.push(n.clone());
-                }
-            });
-        });
-        let mut kernel = kernel.map_dims(&|d| {
-            d.subst(&|s| match s {
-                Sym::Named(n) => symbols.iter().position(|x| x == n).map(|i| Dim::sym(&format!("d{i}"))),
-                _ => None,
-            })
-        });
-        kernel.dims = symbols.len();
-        let key = format!("{kernel:?}");
-        let next = self.program.kernels.len();
-        let index = *self.kernels.entry(key).or_insert(next);
-        if index == next {
-            self.program.kernels.push(kernel);
-        }
+        let (kernel, dims) = kernel.numbered();
+        let kernel = self.kernels.number(kernel);
         self.program.steps.push(Step {
-            kernel: index,
+            kernel,
             buffers: storages,
-            dims: symbols.iter().map(|n| Dim::sym(n)).collect(),
+            dims,
             work,
             flops,
             origin,

@@ -4,6 +4,7 @@
 
 pub mod bounds;
 pub mod build;
+pub mod chain;
 pub mod classify;
 pub mod contraction;
 pub mod expand;
@@ -29,7 +30,9 @@ use cameo_ir::Graph;
 pub fn partition(graph: &Graph, target: &Target) -> Result<Program, Vec<LowerError>> {
     let info = classify::Info::new(expand::expand(graph)?);
     let groups = group::form(&info);
-    build::build(&info, &groups, target)
+    let mut program = build::build(&info, &groups, target)?;
+    chain::fuse(&mut program, target);
+    Ok(program)
 }
 
 #[cfg(test)]
@@ -40,10 +43,10 @@ mod tests {
     #[test]
     fn an_attention_block_becomes_few_kernels() {
         let p = block(None);
-        // Three projections, logits with scale and mask, softmax, weighted sum, output with residual, norm.
+        // Three projections, attention, output with residual, norm.
         assert_eq!(
             p.steps.len(),
-            8,
+            6,
             "{}",
             crate::print::program(&p, &crate::memory::plan(&p))
         );
@@ -58,11 +61,12 @@ mod tests {
                     BOperand::Direct(_) => "direct",
                     BOperand::Gathered(_) => "gathered",
                 },
+                KernelBody::Chain(_) => "chain",
             })
             .collect();
         assert_eq!(kinds.iter().filter(|k| **k == "packed").count(), 4);
-        assert_eq!(kinds.iter().filter(|k| **k == "row").count(), 2);
-        assert!(kinds.contains(&"gathered") && kinds.contains(&"direct"));
+        assert_eq!(kinds.iter().filter(|k| **k == "row").count(), 1);
+        assert_eq!(kinds.iter().filter(|k| **k == "chain").count(), 1);
         // The projections differ only in their weights.
         assert!(p.kernels.len() <= 6);
         assert!(p.requirements.is_empty());

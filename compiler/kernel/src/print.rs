@@ -41,7 +41,7 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
     }
     for (i, k) in p.kernels.iter().enumerate() {
         write!(out, "kernel k{i} ")?;
-        write_kernel(out, k)?;
+        write_kernel(out, k, &k.body)?;
     }
     for (i, s) in p.steps.iter().enumerate() {
         let buffers: Vec<String> = s.buffers.iter().map(|b| format!("s{b}")).collect();
@@ -63,8 +63,8 @@ fn list(dims: &[Dim]) -> String {
     dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn write_kernel(out: &mut String, k: &Kernel) -> fmt::Result {
-    match &k.body {
+fn write_kernel(out: &mut String, k: &Kernel, body: &KernelBody) -> fmt::Result {
+    match body {
         KernelBody::Nest(n) => {
             let vector = n.schedule.vector.map_or("none".into(), |v| format!("$i{v}"));
             writeln!(
@@ -106,6 +106,22 @@ fn write_kernel(out: &mut String, k: &Kernel) -> fmt::Result {
             }
             write_body(out, &c.epilogue)?;
             write_stores(out, &c.stores)
+        }
+        KernelBody::Chain(c) => {
+            writeln!(out, "chain batch {} m {}", c.batch, c.m)?;
+            writeln!(
+                out,
+                "    schedule rows(m={}, {}); parallel(m)",
+                c.schedule.rows, c.schedule.tile
+            )?;
+            for (i, width) in c.locals.iter().enumerate() {
+                writeln!(out, "    local b{} rows of {width}", k.params() + i)?;
+            }
+            for link in &c.links {
+                write!(out, "  then ")?;
+                write_kernel(out, k, link)?;
+            }
+            Ok(())
         }
     }
 }

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use cameo_ir::structured::{Body, Combine, Expr, ExprId};
-use cameo_ir::{Bounds, DType, Dim, Graph, Origin, SymbolRange, ValueId};
+use cameo_ir::{Bounds, DType, Dim, Graph, Origin, Sym, SymbolRange, ValueId};
+use rustc_hash::FxHashMap;
 
 /// Operand number by which the epilogue of a contraction reads the accumulated sum.
 pub const ACC: u32 = u32::MAX;
@@ -113,6 +114,44 @@ pub struct Kernel {
 pub enum KernelBody {
     Nest(Nest),
     Contraction(Contraction),
+    Chain(Chain),
+}
+
+/// Kernels of which each reads the rows that the one before wrote, run block of rows by block: what is between them never
+/// leaves a thread's scratch. Logits, softmax and weighted sum are one: attention without its matrix of logits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Nests and contractions. The parallel iterators of a nest, and batch and m of a contraction, count the same rows
+    /// in the same order.
+    pub links: Vec<KernelBody>,
+    /// Rows are `batch * m`; a block lies in one batch.
+    pub batch: Dim,
+    pub m: Dim,
+    /// Elements per row of each local tensor: the kernel's last buffers, indexed by row and element.
+    pub locals: Vec<Dim>,
+    pub schedule: ChainSchedule,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChainSchedule {
+    /// Most rows of a block: their local tensors stay in L2.
+    pub rows: usize,
+    /// Blocks are whole multiples of this but the last.
+    pub tile: usize,
+}
+
+impl Chain {
+    /// Elements from one row of a local tensor to the next: whole vectors, off powers of two.
+    pub fn stride(width: &Dim) -> Dim {
+        let lanes = Dim::from(MAX_LANES);
+        (width.ceil_div(&lanes) + Dim::ONE) * lanes
+    }
+
+    /// Bytes of the local tensors of one block; they are f32.
+    pub fn local_bytes(&self) -> Dim {
+        let row = self.locals.iter().fold(Dim::ZERO, |a, w| a + Self::stride(w));
+        row * Dim::from(4 * self.schedule.rows)
+    }
 }
 
 /// Writes `root` to `buffer` at `index`.
@@ -227,6 +266,25 @@ impl fmt::Display for ContractionSchedule {
     }
 }
 
+/// Kernels by number, equal ones once.
+#[derive(Default)]
+pub struct Kernels {
+    pub list: Vec<Kernel>,
+    numbers: FxHashMap<String, usize>,
+}
+
+impl Kernels {
+    /// The number of a kernel, which is added unless an equal one is there.
+    pub fn number(&mut self, kernel: Kernel) -> usize {
+        let next = self.list.len();
+        let number = *self.numbers.entry(format!("{kernel:?}")).or_insert(next);
+        if number == next {
+            self.list.push(kernel);
+        }
+        number
+    }
+}
+
 impl Program {
     /// Storage bytes, symbolic.
     pub fn bytes(&self, storage: usize) -> Dim {
@@ -246,6 +304,29 @@ impl Kernel {
         });
     }
 
+    /// The kernel with the model's symbols renamed to `d0, d1, …` in order of first use, and what those stand for.
+    #[must_use]
+    pub fn numbered(self) -> (Self, Vec<Dim>) {
+        let mut symbols: Vec<Arc<str>> = vec![];
+        self.visit_dims(&mut |d| {
+            d.visit(&mut |s| {
+                if let Sym::Named(n) = s
+                    && !symbols.contains(n)
+                {
+                    symbols.push(n.clone());
+                }
+            });
+        });
+        let mut kernel = self.map_dims(&|d| {
+            d.subst(&|s| match s {
+                Sym::Named(n) => symbols.iter().position(|x| x == n).map(|i| Dim::sym(&format!("d{i}"))),
+                _ => None,
+            })
+        });
+        kernel.dims = symbols.len();
+        (kernel, symbols.iter().map(|n| Dim::sym(n)).collect())
+    }
+
     /// The kernel with every dim replaced; `f` must be injective.
     #[must_use]
     pub fn map_dims(mut self, f: &dyn Fn(&Dim) -> Dim) -> Self {
@@ -254,55 +335,20 @@ impl Kernel {
             all(&mut b.strides);
             all(&mut b.extents);
         }
-        match &mut self.body {
-            KernelBody::Nest(n) => {
-                all(&mut n.outer);
-                all(&mut n.row);
-                let roots: Vec<ExprId> = n
-                    .stores
-                    .iter()
-                    .map(|s| s.root)
-                    .chain(n.reductions.iter().map(|r| r.root))
-                    .collect();
-                let (body, map) = n.body.rebuild(&roots, f);
-                n.body = body;
-                n.temps.iter_mut().for_each(|t| *t = map[*t as usize]);
-                n.reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
-                for s in &mut n.stores {
-                    all(&mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-            KernelBody::Contraction(c) => {
-                all(&mut c.batch);
-                all(&mut c.k);
-                c.m = f(&c.m);
-                c.n = f(&c.n);
-                all(&mut c.a.index);
-                if let BOperand::Direct(o) | BOperand::Gathered(o) = &mut c.b {
-                    all(&mut o.index);
-                }
-                let roots: Vec<ExprId> = c.stores.iter().map(|s| s.root).collect();
-                let (body, map) = c.epilogue.rebuild(&roots, f);
-                c.epilogue = body;
-                for s in &mut c.stores {
-                    all(&mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-        }
+        self.body.map_dims(f);
         self
     }
 
     /// Whether buffer `b` is written.
     pub fn writes(&self, b: usize) -> bool {
-        self.stores().iter().any(|s| s.buffer == b)
+        self.body.stores().iter().any(|s| s.buffer == b)
     }
 
-    pub fn stores(&self) -> &[Store] {
+    /// How many of `buffers` the caller gives; the others are local.
+    pub fn params(&self) -> usize {
         match &self.body {
-            KernelBody::Nest(n) => &n.stores,
-            KernelBody::Contraction(c) => &c.stores,
+            KernelBody::Chain(c) => self.buffers.len() - c.locals.len(),
+            _ => self.buffers.len(),
         }
     }
 
@@ -310,15 +356,18 @@ impl Kernel {
     /// the point that then writes the same place of `to`, and never after that, which includes the stores that come
     /// later at the same point.
     pub fn may_share(&self, from: usize, to: usize) -> bool {
-        if self.writes(from) || self.stores().iter().filter(|s| s.buffer == to).count() != 1 {
+        let stores = self.body.stores();
+        if self.writes(from) || stores.iter().filter(|s| s.buffer == to).count() != 1 {
             return false;
         }
-        let Some(at) = self.stores().iter().position(|s| s.buffer == to) else {
+        let Some(at) = stores.iter().position(|s| s.buffer == to) else {
             return false;
         };
-        let store = &self.stores()[at];
-        let (extents, body): (Vec<Dim>, &Body) = match &self.body {
-            KernelBody::Nest(n) => (n.outer.iter().chain(&n.row).cloned().collect(), &n.body),
+        let store = stores[at];
+        let body: &Body = match &self.body {
+            // Rows of one link are read by others that come later.
+            KernelBody::Chain(_) => return false,
+            KernelBody::Nest(n) => &n.body,
             KernelBody::Contraction(c) => {
                 let other = match &c.b {
                     BOperand::Packed { buffer, .. } => *buffer,
@@ -327,12 +376,10 @@ impl Kernel {
                 if c.a.buffer == from || other == from {
                     return false;
                 }
-                (
-                    c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).cloned().collect(),
-                    &c.epilogue,
-                )
+                &c.epilogue
             }
         };
+        let extents = self.body.extents();
         let bounds = Bounds::of(&extents);
         let written = bounds.simplify(&self.buffers[to].offset(&store.index));
         let same = body.nodes().iter().all(|e| match e {
@@ -343,7 +390,7 @@ impl Kernel {
             }
             _ => true,
         });
-        let after: Vec<ExprId> = self.stores()[at + 1..].iter().map(|s| s.root).collect();
+        let after: Vec<ExprId> = stores[at + 1..].iter().map(|s| s.root).collect();
         let later = body.reachable(&after);
         let free = body.nodes().iter().zip(later).all(|(e, live)| match e {
             Expr::Load { operand, .. } => !live || *operand as usize != from,
@@ -364,11 +411,85 @@ impl Kernel {
         };
         same && free && last
     }
+}
+
+impl KernelBody {
+    /// Extents of all iterators, in their order; a chain has none of its own.
+    pub fn extents(&self) -> Vec<Dim> {
+        match self {
+            Self::Nest(n) => n.outer.iter().chain(&n.row).cloned().collect(),
+            Self::Contraction(c) => c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).cloned().collect(),
+            Self::Chain(_) => vec![],
+        }
+    }
+
+    /// The kernel itself, or the links of a chain.
+    pub fn links(&self) -> &[Self] {
+        match self {
+            Self::Chain(c) => &c.links,
+            _ => std::slice::from_ref(self),
+        }
+    }
+
+    pub fn stores(&self) -> Vec<&Store> {
+        match self {
+            Self::Nest(n) => n.stores.iter().collect(),
+            Self::Contraction(c) => c.stores.iter().collect(),
+            Self::Chain(c) => c.links.iter().flat_map(Self::stores).collect(),
+        }
+    }
+
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        let all = |v: &mut Vec<Dim>| v.iter_mut().for_each(|d| *d = f(d));
+        match self {
+            Self::Nest(n) => {
+                all(&mut n.outer);
+                all(&mut n.row);
+                let roots: Vec<ExprId> = n
+                    .stores
+                    .iter()
+                    .map(|s| s.root)
+                    .chain(n.reductions.iter().map(|r| r.root))
+                    .collect();
+                let (body, map) = n.body.rebuild(&roots, f);
+                n.body = body;
+                n.temps.iter_mut().for_each(|t| *t = map[*t as usize]);
+                n.reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
+                for s in &mut n.stores {
+                    all(&mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
+            Self::Contraction(c) => {
+                all(&mut c.batch);
+                all(&mut c.k);
+                c.m = f(&c.m);
+                c.n = f(&c.n);
+                all(&mut c.a.index);
+                if let BOperand::Direct(o) | BOperand::Gathered(o) = &mut c.b {
+                    all(&mut o.index);
+                }
+                let roots: Vec<ExprId> = c.stores.iter().map(|s| s.root).collect();
+                let (body, map) = c.epilogue.rebuild(&roots, f);
+                c.epilogue = body;
+                for s in &mut c.stores {
+                    all(&mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
+            Self::Chain(c) => {
+                c.links.iter_mut().for_each(|l| l.map_dims(f));
+                all(&mut c.locals);
+                c.batch = f(&c.batch);
+                c.m = f(&c.m);
+            }
+        }
+    }
 
     /// Bytes of private memory that a thread needs, in `d0, d1, …`.
     pub fn scratch_bytes(&self) -> Dim {
-        match &self.body {
-            KernelBody::Nest(n) => {
+        match self {
+            Self::Nest(n) => {
                 let lanes = if n.schedule.vector.is_some_and(|v| v < n.outer.len()) {
                     MAX_LANES
                 } else {
@@ -378,7 +499,7 @@ impl Kernel {
                 // Temporaries are at most 8 bytes wide and start on their own cache line.
                 row * Dim::from(8 * n.temps.len())
             }
-            KernelBody::Contraction(c) => {
+            Self::Contraction(c) => {
                 let panel = match &c.b {
                     BOperand::Gathered(_) => Dim::product(&c.k) * Dim::from(4 * c.schedule.nv * c.schedule.lanes),
                     _ => Dim::ZERO,
@@ -390,6 +511,11 @@ impl Kernel {
                     Dim::ZERO
                 };
                 panel + zeros
+            }
+            // The links run one after another and share what is behind the local tensors.
+            Self::Chain(c) => {
+                let links = c.links.iter().map(Self::scratch_bytes);
+                c.local_bytes() + links.fold(Dim::ZERO, |a, b| a.maximum(&b))
             }
         }
     }

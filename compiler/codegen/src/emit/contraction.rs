@@ -44,15 +44,15 @@ struct Panel {
     mask: Option<Val>,
 }
 
+/// What of a contraction is computed: half-open ranges of batches, rows and columns.
+pub struct Part {
+    pub batch: (Val, Val),
+    pub m: (Val, Val),
+    pub n: (Val, Val),
+}
+
 /// Renders the contraction for share `part` of `parts`.
 pub fn emit(b: &Builder, cx: &KernelCx, c: &Contraction, part: Val, parts: Val, scratch: Val) {
-    let e = Emit {
-        c,
-        cx,
-        scratch,
-        lanes: c.schedule.lanes as u32,
-        nb: c.batch.len(),
-    };
     let f = Frame::new(b, cx, vec![], None);
     let (zero, one) = (b.i64(0), b.i64(1));
     let batch = f.dim(&Dim::product(&c.batch));
@@ -84,13 +84,36 @@ pub fn emit(b: &Builder, cx: &KernelCx, c: &Contraction, part: Val, parts: Val, 
     let (p_lo, p_hi) = share(by_columns, panels);
     let (m_lo, m_hi) = (b.mul(t_lo, mr), b.min(b.mul(t_hi, mr), m));
     let (n_lo, n_hi) = (b.mul(p_lo, nr), b.min(b.mul(p_hi, nr), n));
+    let part = Part {
+        batch: (b_lo, b_hi),
+        m: (m_lo, m_hi),
+        n: (n_lo, n_hi),
+    };
+    emit_part(b, cx, c, &part, scratch);
+}
+
+/// Renders one part of the contraction.
+pub fn emit_part(b: &Builder, cx: &KernelCx, c: &Contraction, part: &Part, scratch: Val) {
+    let e = Emit {
+        c,
+        cx,
+        scratch,
+        lanes: c.schedule.lanes as u32,
+        nb: c.batch.len(),
+    };
+    let f = Frame::new(b, cx, vec![], None);
+    let (zero, one) = (b.i64(0), b.i64(1));
+    let n = f.dim(&c.n);
+    let mr = b.i64(c.schedule.mr as i64);
+    let ((m_lo, m_hi), (n_lo, n_hi)) = (part.m, part.n);
+    let gathered = matches!(c.b, BOperand::Gathered(_));
     let mc = b.i64(c.schedule.mc as i64);
     if c.a_fill {
         // The row of zeros that padding reads, of one innermost reduction.
         let inner = f.dim(c.k.last().unwrap_or(&Dim::ONE));
         b.clear(scratch, b.mul(inner, b.i64(4)));
     }
-    b.for_each(b_lo, b_hi, one, |b, w| {
+    b.for_each(part.batch.0, part.batch.1, one, |b, w| {
         let mut iters = vec![zero; e.nb + 2 + c.k.len()];
         let mut rest = w;
         for i in (0..e.nb).rev() {

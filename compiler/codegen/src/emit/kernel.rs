@@ -1,12 +1,11 @@
 //! One function per kernel, with the signature that the runtime calls.
 
-use cameo_ir::Dim;
 use cameo_ir::structured::Body;
 use cameo_kernel::Program;
 use cameo_kernel::program::{Kernel, KernelBody};
 
 use super::body::KernelCx;
-use super::{Elem, Linkage, Module, Ty, contraction, nest};
+use super::{Elem, Linkage, Module, Ty, chain, contraction, nest};
 
 /// `cameo_abi::KernelFn`: buffers, dims, part, parts, scratch.
 pub const ARGS: [Ty; 5] = [Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR];
@@ -30,30 +29,30 @@ pub fn emit(module: &mut Module, name: &str, kernel: &Kernel, lanes: u32, linkag
         let [buffers, dims, part, parts, scratch] = args[..] else {
             return None;
         };
-        let (extents, body): (Vec<Dim>, &Body) = match &kernel.body {
-            KernelBody::Nest(n) => (n.outer.iter().chain(&n.row).cloned().collect(), &n.body),
-            KernelBody::Contraction(c) => {
-                let head = c.batch.iter().chain([&c.m, &c.n]).cloned();
-                (head.chain(c.k.iter().cloned()).collect(), &c.epilogue)
-            }
+        let none = Body::new();
+        let body = match &kernel.body {
+            KernelBody::Nest(n) => &n.body,
+            KernelBody::Contraction(c) => &c.epilogue,
+            KernelBody::Chain(_) => &none,
         };
         let status = b.alloca(Elem::I32, 1);
         b.store(status, b.i64(0), b.int(Ty::I32, 0));
         let cx = KernelCx {
             buffers: &kernel.buffers,
-            ptrs: (0..kernel.buffers.len())
+            ptrs: (0..kernel.params())
                 .map(|i| b.load(buffers, Elem::Ptr, b.i64(i as i64), 0))
                 .collect(),
             dims: (0..kernel.dims)
                 .map(|i| b.load(dims, Elem::I64, b.i64(i as i64), 0))
                 .collect(),
-            extents,
+            extents: kernel.body.extents(),
             status,
             body,
         };
         match &kernel.body {
             KernelBody::Nest(n) => nest::emit(b, &cx, n, lanes, part, parts, scratch),
             KernelBody::Contraction(c) => contraction::emit(b, &cx, c, part, parts, scratch),
+            KernelBody::Chain(c) => chain::emit(b, &cx, kernel, c, lanes, part, parts, scratch),
         }
         Some(b.load(status, Elem::I32, b.i64(0), 0))
     });

@@ -6,6 +6,7 @@
 pub mod arith;
 pub mod body;
 pub mod builder;
+pub mod chain;
 pub mod contraction;
 pub mod convert;
 pub mod kernel;

@@ -25,27 +25,25 @@ struct Emit<'n, 'f> {
     scratch: Val,
 }
 
+/// What of a nest is computed: half-open ranges of the counted iterators and, when lanes are along a parallel one, of that.
+pub struct Part {
+    pub counted: (Val, Val),
+    pub lanes: Option<(Val, Val)>,
+}
+
 /// Renders the nest for share `part` of `parts`.
 pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: Val, parts: Val, scratch: Val) {
-    let e = Emit {
-        nest,
-        cx,
-        stages: stages(nest),
-        lanes,
-        scratch,
-    };
     let n = nest.outer.len();
     let vector = nest.schedule.vector.filter(|v| *v < n);
     let counted: Vec<usize> = (0..n).filter(|i| Some(*i) != vector).collect();
     let top = Frame::new(b, cx, vec![], None);
     let rows = Dim::product(counted.iter().map(|i| &nest.outer[*i]));
     let zero = b.i64(0);
-    let one = b.i64(1);
     // A single long row is split along its lanes.
     let split_lanes = vector.is_some() && nominal(&rows) < 8;
     let share = |b: &Builder, total: Val| {
         let lo = b.div_u(b.mul(part, total), parts);
-        let hi = b.div_u(b.mul(b.add(part, one), total), parts);
+        let hi = b.div_u(b.mul(b.add(part, b.i64(1)), total), parts);
         (lo, hi)
     };
     let total = top.dim(&rows);
@@ -60,7 +58,27 @@ pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: Val, part
         let (lo, hi) = share(b, blocks);
         (b.mul(lo, l), b.min(b.mul(hi, l), extent))
     });
-    b.for_each(lo, hi, one, |b, w| {
+    let part = Part {
+        counted: (lo, hi),
+        lanes: lane_range,
+    };
+    emit_part(b, cx, nest, lanes, &part, scratch);
+}
+
+/// Renders one part of the nest.
+pub fn emit_part(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: &Part, scratch: Val) {
+    let e = Emit {
+        nest,
+        cx,
+        stages: stages(nest),
+        lanes,
+        scratch,
+    };
+    let n = nest.outer.len();
+    let vector = nest.schedule.vector.filter(|v| *v < n);
+    let counted: Vec<usize> = (0..n).filter(|i| Some(*i) != vector).collect();
+    let (zero, one) = (b.i64(0), b.i64(1));
+    b.for_each(part.counted.0, part.counted.1, one, |b, w| {
         let mut iters = vec![zero; n + nest.row.len()];
         let mut rest = w;
         for (j, i) in counted.iter().enumerate().rev() {
@@ -72,7 +90,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: Val, part
                 rest = b.div_u(rest, extent);
             }
         }
-        match (vector, lane_range) {
+        match (vector, part.lanes) {
             (Some(v), Some((lo, hi))) => {
                 let l = i64::from(lanes);
                 // The part of the range that fills whole vectors.

@@ -1,0 +1,353 @@
+//! Chains: a contraction, the nest that reads its rows and the contraction that reads those become one kernel.
+//!
+//! ```text
+//! k0 contraction   L[r, n] = Σ Q[r, k] K[n, k], epilogue         k0 chain, for each block of rows r
+//! k1 nest          P[r, n] = softmax over n of L[r, n]       →      L, P: rows of scratch
+//! k2 contraction   Y[r, d] = Σ P[r, n] V[n, d]                      Y
+//! ```
+//!
+//! Attention is the case that matters: logits and probabilities, quadratic in the length, never reach memory. Nothing is
+//! assumed of what the nest computes, only that all three walk the same rows in the same order and that nothing else
+//! reads what is between them. The step runs where the last one did; what the first ones read is alive until then.
+
+use cameo_ir::structured::Expr;
+use cameo_ir::{Bounds, DType, Dim, Origin, Sym};
+
+use crate::program::{
+    BOperand, Buffer, Chain, ChainSchedule, Contraction, Kernel, KernelBody, Kernels, Nest, Place, Program, RED, Step,
+    Store,
+};
+use crate::select::nominal;
+use crate::targets::Target;
+
+/// Rows of a block where the length is short or unknown: what is gathered per block is used this often.
+const ROWS: usize = 128;
+
+/// Replaces every chain in the program.
+pub fn fuse(p: &mut Program, target: &Target) {
+    let mut kernels = Kernels::default();
+    let mut out = vec![];
+    let mut gone = vec![false; p.steps.len()];
+    let mut fused: Vec<Option<(Kernel, Step)>> = (0..p.steps.len()).map(|_| None).collect();
+    for last in 0..p.steps.len() {
+        if let Some((steps, kernel, step)) = chain_ending_at(p, target, last, &gone) {
+            steps.into_iter().for_each(|s| gone[s] = true);
+            fused[last] = Some((kernel, step));
+        }
+    }
+    for (i, step) in std::mem::take(&mut p.steps).into_iter().enumerate() {
+        match fused[i].take() {
+            Some((kernel, mut step)) => {
+                step.kernel = kernels.number(kernel);
+                out.push(step);
+            }
+            None if gone[i] => {}
+            None => {
+                let kernel = kernels.number(p.kernels[step.kernel].clone());
+                out.push(Step { kernel, ..step });
+            }
+        }
+    }
+    p.steps = out;
+    p.kernels = kernels.list;
+}
+
+/// A step with its kernel's dims in the symbols of the model.
+struct Whole {
+    at: usize,
+    kernel: Kernel,
+}
+
+impl Whole {
+    fn new(p: &Program, at: usize) -> Self {
+        let step = &p.steps[at];
+        let dims = &step.dims;
+        let kernel = p.kernels[step.kernel].clone().map_dims(&|d| {
+            d.subst(&|s| match s {
+                Sym::Named(n) => n
+                    .strip_prefix('d')?
+                    .parse()
+                    .ok()
+                    .and_then(|i: usize| dims.get(i).cloned()),
+                _ => None,
+            })
+        });
+        Self { at, kernel }
+    }
+}
+
+/// The only step that writes a storage of the arena, when `reader` is the only one that reads it.
+fn only_writer(p: &Program, storage: usize, reader: usize) -> Option<usize> {
+    if p.storages[storage].place != Place::Arena || p.storages[storage].dtype != DType::F32 {
+        return None;
+    }
+    let mut writer = None;
+    for (i, step) in p.steps.iter().enumerate() {
+        for (b, s) in step.buffers.iter().enumerate() {
+            match (*s == storage, p.kernels[step.kernel].writes(b)) {
+                (false, _) => {}
+                (true, true) if writer.is_none() => writer = Some(i),
+                (true, false) if i == reader => {}
+                (true, _) => return None,
+            }
+        }
+    }
+    writer.filter(|w| *w < reader)
+}
+
+/// A contraction's rows, when its addresses count them like one dense matrix.
+struct Rows {
+    batch: Dim,
+    m: Dim,
+}
+
+impl Rows {
+    fn of(c: &Contraction) -> Self {
+        Self {
+            batch: Dim::product(&c.batch),
+            m: c.m.clone(),
+        }
+    }
+
+    /// The number of the row at the iterators of `c`.
+    fn number(c: &Contraction) -> Dim {
+        counted(&c.batch.iter().chain([&c.m]).cloned().collect::<Vec<_>>())
+    }
+}
+
+/// The position of iterators `0..` in a row-major walk over their extents.
+fn counted(extents: &[Dim]) -> Dim {
+    let step = |at: Dim, (i, e): (usize, &Dim)| at * e.clone() + Dim::iter(i);
+    extents.iter().enumerate().fold(Dim::ZERO, step)
+}
+
+fn chain_ending_at(p: &Program, target: &Target, last: usize, gone: &[bool]) -> Option<(Vec<usize>, Kernel, Step)> {
+    let is_contraction = |i: usize| matches!(p.kernels[p.steps[i].kernel].body, KernelBody::Contraction(_));
+    let KernelBody::Contraction(c) = &p.kernels[p.steps[last].kernel].body else {
+        return None;
+    };
+    let probabilities = p.steps[last].buffers[c.a.buffer];
+    let middle = only_writer(p, probabilities, last)?;
+    let KernelBody::Nest(n) = &p.kernels[p.steps[middle].kernel].body else {
+        return None;
+    };
+    if n.row.len() != 1 || n.stores.len() != 1 {
+        return None;
+    }
+    let first = p.steps[middle].buffers.iter().find_map(|s| {
+        let writer = only_writer(p, *s, middle)?;
+        (is_contraction(writer) && p.storages[*s].elements == p.storages[probabilities].elements).then_some(writer)
+    })?;
+    if gone[first] || gone[middle] {
+        return None;
+    }
+    let parts = [first, middle, last].map(|at| Whole::new(p, at));
+    let (kernel, storages) = link(p, target, &parts)?;
+    let steps = [first, middle, last];
+    let total = |f: fn(&Step) -> &Dim| steps.iter().fold(Dim::ZERO, |a, s| a + f(&p.steps[*s]).clone());
+    let origin = steps
+        .iter()
+        .fold(Origin::default(), |o, s| o.merge(&p.steps[*s].origin));
+    let step = Step {
+        kernel: 0,
+        buffers: storages,
+        dims: vec![],
+        work: total(|s| &s.work),
+        flops: total(|s| &s.flops),
+        origin,
+        values: p.steps[last].values.clone(),
+    };
+    let (kernel, dims) = kernel.numbered();
+    Some((steps.to_vec(), kernel, Step { dims, ..step }))
+}
+
+/// One kernel of three, with the storages that it takes; `None` when they do not walk the same rows.
+fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec<usize>)> {
+    let [first, middle, last] = parts;
+    let (KernelBody::Contraction(a), KernelBody::Nest(n), KernelBody::Contraction(b)) =
+        (&first.kernel.body, &middle.kernel.body, &last.kernel.body)
+    else {
+        return None;
+    };
+    let (rows, width) = (Rows::of(a), a.n.clone());
+    let (other, [k]) = (Rows::of(b), b.k.as_slice()) else {
+        return None;
+    };
+    let same = other.batch == rows.batch && other.m == rows.m && *k == width;
+    let along_row = n.schedule.vector == Some(n.outer.len());
+    if !same || !along_row || n.row != [width.clone()] || Dim::product(&n.outer) != rows.batch.clone() * rows.m.clone()
+    {
+        return None;
+    }
+    if a.a_fill || b.a_fill || a.stores.len() != 1 {
+        return None;
+    }
+    let logits = p.steps[first.at].buffers[a.stores[0].buffer];
+    let probabilities = p.steps[last.at].buffers[b.a.buffer];
+    let of = |w: &Whole, storage: usize| p.steps[w.at].buffers.iter().position(|s| *s == storage);
+    // Each address of a local tensor must be `row * width + element`.
+    let flat = [
+        (Rows::number(a), Dim::iter(a.batch.len() + 1)),
+        (counted(&n.outer), Dim::iter(n.outer.len())),
+        (Rows::number(b), Dim::iter(b.batch.len() + 2)),
+    ];
+    let dense = |w: &Whole, buffer: usize, index: &[Dim], (row, element): &(Dim, Dim)| {
+        let extents = w.kernel.body.extents();
+        let bounds = Bounds::of(&extents);
+        let at = bounds.simplify(&w.kernel.buffers[buffer].offset(index));
+        at == bounds.simplify(&(row.clone() * width.clone() + element.clone()))
+    };
+    let once = |w: &Whole, storage: usize| p.steps[w.at].buffers.iter().filter(|s| **s == storage).count() == 1;
+    if !once(middle, logits) || !once(last, probabilities) {
+        return None;
+    }
+    let (read, write) = (of(middle, logits)?, n.stores[0].buffer);
+    let loads_are_dense = n.body.nodes().iter().all(|e| match e {
+        Expr::Load {
+            operand, index, fill, ..
+        } if *operand as usize == read => fill.is_none() && dense(middle, read, index, &flat[1]),
+        _ => true,
+    });
+    if !loads_are_dense
+        || !dense(first, a.stores[0].buffer, &a.stores[0].index, &flat[0])
+        || !dense(middle, write, &n.stores[0].index, &flat[1])
+        || !dense(last, b.a.buffer, &b.a.index, &flat[2])
+    {
+        return None;
+    }
+    // Only as operand A.
+    let reads = |b: &Contraction, buffer: usize| {
+        let other = match &b.b {
+            BOperand::Packed { buffer, .. } => *buffer,
+            BOperand::Direct(o) | BOperand::Gathered(o) => o.buffer,
+        };
+        let loads = |e: &Expr| matches!(e, Expr::Load { operand, .. } if *operand as usize == buffer);
+        other == buffer || b.epilogue.nodes().iter().any(loads)
+    };
+    if reads(b, b.a.buffer) {
+        return None;
+    }
+
+    let mut table = Table::default();
+    let in_place = middle.kernel.may_share(read, write);
+    let locals: Vec<Dim> = vec![width.clone(); if in_place { 1 } else { 2 }];
+    let maps: Vec<Vec<usize>> = parts
+        .iter()
+        .map(|w| {
+            let step = &p.steps[w.at];
+            let each = step.buffers.iter().zip(&w.kernel.buffers);
+            each.map(|(storage, buffer)| match *storage {
+                s if s == logits => LOCAL,
+                s if s == probabilities => LOCAL + locals.len() - 1,
+                s => table.add(s, buffer),
+            })
+            .collect()
+        })
+        .collect();
+    let params = table.buffers.len();
+    let number = |b: usize| if b >= LOCAL { params + b - LOCAL } else { b };
+    let mut links = vec![];
+    for ((w, map), at) in parts.iter().zip(&maps).zip(&flat) {
+        let mut body = w.kernel.body.clone();
+        rename(&mut body, &|b| number(map[b]), &|b| map[b] >= LOCAL, at);
+        links.push(body);
+    }
+    let mut buffers = table.buffers;
+    for width in &locals {
+        buffers.push(Buffer {
+            dtype: DType::F32,
+            strides: vec![Chain::stride(width), Dim::ONE],
+            extents: vec![rows.batch.clone() * rows.m.clone(), width.clone()],
+        });
+    }
+    // Only at the end of the rows may a contraction's last register tile be smaller.
+    let tile = least_common_multiple(a.schedule.mr, b.schedule.mr);
+    // The local rows and what is gathered share L2.
+    let fit = (target.l2 / 2) as i64
+        / nominal(&Chain::stride(&width))
+            .saturating_mul(4 * locals.len() as i64)
+            .max(1);
+    let most = usize::try_from(fit).unwrap_or(0).clamp(tile, ROWS);
+    let body = KernelBody::Chain(Chain {
+        links,
+        batch: rows.batch,
+        m: rows.m,
+        locals,
+        schedule: ChainSchedule {
+            rows: most / tile * tile,
+            tile,
+        },
+    });
+    Some((Kernel { buffers, dims: 0, body }, table.storages))
+}
+
+fn least_common_multiple(a: usize, b: usize) -> usize {
+    (1..=b).map(|i| i * a).find(|m| m % b == 0).unwrap_or(a * b)
+}
+
+/// Buffer numbers from here on are local tensors, until it is known how many others there are.
+const LOCAL: usize = usize::MAX / 2;
+
+/// The buffers of a kernel under construction with their storages.
+#[derive(Default)]
+struct Table {
+    storages: Vec<usize>,
+    buffers: Vec<Buffer>,
+}
+
+impl Table {
+    fn add(&mut self, storage: usize, buffer: &Buffer) -> usize {
+        let known = self.storages.iter().zip(&self.buffers);
+        if let Some(i) = known.into_iter().position(|(s, b)| *s == storage && b == buffer) {
+            return i;
+        }
+        self.storages.push(storage);
+        self.buffers.push(buffer.clone());
+        self.buffers.len() - 1
+    }
+}
+
+/// Renumbers the buffers of a link; local ones are indexed by row and element instead.
+fn rename(body: &mut KernelBody, number: &dyn Fn(usize) -> usize, local: &dyn Fn(usize) -> bool, at: &(Dim, Dim)) {
+    let place = |buffer: &mut usize, index: &mut Vec<Dim>| {
+        if local(*buffer) {
+            *index = vec![at.0.clone(), at.1.clone()];
+        }
+        *buffer = number(*buffer);
+    };
+    let stores = |stores: &mut Vec<Store>| stores.iter_mut().for_each(|s| place(&mut s.buffer, &mut s.index));
+    let loads = |operand: &mut u32, index: &mut Vec<Dim>| {
+        if *operand >= RED {
+            return;
+        }
+        let mut buffer = *operand as usize;
+        place(&mut buffer, index);
+        *operand = buffer as u32;
+    };
+    match body {
+        KernelBody::Nest(Nest {
+            body,
+            stores: s,
+            temps,
+            reductions,
+            ..
+        }) => {
+            let map = body.map_loads(&loads);
+            stores(s);
+            s.iter_mut().for_each(|s| s.root = map[s.root as usize]);
+            temps.iter_mut().for_each(|t| *t = map[*t as usize]);
+            reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
+        }
+        KernelBody::Contraction(c) => {
+            place(&mut c.a.buffer, &mut c.a.index);
+            match &mut c.b {
+                BOperand::Packed { buffer, .. } => *buffer = number(*buffer),
+                BOperand::Direct(o) | BOperand::Gathered(o) => place(&mut o.buffer, &mut o.index),
+            }
+            let map = c.epilogue.map_loads(&loads);
+            stores(&mut c.stores);
+            c.stores.iter_mut().for_each(|s| s.root = map[s.root as usize]);
+        }
+        KernelBody::Chain(_) => {}
+    }
+}
