@@ -207,6 +207,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Joining, cutting and padding", joining_cutting_and_padding),
     ("Gather and scatter", gather_and_scatter),
     ("Contractions", contractions),
+    ("Attention", attention),
     ("Convolution", convolution),
     ("Pooling", pooling),
     ("Resize", resize),
@@ -304,6 +305,11 @@ fn gather_and_scatter() {
 #[test]
 fn contractions() {
     check("Contractions");
+}
+
+#[test]
+fn attention() {
+    check("Attention");
 }
 
 #[test]

@@ -133,6 +133,7 @@ pub const CASES: &[&str] = &[
     "ReduceLogSumExp(T[3,19], i64[1] = dense(-1)) : f32 f64",
     "ReduceLogSumExp(T[3,5,7] @ 60..99, i64[2] = dense(1,2)) {keepdims=0} : f32",
     "cameo::DivDim(T[3,19]) {by=dims[7]} : f32 f64 i64",
+    "cameo::DivDim(T[3,19]) {by=dims[7], root=1} : f32 f64",
     // Extreme positions
     "ArgMax(T[3,19,2]) {axis=1} : f32 f64 f16 i64 i32 u8",
     "ArgMax(T[3,19]) {axis=-1, keepdims=0, select_last_index=1} : f32 i32",
@@ -252,6 +253,20 @@ pub const CASES: &[&str] = &[
     "Einsum(T[5], T[3]) {equation=\"i,j->ij\"}",
     "Einsum(T[5,7]) {equation=\"ij->\"}",
     "Einsum(T[2,3], T[3,4], T[4,5]) {equation=\"ij,jk,kl->il\"}",
+    // Attention
+    "Attention(T[2,3,5,8], T[2,3,7,8], T[2,3,7,8]) : f32 f64 f16",
+    "Attention(f32[1,4,19,16], f32[1,2,33,16], f32[1,2,33,24], f32[19,33]) {scale=0.3}",
+    "Attention(f32[2,4,5,8], f32[2,2,7,8], f32[2,2,7,3], bool[2,1,5,7]) {softcap=1.5}",
+    "Attention(f32[2,4,5,8], f32[2,1,7,8], f32[2,1,7,3], bool[4,5,6]) {guarded=0}",
+    "Attention(f32[2,5,24], f32[2,7,24], f32[2,7,24]) {kv_num_heads=3, q_num_heads=3}",
+    "Attention(f32[2,5,24], f32[2,7,12], f32[2,7,12]) {kv_num_heads=3, q_num_heads=6} -> 4",
+    "Attention(f32[1,2,19,8], f32[1,2,19,8], f32[1,2,19,8]) {is_causal=1}",
+    "Attention(f32[1,2,3,8], f32[1,2,3,8], f32[1,2,3,8], _, f32[1,2,9,8], f32[1,2,9,8]) {is_causal=1} -> 3",
+    "Attention(f32[1,2,21,8], f32[1,2,21,8], f32[1,2,21,8]) {left_window_size=3, right_window_size=2}",
+    "Attention(f32[2,2,4,8], f32[2,2,9,8], f32[2,2,9,8], _, _, _, i64[2] @ 0..9) {is_causal=1}",
+    "Attention(f32[1,3,2,8], f32[1,3,70,8], f32[1,3,70,20]) {qk_matmul_output_mode=2} -> 4",
+    "cameo::Masked(T[2,3,5,7]) {causal=1, offset=dims[2]} : f32 f16",
+    "cameo::Masked(f32[2,5,7], i64[2] @ 0..7) {left=2, offset=dims[0], right=1}",
     // Convolution
     "Conv(T[2,3,7,9], T[5,3,3,3], T[5]) {pads=[1,1,1,1]} : f32 f64 f16",
     "Conv(T[1,3,9,11], T[18,3,3,2]) {strides=[2,3], dilations=[2,1]}",

@@ -1,8 +1,8 @@
 //! Building the graphs that operations decompose into.
 
-use crate::op::{Cx, Lowering, OpError};
+use crate::op::{Cx, Lowering, Op, OpError, invalid};
 use crate::ops::pointwise::working;
-use crate::{Attr, DType, Dim, Fact, Graph, Tensor, ValueId};
+use crate::{Attr, DType, Dim, Fact, Graph, Origin, Tensor, ValueId};
 
 /// A decomposition under construction.
 pub(crate) struct Fragment {
@@ -45,6 +45,20 @@ impl Fragment {
         self.graph.apply(op, attrs, inputs)
     }
 
+    /// A node with one output of which inputs may be absent.
+    pub fn node(&mut self, op: &str, attrs: &[(&str, Attr)], inputs: &[Option<ValueId>]) -> Result<ValueId, OpError> {
+        let Some(op) = Op::find(op) else {
+            return invalid(format!("no operation `{op}`"));
+        };
+        let attrs = attrs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
+        let outputs = self.graph.add_node(op, attrs, inputs.to_vec(), 1, Origin::default())?;
+        Ok(outputs[0])
+    }
+
+    pub fn constant(&mut self, t: Tensor) -> ValueId {
+        self.graph.add_weight("", t)
+    }
+
     pub fn unary(&mut self, op: &str, x: ValueId) -> Result<ValueId, OpError> {
         self.apply(op, &[], &[x])
     }
@@ -70,7 +84,7 @@ impl Fragment {
     /// The number `v` as a scalar of the type of `like`.
     pub fn number(&mut self, like: ValueId, v: f64) -> ValueId {
         let t = Tensor::from_f64(self.dtype(like), &[], [v]);
-        self.graph.add_weight("", t)
+        self.constant(t)
     }
 
     /// A reduction over `axes`; `x` itself where there are none.

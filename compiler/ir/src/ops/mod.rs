@@ -4,6 +4,7 @@ use crate::op::{Op, OpDef};
 
 pub mod activations;
 pub mod argmax;
+pub mod attention;
 pub mod binary;
 pub mod blocks;
 pub mod cast;
@@ -53,6 +54,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Joining, cutting and padding", blocks::OPS),
     ("Gather and scatter", gather::OPS),
     ("Contractions", contraction::OPS),
+    ("Attention", attention::OPS),
     ("Convolution", conv::OPS),
     ("Pooling", pool::OPS),
     ("Resize", resize::OPS),

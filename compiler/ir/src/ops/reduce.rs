@@ -9,7 +9,7 @@ use crate::ops::binary::{add, larger, multiply, smaller};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{self, RESULT, int_range, working};
 use crate::ops::unary::copy;
-use crate::structured::{Binary, Combine, Compute};
+use crate::structured::{Binary, Combine, Compute, Unary};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 /// The operations of this family.
@@ -357,7 +357,7 @@ impl OpDef for Derived {
     }
 }
 
-/// `x / d` for a dim `d`, which may be symbolic: the division of a mean.
+/// `x / d` for a dim `d`, which may be symbolic: the division of a mean; `x / √d` with `root`: that of attention logits.
 struct DivDim;
 
 impl DivDim {
@@ -373,10 +373,10 @@ impl OpDef for DivDim {
     fn schema(&self) -> &'static Schema {
         static S: Schema = Schema::new(
             "cameo::DivDim",
-            "x / by, a dim",
+            "x / by, a dim, or x / sqrt(by) with root=1",
             &[Param::new("X", Types::NUMBER)],
             RESULT,
-            &[("by", AttrDef::ReqDims)],
+            &[("by", AttrDef::ReqDims), ("root", AttrDef::Int(0))],
         )
         .pointwise();
         &S
@@ -385,6 +385,9 @@ impl OpDef for DivDim {
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         Self::by(cx)?;
         let x = cx.fact(0)?;
+        if cx.int("root")? != 0 && !x.dtype.is_float() {
+            return invalid(format!("the root of a dim divides floats, not {x}"));
+        }
         Ok(vec![Fact::new(x.dtype, x.shape.clone())])
     }
 
@@ -394,21 +397,28 @@ impl OpDef for DivDim {
         };
         let t = cx.fact(0)?.dtype;
         if t.is_float() {
-            pointwise::eval_floats(cx, t, |a| a[0] / by as f64)
+            let by = if cx.int("root")? != 0 {
+                (by as f64).sqrt()
+            } else {
+                by as f64
+            };
+            pointwise::eval_floats(cx, t, |a| a[0] / by)
         } else {
             pointwise::eval_integers(cx, t, |a| a[0].checked_div(by.into()).unwrap_or(0))
         }
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
-        let (by, t) = (Self::by(cx)?, cx.fact(0)?.dtype);
+        let (by, t, root) = (Self::by(cx)?, cx.fact(0)?.dtype, cx.int("root")? != 0);
         pointwise::lower(cx, t, |b, a| {
             let work = working(t);
             let count = match by.as_const() {
+                Some(c) if root => b.number(work, (c as f64).sqrt()),
                 Some(c) => b.number(work, c as f64),
                 None => {
                     let d = b.push(crate::structured::Expr::Index(by));
-                    b.cast(work, d)
+                    let d = b.cast(work, d);
+                    if root { b.unary(Unary::Sqrt, d) } else { d }
                 }
             };
             b.binary(Binary::Div, a[0], count)
