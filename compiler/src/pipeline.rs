@@ -101,6 +101,8 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("cse")?;
     // Less to look at; afterwards "is read once" means what it says.
     run("dce")?;
+    // Before factors move into weights: the scale of logits belongs to the operation.
+    run("attention")?;
     // Needs canonical arithmetic: multiplications and additions of constants move into neighbouring weights.
     run("fold_scales")?;
     // Needs cse, or copies of a transpose meet and do not cancel: transposes move together and vanish.

@@ -8,6 +8,7 @@ use cameo_ir::Graph;
 use cameo_ir::rewrite::{Report, Rewriter};
 
 pub mod algebra;
+mod attention;
 mod canonicalize;
 mod cse;
 mod dce;
@@ -32,6 +33,7 @@ pub struct Pass {
 /// All passes, in alphabetical order.
 pub const PASSES: &[&Pass] = &[
     &algebra::PASS,
+    &attention::PASS,
     &canonicalize::PASS,
     &cse::PASS,
     &dce::PASS,

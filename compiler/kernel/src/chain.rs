@@ -28,12 +28,13 @@ pub fn fuse(p: &mut Program, target: &Target) {
     let mut kernels = Kernels::default();
     let mut out = vec![];
     let mut gone = vec![false; p.steps.len()];
-    let mut fused: Vec<Option<(Kernel, Step)>> = (0..p.steps.len()).map(|_| None).collect();
+    let mut fused: Vec<Option<(Kernel, Step)>> = vec![];
     for last in 0..p.steps.len() {
-        if let Some((steps, kernel, step)) = chain_ending_at(p, target, last, &gone) {
+        let found = chain_ending_at(p, target, last, &gone).map(|(steps, kernel, step)| {
             steps.into_iter().for_each(|s| gone[s] = true);
-            fused[last] = Some((kernel, step));
-        }
+            (kernel, step)
+        });
+        fused.push(found);
     }
     for (i, step) in std::mem::take(&mut p.steps).into_iter().enumerate() {
         match fused[i].take() {
@@ -180,6 +181,15 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
         return None;
     }
     if a.a_fill || b.a_fill || a.stores.len() != 1 {
+        return None;
+    }
+    // Every block walks the whole of both other operands; weights that do not stay in L2 are better walked by all rows
+    // at once. Other operands belong to one batch.
+    let small = |c: &Contraction| match c.b {
+        BOperand::Packed { .. } => nominal(&(Dim::product(&c.k) * c.n.clone())) <= (target.l2 / 8) as i64,
+        _ => true,
+    };
+    if !small(a) || !small(b) {
         return None;
     }
     let logits = p.steps[first.at].buffers[a.stores[0].buffer];
