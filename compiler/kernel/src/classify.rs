@@ -167,16 +167,25 @@ impl Info {
     }
 }
 
-/// Pure movement with an identity store and an index that does not come from data.
+/// Pure movement with an index that does not come from data: what is read, and its index in the coordinates of the output.
 fn movement(c: &Compute) -> Option<(u32, Vec<Dim>)> {
     let (operand, index) = c.as_movement()?;
+    // Each iterator is one coordinate of the output; an axis of extent 1 needs none.
+    let mut axes: Vec<Option<Dim>> = vec![None; c.extents.len()];
+    for (axis, d) in c.store.iter().enumerate() {
+        match d.as_sym() {
+            Some(Sym::Iter(i)) if axes[*i as usize].is_none() => axes[*i as usize] = Some(Dim::iter(axis)),
+            _ if d.is_zero() => {}
+            _ => return None,
+        }
+    }
+    let axes: Vec<Dim> = axes.into_iter().collect::<Option<_>>()?;
     let plain = index.iter().all(|d| {
         let mut ok = true;
         d.visit(&mut |s| ok &= !matches!(s, Sym::Aux(_)));
         ok
     });
-    let identity = c.store.iter().enumerate().all(|(i, d)| *d == Dim::iter(i));
-    (plain && identity).then(|| (operand, index.to_vec()))
+    plain.then(|| (operand, index.iter().map(|d| d.at(&axes)).collect()))
 }
 
 /// A load as a contraction sees it.
