@@ -101,7 +101,10 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("cse")?;
     // Less to look at; afterwards "is read once" means what it says.
     run("dce")?;
-    // Before factors move into weights: the scale of logits belongs to the operation.
+    // All need "is read once", and come before factors move, which would tear the formulas apart: normalisations,
+    // activations and attention that exporters spelled out become one operation each.
+    run("norms")?;
+    run("activations")?;
     run("attention")?;
     // Needs canonical arithmetic: multiplications and additions of constants move into neighbouring weights.
     run("fold_scales")?;

@@ -7,6 +7,7 @@
 use cameo_ir::Graph;
 use cameo_ir::rewrite::{Report, Rewriter};
 
+mod activations;
 pub mod algebra;
 mod attention;
 mod canonicalize;
@@ -14,7 +15,9 @@ mod cse;
 mod dce;
 mod fold_constants;
 mod fold_scales;
+mod formula;
 mod known_shapes;
+mod norms;
 mod pattern;
 #[cfg(test)]
 mod testing;
@@ -32,6 +35,7 @@ pub struct Pass {
 
 /// All passes, in alphabetical order.
 pub const PASSES: &[&Pass] = &[
+    &activations::PASS,
     &algebra::PASS,
     &attention::PASS,
     &canonicalize::PASS,
@@ -40,6 +44,7 @@ pub const PASSES: &[&Pass] = &[
     &fold_constants::PASS,
     &fold_scales::PASS,
     &known_shapes::PASS,
+    &norms::PASS,
     &transposes::PASS,
 ];
 
