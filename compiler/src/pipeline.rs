@@ -108,6 +108,8 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("attention")?;
     // Needs canonical arithmetic: multiplications and additions of constants move into neighbouring weights.
     run("fold_scales")?;
+    // Needs folded scales, so that the branches of a training-time block are linear: each sum of them is one convolution.
+    run("reparam")?;
     // Needs cse, or copies of a transpose meet and do not cancel: transposes move together and vanish.
     run("transposes")?;
     // The search over equal expressions comes when the graph is small; it pays only where no rule above decides.

@@ -19,6 +19,7 @@ mod formula;
 mod known_shapes;
 mod norms;
 mod pattern;
+mod reparam;
 #[cfg(test)]
 mod testing;
 mod transposes;
@@ -45,6 +46,7 @@ pub const PASSES: &[&Pass] = &[
     &fold_scales::PASS,
     &known_shapes::PASS,
     &norms::PASS,
+    &reparam::PASS,
     &transposes::PASS,
 ];
 

@@ -18,7 +18,8 @@ use cameo_ir::op::OpError;
 use cameo_ir::rewrite::{Outcome, Rewriter};
 use cameo_ir::{Attr, Dim, NodeId, ValueId};
 
-use self::factor::{channel_axis, scale};
+pub(crate) use self::factor::channel_axis;
+use self::factor::scale;
 use crate::Pass;
 use crate::pattern::reshape_attrs;
 
@@ -84,7 +85,7 @@ fn take5(v: Vec<ValueId>) -> Option<[ValueId; 5]> {
 }
 
 /// `v` in another shape of as many elements.
-fn reshaped(rw: &mut Rewriter, v: ValueId, shape: &[Dim]) -> Result<ValueId, OpError> {
+pub(crate) fn reshaped(rw: &mut Rewriter, v: ValueId, shape: &[Dim]) -> Result<ValueId, OpError> {
     match rw.fact(v).shape == shape {
         true => Ok(v),
         false => rw.apply("Reshape", &reshape_attrs(shape), &[v]),
