@@ -48,10 +48,10 @@ pub struct Form {
     pub window: Window,
 }
 
-/// Where the numbers of a convolution come from.
+/// Where the numbers of a map come from.
 #[derive(Clone, Debug)]
 pub enum Kernel {
-    /// `[outputs, inputs/group, taps…]`
+    /// `[outputs, inputs/group, taps…]`, or `[inputs, outputs]`
     Weight(ValueId),
     /// This number everywhere; one group per channel.
     Uniform(f64),
@@ -61,7 +61,7 @@ pub enum Kernel {
 
 #[derive(Clone, Debug)]
 pub struct Matrix {
-    pub factors: Vec<ValueId>,
+    pub kernel: Kernel,
     pub inputs: i64,
     pub outputs: i64,
 }
@@ -124,12 +124,26 @@ impl Branch {
         }
     }
 
+    /// The same for the maps of a product, one after the other.
+    pub fn apart(&self) -> u64 {
+        match self.map.kernel() {
+            Some(Kernel::Product(inner, outer)) => inner.apart().saturating_add(outer.apart()),
+            _ => self.cost(),
+        }
+    }
+
     /// Whether a convolution or product with a weight is in it, which has place for what is merged into it.
     pub fn has_weight(&self) -> bool {
-        match &self.map {
-            Map::Identity => false,
-            Map::Conv(c) => !matches!(c.kernel, Kernel::Uniform(_)),
-            Map::MatMul(_) => true,
+        matches!(self.map.kernel(), Some(Kernel::Weight(_) | Kernel::Product(..)))
+    }
+}
+
+impl Map {
+    pub fn kernel(&self) -> Option<&Kernel> {
+        match self {
+            Self::Identity => None,
+            Self::Conv(c) => Some(&c.kernel),
+            Self::MatMul(m) => Some(&m.kernel),
         }
     }
 }
@@ -365,7 +379,7 @@ impl Search<'_> {
             return Some(Err("a sum would be rounded to the 16-bit weight".into()));
         }
         Some(Ok(Map::MatMul(Matrix {
-            factors: vec![w],
+            kernel: Kernel::Weight(w),
             inputs,
             outputs,
         })))

@@ -11,9 +11,10 @@
 //! An addend is a branch when it is a convolution with a constant weight, a mean of windows, a product with a constant
 //! matrix or the identity, with constant scales and shifts after it; branches that read one value add up, kernel by kernel
 //! and bias by bias. Kernels are widened by zeros, groups by zero blocks, so that they fit. Weights become recipes. The
-//! result is exact but for rounding. It never takes more multiplications than the branches did: else the branches stay.
+//! result is exact but for rounding. Two such maps in a row become their product, alone or as a branch of a sum. It never takes more multiplications than the branches did: else the branches stay.
 
 mod branch;
+mod products;
 mod recipe;
 mod sums;
 #[cfg(test)]
@@ -33,10 +34,8 @@ pub const PASS: Pass = Pass {
 fn run(rw: &mut Rewriter) {
     let mut known = Known::default();
     rw.fixpoint(|rw, n| match rw.node(n).op.name() {
-        "Add" | "Sub" | "Mul" | "Div" | "Neg" => {
-            let constants = known.of(rw);
-            sums::merge(rw, constants, n)
-        }
+        "Add" | "Sub" | "Mul" | "Div" | "Neg" => sums::merge(rw, known.of(rw), n),
+        "Conv" | "MatMul" => products::merge(rw, known.of(rw), n),
         _ => Outcome::NoMatch,
     });
 }

@@ -37,9 +37,7 @@ pub fn kernel(rw: &mut Rewriter, b: &Branch, form: &Form) -> Result<ValueId, OpE
     let axes = own.window.kernel.len();
     let dtype = rw.fact(b.value).dtype;
     let uniform = |rw: &mut Rewriter, x: f64| {
-        let shape: Vec<usize> = std::iter::once(own.outputs as usize)
-            .chain(vec![1; axes + 1])
-            .collect();
+        let shape: Vec<usize> = std::iter::once(own.outputs as usize).chain(vec![1; axes + 1]).collect();
         let ones = std::iter::repeat_n(x, own.outputs as usize);
         rw.add_weight("", Tensor::from_f64(dtype, &shape, ones))
     };
@@ -140,10 +138,14 @@ pub fn matrix(rw: &mut Rewriter, b: &Branch) -> Result<ValueId, OpError> {
     let Map::MatMul(m) = &b.map else {
         return invalid("not a product with a matrix");
     };
-    let mut w = m.factors[0];
-    for f in &m.factors[1..] {
-        w = rw.apply("MatMul", &[], &[w, *f])?;
-    }
+    let mut w = match &m.kernel {
+        Kernel::Weight(w) => *w,
+        Kernel::Product(inner, outer) => {
+            let (a, b) = (matrix(rw, inner)?, matrix(rw, outer)?);
+            rw.apply("MatMul", &[], &[a, b])?
+        }
+        Kernel::Uniform(_) => return invalid("a matrix has a weight"),
+    };
     for step in &b.after {
         w = match *step {
             After::Scale { op, by, axis } => {
@@ -180,11 +182,9 @@ pub fn bias(rw: &mut Rewriter, branches: &[&Branch], channels: &[Dim]) -> Result
 
 /// What a branch adds whatever its operand is: `[]` or `[channels]`.
 fn constant_part(rw: &mut Rewriter, b: &Branch) -> Result<Option<ValueId>, OpError> {
-    let mut total = match &b.map {
-        Map::Conv(c) => match (&c.kernel, c.bias) {
-            (Kernel::Product(inner, outer), _) => product_bias(rw, inner, outer)?,
-            (_, bias) => bias,
-        },
+    let mut total = match (&b.map, b.map.kernel()) {
+        (_, Some(Kernel::Product(inner, outer))) => product_bias(rw, inner, outer)?,
+        (Map::Conv(c), _) => c.bias,
         _ => None,
     };
     for step in &b.after {
@@ -211,8 +211,39 @@ fn constant_part(rw: &mut Rewriter, b: &Branch) -> Result<Option<ValueId>, OpErr
     Ok(total)
 }
 
-fn product_bias(_rw: &mut Rewriter, _inner: &Branch, _outer: &Branch) -> Result<Option<ValueId>, OpError> {
-    invalid("no products yet")
+/// What the inner map adds, mapped by the outer one, which does not pad it, and what that adds.
+fn product_bias(rw: &mut Rewriter, inner: &Branch, outer: &Branch) -> Result<Option<ValueId>, OpError> {
+    let (first, second) = (constant_part(rw, inner)?, constant_part(rw, outer)?);
+    let Some(first) = first else { return Ok(second) };
+    let dims = |v: &[i64]| -> Vec<Dim> { v.iter().map(|d| Dim::from(*d)).collect() };
+    let spread = |rw: &mut Rewriter, n: i64| match rw.fact(first).rank() {
+        0 => rw.apply("Expand", &[("shape", Attr::Dims(dims(&[n])))], &[first]),
+        _ => Ok(first),
+    };
+    let mapped = match &outer.map {
+        Map::Conv(c) => {
+            let f = &c.form;
+            let middle = f.inputs / f.group;
+            let first = spread(rw, f.inputs)?;
+            let first = reshaped(rw, first, &dims(&[f.group, middle]))?;
+            let w = kernel(rw, outer, f)?;
+            let taps: i64 = f.window.kernel.iter().product();
+            let w = reshaped(rw, w, &dims(&[f.group, f.outputs / f.group, middle, taps]))?;
+            let equation = Attr::Str("gomk,gm->go".into());
+            let sums = rw.apply("Einsum", &[("equation", equation)], &[w, first])?;
+            reshaped(rw, sums, &dims(&[f.outputs]))?
+        }
+        Map::MatMul(m) => {
+            let first = spread(rw, m.inputs)?;
+            let w = matrix(rw, outer)?;
+            rw.apply("MatMul", &[], &[first, w])?
+        }
+        Map::Identity => first,
+    };
+    match second {
+        Some(s) => Ok(Some(rw.apply("Add", &[], &[mapped, s])?)),
+        None => Ok(Some(mapped)),
+    }
 }
 
 /// A constant with one element, or those along `axis`, without other axes.

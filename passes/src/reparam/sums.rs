@@ -1,23 +1,23 @@
 //! Sums of branches that read one value: one convolution, or one product with a matrix.
 
-use cameo_ir::op::OpError;
+use cameo_ir::op::{OpError, invalid};
 use cameo_ir::rewrite::{Outcome, Rewriter};
-use cameo_ir::{Dim, NodeId, ValueId};
+use cameo_ir::{Dim, Graph, NodeId, ValueId};
 
-use super::branch::{Branch, Form, Map, Search};
+use super::branch::{After, Branch, Conv, Form, Kernel, Map, Search};
+use super::products::composed;
 use super::recipe;
 use super::window::Window;
 
 /// Branches that become one.
 struct Cluster {
-    /// Positions in the list of addends.
-    members: Vec<usize>,
-    /// What the members cost now, and what they cost together.
+    /// With their positions in the list of addends.
+    members: Vec<(usize, Branch)>,
+    /// What the members cost now, and what they are together.
     apart: u64,
     together: Together,
 }
 
-#[derive(Clone)]
 enum Together {
     /// Identities only.
     Copies,
@@ -32,18 +32,21 @@ pub fn merge(rw: &mut Rewriter, constants: &[bool], n: NodeId) -> Outcome {
     let root = g.node(n).outputs[0];
     let mut nodes = vec![];
     let addends = search.addends(root, &mut nodes);
-    if addends.iter().all(|b| matches!(b.map, Map::Identity) && b.look_alike.is_none()) {
+    if addends
+        .iter()
+        .all(|b| matches!(b.map, Map::Identity) && b.look_alike.is_none())
+    {
         return Outcome::NoMatch;
     }
-    let (clusters, mut problems) = clustered(&search, root, &addends);
+    let (mut clusters, mut problems) = clustered(&search, root, &addends);
     problems.extend(look_alikes(&addends));
-    let means = |c: &Cluster| matches!(c.together, Together::Conv(_)) && c.members.len() > 1;
-    if clusters.iter().any(|c| means(c) && !search.pays(c, &addends)) {
+    let mean = |c: &Cluster| matches!(c.together, Together::Conv(_)) && c.members.len() > 1;
+    if clusters.iter().any(|c| mean(c) && !c.pays(g)) {
         problems.push("means and their operands cost less than a convolution".into());
     }
-    let merged: Vec<&Cluster> = clusters.iter().filter(|c| search.pays(c, &addends)).collect();
+    clusters.retain(|c| c.pays(g) && (addends.len() == 1 || c.members.len() > 1));
     let detail = "sum of branches";
-    if merged.is_empty() {
+    if clusters.is_empty() {
         // A sum that goes on will say it, when it comes to nothing either.
         let goes_on = rw.used_once(root)
             && (rw.graph().users(root).iter()).any(|u| matches!(rw.node(*u).op.name(), "Add" | "Sub"));
@@ -55,19 +58,26 @@ pub fn merge(rw: &mut Rewriter, constants: &[bool], n: NodeId) -> Outcome {
     if !nodes.contains(&n) {
         nodes.insert(0, n);
     }
-    let parts = merged.iter().flat_map(|c| &c.members);
-    for node in parts.flat_map(|i| &addends[*i].nodes) {
+    let members = clusters.iter().flat_map(|c| &c.members);
+    for node in members.flat_map(|(_, b)| &b.nodes) {
         if !nodes.contains(node) {
             nodes.push(*node);
         }
     }
-    let of = |i: usize| merged.iter().find(|c| c.members.contains(&i));
     rw.replace_one(&nodes, detail, |rw| {
         let mut terms = vec![];
         for (i, b) in addends.iter().enumerate() {
-            match of(i) {
+            let position = |c: &Cluster| c.members.iter().position(|(j, _)| *j == i);
+            match clusters.iter().find_map(|c| Some((c, position(c)?))) {
                 None => terms.push((b.negative, b.value)),
-                Some(c) if c.members.first() == Some(&i) => terms.push((false, built(rw, c, &addends)?)),
+                Some((c, 0)) => {
+                    let members: Vec<&Branch> = c.members.iter().map(|(_, b)| b).collect();
+                    let form = match &c.together {
+                        Together::Conv(form) => Some(form),
+                        _ => None,
+                    };
+                    terms.push((false, built(rw, form, &members)?));
+                }
                 Some(_) => {}
             }
         }
@@ -83,44 +93,65 @@ fn clustered(search: &Search, root: ValueId, addends: &[Branch]) -> (Vec<Cluster
     order.sort_by_key(|i| (std::cmp::Reverse(addends[*i].cost()), !addends[*i].has_weight()));
     let mut clusters: Vec<Cluster> = vec![];
     let mut problems = vec![];
-    for i in order {
-        let b = &addends[i];
-        let apart = b.cost();
-        let mut joined = false;
-        for c in &mut clusters {
-            let first = &addends[c.members[0]];
-            if first.source != b.source {
-                continue;
-            }
-            match joint(&c.together, b, rank, c.apart.saturating_add(apart)) {
-                Ok(together) => {
-                    c.together = together;
-                    c.apart = c.apart.saturating_add(apart);
-                    c.members.push(i);
-                    joined = true;
-                    break;
+    'addends: for i in order {
+        for (b, problem) in ways(search, &addends[i]) {
+            let apart = b.apart();
+            for c in &mut clusters {
+                let first = &c.members[0].1;
+                if first.source != b.source {
+                    continue;
                 }
-                Err(reason) if first.has_weight() => problems.push(reason),
-                Err(_) => {}
+                let joint = joint(&c.together, &b, rank, c.apart.saturating_add(apart));
+                match (joint, &problem) {
+                    (Ok(together), None) => {
+                        c.together = together;
+                        c.apart = c.apart.saturating_add(apart);
+                        c.members.push((i, b));
+                        continue 'addends;
+                    }
+                    (Err(reason), _) if first.has_weight() => problems.push(reason),
+                    (Ok(_), Some(reason)) => problems.push(reason.clone()),
+                    _ => {}
+                }
             }
         }
-        if !joined && let Ok(together) = joint(&Together::Copies, b, rank, u64::MAX) {
+        let b = &addends[i];
+        if let Ok(together) = joint(&Together::Copies, b, rank, u64::MAX) {
             clusters.push(Cluster {
-                members: vec![i],
-                apart,
+                members: vec![(i, b.clone())],
+                apart: b.cost(),
                 together,
             });
         }
     }
     for c in &mut clusters {
-        c.members.sort_unstable();
+        c.members.sort_by_key(|(i, _)| *i);
     }
     (clusters, problems)
 }
 
+/// Longer chains of linear maps are not written; those of low rank have two.
+const CHAIN_MAX: usize = 4;
+
+/// A branch as it is, and as the product with what its source comes from, and so on; with what speaks against it.
+fn ways(search: &Search, b: &Branch) -> Vec<(Branch, Option<String>)> {
+    let mut out = vec![(b.clone(), None)];
+    while let Some((last, None)) = out.last()
+        && out.len() < CHAIN_MAX
+        && let Some(product) = composed(search, last)
+    {
+        let branch = Branch {
+            negative: b.negative,
+            ..product.branch
+        };
+        out.push((branch, product.problem));
+    }
+    out
+}
+
 /// The map that does what `together` does and `b` as well, for at most `apart` multiplications.
 fn joint(together: &Together, b: &Branch, rank: usize, apart: u64) -> Result<Together, String> {
-    let along = |channels: usize| b.after.iter().filter_map(super::branch::After::axis).all(|a| a == channels);
+    let along = |channels: usize| b.after.iter().filter_map(After::axis).all(|a| a == channels);
     let mixed = Err("they scale or sum different axes".to_string());
     let form = match (together, &b.map) {
         (Together::Copies, Map::Identity) => return Ok(Together::Copies),
@@ -154,7 +185,7 @@ fn union(a: &Form, b: &Form) -> Result<Form, String> {
     })
 }
 
-fn gcd(a: i64, b: i64) -> i64 {
+pub fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
@@ -174,42 +205,37 @@ fn look_alikes(addends: &[Branch]) -> Vec<String> {
     out
 }
 
-impl Search<'_> {
+impl Cluster {
     /// Whether there is something to gain: several branches become one, or a convolution takes what follows it.
-    fn pays(&self, c: &Cluster, addends: &[Branch]) -> bool {
-        let weighted = c.members.iter().any(|i| addends[*i].has_weight());
-        let [i] = c.members[..] else { return weighted };
-        let b = &addends[i];
+    fn pays(&self, g: &Graph) -> bool {
+        let [(_, b)] = &self.members[..] else {
+            return self.members.iter().any(|(_, b)| b.has_weight());
+        };
         // A single scaled weight is fold_scales' business; here it is one that this pass made.
-        let own = matches!(&b.map, Map::Conv(conv) if match conv.kernel {
-            super::branch::Kernel::Weight(w) => self.g.producer(w).is_some() && self.g.users(w).len() == 1,
-            _ => false,
-        });
-        own && addends.len() == 1 && !b.after.is_empty()
+        let own = matches!(&b.map, Map::Conv(Conv { kernel: Kernel::Weight(w), .. })
+            if g.producer(*w).is_some() && g.users(*w).len() == 1);
+        own && !b.after.is_empty()
     }
 }
 
-fn built(rw: &mut Rewriter, c: &Cluster, addends: &[Branch]) -> Result<ValueId, OpError> {
-    let members: Vec<&Branch> = c.members.iter().map(|i| &addends[*i]).collect();
-    let source = members[0].source;
-    match &c.together {
-        Together::Conv(form) => {
-            let kernel = recipe::sum(rw, &members, |rw, b| recipe::kernel(rw, b, form))?;
-            let channels = [Dim::from(form.outputs)];
-            let bias = recipe::bias(rw, &members, &channels)?;
-            let mut inputs = vec![source, kernel];
-            inputs.extend(bias);
-            rw.apply("Conv", &form.window.attrs(form.group), &inputs)
-        }
-        _ => {
-            let matrix = recipe::sum(rw, &members, recipe::matrix)?;
-            let y = rw.apply("MatMul", &[], &[source, matrix])?;
-            let channels = [rw.fact(matrix).shape[1].clone()];
-            match recipe::bias(rw, &members, &channels)? {
-                Some(bias) => rw.apply("Add", &[], &[y, bias]),
-                None => Ok(y),
-            }
-        }
+/// One node that does what the members do: a convolution of that form, or a product with a matrix.
+pub fn built(rw: &mut Rewriter, form: Option<&Form>, members: &[&Branch]) -> Result<ValueId, OpError> {
+    let Some(source) = members.first().map(|b| b.source) else {
+        return invalid("no branches");
+    };
+    if let Some(form) = form {
+        let kernel = recipe::sum(rw, members, |rw, b| recipe::kernel(rw, b, form))?;
+        let bias = recipe::bias(rw, members, &[Dim::from(form.outputs)])?;
+        let mut inputs = vec![source, kernel];
+        inputs.extend(bias);
+        return rw.apply("Conv", &form.window.attrs(form.group), &inputs);
+    }
+    let matrix = recipe::sum(rw, members, recipe::matrix)?;
+    let y = rw.apply("MatMul", &[], &[source, matrix])?;
+    let channels = [rw.fact(matrix).shape[1].clone()];
+    match recipe::bias(rw, members, &channels)? {
+        Some(bias) => rw.apply("Add", &[], &[y, bias]),
+        None => Ok(y),
     }
 }
 
