@@ -62,6 +62,8 @@ pub enum Kernel {
 #[derive(Clone, Debug)]
 pub struct Matrix {
     pub kernel: Kernel,
+    /// Whether the weight is `[outputs, inputs]`.
+    pub transposed: bool,
     pub inputs: i64,
     pub outputs: i64,
 }
@@ -150,6 +152,10 @@ impl Map {
 
 /// A sum is looked through up to this depth; no block has more branches than a dozen.
 const DEPTH_MAX: usize = 16;
+const ADDENDS_MAX: usize = 64;
+
+/// Taps of a mean that could become weights. The largest windows of pooling branches have some 7×7.
+const TAPS_MAX: u64 = 1024;
 
 pub struct Search<'a> {
     pub g: &'a Graph,
@@ -163,6 +169,11 @@ impl Search<'_> {
 
     pub fn read_once(&self, v: ValueId) -> bool {
         !self.g.is_output(v) && self.g.users(v).len() == 1
+    }
+
+    /// Whether weights made of weights would be rounded more than the results of the branches are.
+    pub fn is_coarse(&self, v: ValueId) -> bool {
+        !matches!(self.g.fact(v).dtype, DType::F32 | DType::F64)
     }
 
     /// The addends of `root`; the nodes that add them are put into `nodes`.
@@ -184,6 +195,7 @@ impl Search<'_> {
         if let Some((n, [a, b])) = self.sum(v)
             && (root || self.read_once(v))
             && depth < DEPTH_MAX
+            && out.len() < ADDENDS_MAX
         {
             nodes.push(n);
             let minus = self.g.node(n).op == "Sub";
@@ -262,7 +274,8 @@ impl Search<'_> {
         match node.op.name() {
             "Conv" => Some(of(self.conv(n, x, input(1)?, input(2))?)),
             "AveragePool" => Some(of(self.mean(n, x)?)),
-            "MatMul" => self.matrix(x, input(1)?).map(of),
+            "MatMul" => self.matrix(x, input(1)?, false).map(of),
+            "Gemm" => self.gemm(n, x, input(1)?, input(2), of),
             "Neg" if self.g.fact(v).dtype.is_float() => self.then(v, n, x, &[After::Negate], depth),
             "Add" | "Sub" | "Mul" | "Div" => {
                 let (u, after) = self.affine(v, n)?;
@@ -313,9 +326,6 @@ impl Search<'_> {
         if !self.constant(w) || bias.is_some_and(|b| !self.constant(b)) {
             return said("the weight or bias of Conv is not a constant");
         }
-        if !matches!(self.g.fact(w).dtype, DType::F32 | DType::F64) {
-            return said("a sum would be rounded to the 16-bit weight");
-        }
         let shape = ints(&self.g.fact(w).shape)?;
         let group = match node.attrs.get("group") {
             Some(Attr::Int(k)) => *k,
@@ -354,6 +364,9 @@ impl Search<'_> {
         if window.is_padded() && !set("count_include_pad") {
             return said("AveragePool has means of fewer elements at the border");
         }
+        if window.taps() > TAPS_MAX {
+            return said("the windows of AveragePool are too large for a kernel");
+        }
         let Some(channels) = fact.shape[1].as_const() else {
             return said("the number of channels is not known");
         };
@@ -366,23 +379,50 @@ impl Search<'_> {
         })))
     }
 
-    fn matrix(&self, x: ValueId, w: ValueId) -> Option<Result<Map, String>> {
+    fn matrix(&self, x: ValueId, w: ValueId, transposed: bool) -> Option<Result<Map, String>> {
         if !self.constant(w) || self.constant(x) {
             return None;
         }
-        let shape = ints(&self.g.fact(w).shape)?;
+        let mut shape = ints(&self.g.fact(w).shape)?;
+        if transposed {
+            shape.reverse();
+        }
         let [inputs, outputs] = shape[..] else { return None };
         if self.g.fact(x).rank() < 2 {
             return None;
         }
-        if !matches!(self.g.fact(w).dtype, DType::F32 | DType::F64) {
-            return Some(Err("a sum would be rounded to the 16-bit weight".into()));
-        }
         Some(Ok(Map::MatMul(Matrix {
             kernel: Kernel::Weight(w),
+            transposed,
             inputs,
             outputs,
         })))
+    }
+
+    /// A product with a matrix whose bias is a constant per column.
+    fn gemm(
+        &self,
+        n: NodeId,
+        x: ValueId,
+        w: ValueId,
+        bias: Option<ValueId>,
+        of: impl Fn(Result<Map, String>) -> Branch,
+    ) -> Option<Branch> {
+        let node = self.g.node(n);
+        let set = |name: &str| matches!(node.attrs.get(name), Some(Attr::Int(v)) if *v != 0);
+        let factor = |name: &str| matches!(node.attrs.get(name), Some(Attr::Float(v)) if *v != 1.0);
+        if set("transA") || factor("alpha") || factor("beta") {
+            return None;
+        }
+        let mut b = of(self.matrix(x, w, set("transB"))?);
+        if let Some(by) = bias {
+            let axis = channel_axis(&self.g.fact(by).shape, &self.g.fact(node.outputs[0]).shape)?;
+            if !self.constant(by) {
+                return None;
+            }
+            b.after.push(After::Shift { op: "Add", by, axis });
+        }
+        Some(b)
     }
 }
 

@@ -7,6 +7,7 @@ use cameo_ir::{Attr, DType, Dim, Tensor, ValueId};
 use super::branch::{After, Branch, Form, Kernel, Map};
 use super::window::Window;
 use crate::fold_scales::reshaped;
+use crate::pattern::perm_attr;
 
 /// `Σ ± of(branch)`
 pub fn sum(
@@ -139,6 +140,7 @@ pub fn matrix(rw: &mut Rewriter, b: &Branch) -> Result<ValueId, OpError> {
         return invalid("not a product with a matrix");
     };
     let mut w = match &m.kernel {
+        Kernel::Weight(w) if m.transposed => rw.apply("Transpose", &[("perm", perm_attr(&[1, 0]))], &[*w])?,
         Kernel::Weight(w) => *w,
         Kernel::Product(inner, outer) => {
             let (a, b) = (matrix(rw, inner)?, matrix(rw, outer)?);
