@@ -50,7 +50,9 @@ impl Formula {
     /// The first match with result `root` that `accept` accepts. `constants` are those of [`Graph::constants`].
     pub fn find(&self, g: &Graph, constants: &[bool], root: ValueId, accept: impl Fn(&Match) -> bool) -> Option<Match> {
         let dtype = g.fact(root).dtype;
-        if !dtype.is_float() {
+        // Reductions occur inside of formulas only.
+        let (n, _) = g.producer(root)?;
+        if !dtype.is_float() || !g.node(n).op.schema().pointwise {
             return None;
         }
         let mut search = Search::new(g, constants, dtype);

@@ -9,8 +9,8 @@
 //! Taking apart keeps the value for all operands but for infinities and for NaNs that become numbers: what stands under
 //! a root is taken apart into positive numbers and one other factor only.
 
-use cameo_ir::op::Cx;
-use cameo_ir::{DType, Graph, Node, NodeId, ValueId};
+use cameo_ir::op::{Cx, normalize_axis};
+use cameo_ir::{DType, Dim, Graph, Node, NodeId, ValueId};
 
 use super::Match;
 use super::parse::{Base, Factor, Function, Product, Sum};
@@ -214,9 +214,10 @@ impl<'g> Search<'g> {
             Function::Op(_) => false,
             Function::Clip => self.clip(arguments, v, next),
             Function::Mean | Function::Total => {
-                let Some((axes, count)) = reduction(self.g, n) else {
+                let Some((reduce, axes, count)) = self.reduction(v) else {
                     return false;
                 };
+                let node = self.g.node(reduce);
                 let count = match (f, node.op.name()) {
                     (Function::Mean, "ReduceMean") | (Function::Total, "ReduceSum") => 1.0,
                     (Function::Mean, "ReduceSum") => match count {
@@ -232,6 +233,7 @@ impl<'g> Search<'g> {
                     return false;
                 }
                 self.found.nodes.push(n);
+                self.found.nodes.extend((reduce != n).then_some(reduce));
                 match argument.as_product() {
                     // Numbers may stand under the mean as well as before it.
                     Some(p) => self.product(&p.factors, &powers(p), vec![(*x, 2)], count, &mut |s, got| {
@@ -241,6 +243,35 @@ impl<'g> Search<'g> {
                 }
             }
         }
+    }
+
+    /// The reduction with result `v`, whose reduced axes are kept or put back, its axes, sorted, and the number of
+    /// elements that it joins where that is known.
+    fn reduction(&self, v: ValueId) -> Option<(NodeId, Vec<usize>, Option<f64>)> {
+        let (mut n, node) = self.producer(v)?;
+        if node.op == "Reshape" {
+            n = self.producer(node.inputs[0]?)?.0;
+        }
+        let (axes, shape) = self.g.with_cx(n, |cx| {
+            let shape = cx.fact(0).ok()?.shape.clone();
+            let given = cx.const_ints(1).ok()?.unwrap_or_default();
+            let all = given.is_empty() && cx.int("noop_with_empty_axes").ok()? == 0;
+            let mut axes: Vec<usize> = match all {
+                true => (0..shape.len()).collect(),
+                false => {
+                    let axes = given.iter().map(|a| normalize_axis(*a, shape.len()).ok());
+                    axes.collect::<Option<_>>()?
+                }
+            };
+            axes.sort_unstable();
+            Some((axes, shape))
+        })?;
+        let (mut kept, mut count) = (shape.clone(), Some(1.0));
+        for a in &axes {
+            kept[*a] = Dim::ONE;
+            count = count.zip(shape[*a].as_const()).map(|(c, d)| c * d as f64);
+        }
+        (self.g.fact(v).shape == kept).then_some((n, axes, count))
     }
 
     fn arguments(&mut self, arguments: &[Sum], inputs: &[Option<ValueId>], next: Next<'_, 'g>) -> bool {
@@ -511,28 +542,5 @@ fn number(g: &Graph, v: ValueId, depth: u32) -> Option<f64> {
         "Add" => of(0)? + of(1)?,
         "Sub" => of(0)? - of(1)?,
         _ => return None,
-    })
-}
-
-/// The axes of a reduction that keeps them, sorted, and the number of elements that it joins where that is known.
-fn reduction(g: &Graph, n: NodeId) -> Option<(Vec<usize>, Option<f64>)> {
-    g.with_cx(n, |cx| {
-        let shape = &cx.fact(0).ok()?.shape;
-        let given = cx.const_ints(1).ok()?.unwrap_or_default();
-        if cx.int("keepdims").ok()? == 0 {
-            return None;
-        }
-        let all = given.is_empty() && cx.int("noop_with_empty_axes").ok()? == 0;
-        let mut axes: Vec<usize> = match all {
-            true => (0..shape.len()).collect(),
-            false => {
-                let axes = given.iter().map(|a| cameo_ir::op::normalize_axis(*a, shape.len()).ok());
-                axes.collect::<Option<_>>()?
-            }
-        };
-        axes.sort_unstable();
-        let extents: Option<Vec<i64>> = axes.iter().map(|a| shape[*a].as_const()).collect();
-        let count = extents.map(|e| e.iter().map(|d| *d as f64).product());
-        Some((axes, count))
     })
 }

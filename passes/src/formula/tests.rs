@@ -267,6 +267,25 @@ fn disguises_match() {
 }
 
 #[test]
+fn what_disguises_become_computes_the_same() {
+    for pass in [crate::by_name("norms"), crate::by_name("activations")] {
+        let pass = pass.expect("in the table");
+        for text in TEXTS {
+            let sum = parse(text).expect("a formula");
+            for seed in 0..40 {
+                let mut d = Disguise::new(seed);
+                let root = d.sum(&sum);
+                d.g.add_output("y", root);
+                let mut after = d.g.clone();
+                crate::run(pass, &mut after);
+                cameo_ir::verify::verify(&after).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+                crate::testing::same(&d.g, &after);
+            }
+        }
+    }
+}
+
+#[test]
 fn hopeless_graphs_are_given_up() {
     // 2^40 ways to stop.
     let mut g = Graph::new("g");

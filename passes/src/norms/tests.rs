@@ -82,11 +82,13 @@ fn layer_normalization_in_disguise() {
 
 #[test]
 fn variance_as_a_difference_of_means() {
+    // One of them loses its axis and gets it back.
     let text = rewrite(
         &PASS,
         r#"graph @g (%0 "x": f32[N,3]) symbols N=1.. {
           weight %1: f32[] = dense(0.001)
-          %4 = ReduceMean(%0) {axes=dims[-1], keepdims=1}
+          %3 = ReduceMean(%0) {axes=dims[-1], keepdims=0}
+          %4 = Reshape(%3) {shape=dims[N,1]}
           %5 = Mul(%0, %0)
           %6 = ReduceMean(%5) {axes=dims[-1], keepdims=1}
           %7 = Mul(%4, %4)
