@@ -1,3 +1,5 @@
+//! Each normalisation in several spellings, and what only looks like one.
+
 use super::{FORMULAS, LOOK_ALIKES, PASS};
 use crate::formula::Formula;
 use crate::testing::{refused, rewrite};
