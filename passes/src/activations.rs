@@ -16,7 +16,7 @@ use cameo_ir::rewrite::{Outcome, Rewriter};
 use cameo_ir::{Attr, Graph, NodeId, Tensor, ValueId};
 
 use crate::Pass;
-use crate::formula::{Formula, Match};
+use crate::formula::{Formula, Match, Near};
 use crate::pattern::splat;
 
 pub const PASS: Pass = Pass {
@@ -109,8 +109,9 @@ fn run(rw: &mut Rewriter) {
     for table in [FORMULAS, DOUBLED] {
         let table = parsed(table);
         rw.fixpoint(|rw, n| {
+            let near = Near::of(rw.graph(), rw.node(n).outputs[0]);
             for (activation, formula) in &table {
-                match recover(rw, &constants, n, activation, formula) {
+                match recover(rw, &constants, &near, n, activation, formula) {
                     Outcome::NoMatch => {}
                     other => return other,
                 }
@@ -128,7 +129,14 @@ fn parsed(table: &'static [Activation]) -> Vec<(&'static Activation, Formula)> {
         .collect()
 }
 
-fn recover(rw: &mut Rewriter, constants: &[bool], n: NodeId, activation: &Activation, formula: &Formula) -> Outcome {
+fn recover(
+    rw: &mut Rewriter,
+    constants: &[bool],
+    near: &Near,
+    n: NodeId,
+    activation: &Activation,
+    formula: &Formula,
+) -> Outcome {
     let node = rw.node(n);
     let [root] = node.outputs[..] else {
         return Outcome::NoMatch;
@@ -136,7 +144,9 @@ fn recover(rw: &mut Rewriter, constants: &[bool], n: NodeId, activation: &Activa
     if node.op == activation.op {
         return Outcome::NoMatch;
     }
-    let found = formula.find(rw.graph(), constants, root, |m| plausible(rw.graph(), activation, m));
+    let found = formula.find(rw.graph(), constants, near, root, |m| {
+        plausible(rw.graph(), activation, m)
+    });
     let Some((found, x)) = found.and_then(|m| m.value("x").map(|x| (m, x))) else {
         return Outcome::NoMatch;
     };

@@ -24,11 +24,40 @@ mod parse;
 mod search;
 
 use cameo_ir::{Graph, NodeId, ValueId};
+use rustc_hash::FxHashSet;
 
 use self::search::Search;
 
 /// A formula in its normal form.
-pub struct Formula(parse::Sum);
+pub struct Formula {
+    sum: parse::Sum,
+    /// What it calls: of each, an operation that may be it.
+    calls: Vec<Vec<&'static str>>,
+}
+
+/// The operations that a formula with some result may be made of: those of the nodes behind it.
+pub struct Near(FxHashSet<&'static str>);
+
+/// The longest formula as it is usually written has some 40 nodes.
+const NEAR: usize = 64;
+
+impl Near {
+    pub fn of(g: &Graph, root: ValueId) -> Self {
+        let mut nodes: Vec<NodeId> = g.producer(root).map(|(n, _)| n).into_iter().collect();
+        let mut at = 0;
+        // Nearest first.
+        while at < nodes.len() && nodes.len() < NEAR {
+            let inputs = g.node(nodes[at]).inputs.iter().flatten();
+            for (n, _) in inputs.filter_map(|v| g.producer(*v)) {
+                if !nodes.contains(&n) {
+                    nodes.push(n);
+                }
+            }
+            at += 1;
+        }
+        Self(nodes.into_iter().map(|n| g.node(n).op.name()).collect())
+    }
+}
 
 /// Where a formula was found.
 #[derive(Clone, Debug, Default)]
@@ -44,11 +73,30 @@ pub struct Match {
 impl Formula {
     /// The error says what is wrong with the text.
     pub fn parse(text: &'static str) -> Result<Self, String> {
-        parse::parse(text).map(Self)
+        let sum = parse::parse(text)?;
+        let mut calls = vec![];
+        sum.visit_calls(&mut |f| {
+            if !calls.contains(&f.operations()) {
+                calls.push(f.operations());
+            }
+        });
+        Ok(Self { sum, calls })
     }
 
-    /// The first match with result `root` that `accept` accepts. `constants` are those of [`Graph::constants`].
-    pub fn find(&self, g: &Graph, constants: &[bool], root: ValueId, accept: impl Fn(&Match) -> bool) -> Option<Match> {
+    /// The first match with result `root` that `accept` accepts. `constants` are those of [`Graph::constants`], `near` is
+    /// [`Near::of`] the root.
+    pub fn find(
+        &self,
+        g: &Graph,
+        constants: &[bool],
+        near: &Near,
+        root: ValueId,
+        accept: impl Fn(&Match) -> bool,
+    ) -> Option<Match> {
+        // Most nodes are no formula, and searching takes a thousand times as long as this.
+        if !self.calls.iter().all(|ops| ops.iter().any(|op| near.0.contains(op))) {
+            return None;
+        }
         let dtype = g.fact(root).dtype;
         // Reductions occur inside of formulas only.
         let (n, _) = g.producer(root)?;
@@ -56,7 +104,7 @@ impl Formula {
             return None;
         }
         let mut search = Search::new(g, constants, dtype);
-        search.root(&self.0, root, &accept).then(|| {
+        search.root(&self.sum, root, &accept).then(|| {
             let mut found = search.found;
             found.nodes.sort();
             found.nodes.dedup();

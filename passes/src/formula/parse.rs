@@ -54,6 +54,18 @@ pub enum Function {
     Total,
 }
 
+impl Function {
+    /// The operations of which one is the call, or is taken apart into it.
+    pub fn operations(&self) -> Vec<&'static str> {
+        match self {
+            Self::Op(name) => vec![name],
+            Self::Clip => vec!["Clip", "HardSigmoid", "Max", "Min", "Relu"],
+            Self::Mean => vec!["ReduceMean", "ReduceSum"],
+            Self::Total => vec!["ReduceSum"],
+        }
+    }
+}
+
 const FUNCTIONS: &[(&str, Function, usize)] = &[
     ("abs", Function::Op("Abs"), 1),
     ("clip", Function::Clip, 3),
@@ -81,6 +93,20 @@ impl Base {
 }
 
 impl Sum {
+    /// Calls `f` with every function that is called, arguments first.
+    pub fn visit_calls(&self, f: &mut dyn FnMut(Function)) {
+        for factor in self.terms.iter().flat_map(|t| &t.factors) {
+            match &factor.base {
+                Base::Call(function, arguments) => {
+                    arguments.iter().for_each(|a| a.visit_calls(f));
+                    f(*function);
+                }
+                Base::Sum(sum) => sum.visit_calls(f),
+                Base::Value(_) | Base::Tensor(_) => {}
+            }
+        }
+    }
+
     fn names(&self) -> Vec<&'static str> {
         let factors = self.terms.iter().flat_map(|t| &t.factors);
         factors.flat_map(|f| f.base.names()).collect()

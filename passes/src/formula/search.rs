@@ -367,7 +367,7 @@ impl<'g> Search<'g> {
             Some(number) => power(number, h).map(|p| c *= p),
             None => {
                 match parts.iter_mut().find(|(w, _)| *w == v) {
-                    Some((_, power)) => *power += h,
+                    Some((_, power)) => *power = power.checked_add(h)?,
                     None => parts.push((v, h)),
                 }
                 Some(())

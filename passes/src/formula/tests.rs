@@ -2,8 +2,8 @@
 
 use cameo_ir::{DType, Dim, Fact, Graph, Tensor, ValueId};
 
-use super::Formula;
 use super::parse::{Base, Function, Product, Sum, parse};
+use super::{Formula, Near};
 use crate::testing::Random;
 
 /// Formulas of all kinds; the passes have theirs.
@@ -250,7 +250,7 @@ fn disguises_match() {
             let root = d.sum(&sum);
             d.g.add_output("y", root);
             let constants = d.g.constants();
-            let found = formula.find(&d.g, &constants, root, |_| true);
+            let found = formula.find(&d.g, &constants, &Near::of(&d.g, root), root, |_| true);
             let shown = cameo_ir::text::print(&d.g);
             let x = found.and_then(|m| m.value("x"));
             assert!(x.is_some(), "{text} with seed {seed}:\n{shown}");
@@ -258,7 +258,9 @@ fn disguises_match() {
             for other in TEXTS.iter().filter(|o| *o != text) {
                 let formula = Formula::parse(other).expect("a formula");
                 assert!(
-                    formula.find(&d.g, &constants, root, |_| true).is_none(),
+                    formula
+                        .find(&d.g, &constants, &Near::of(&d.g, root), root, |_| true)
+                        .is_none(),
                     "{other} in\n{shown}"
                 );
             }
@@ -300,5 +302,9 @@ fn hopeless_graphs_are_given_up() {
     let y = g.apply("Mul", &[], &[a, s]).expect("types");
     g.add_output("y", y);
     let formula = Formula::parse("x * sigmoid(alpha * x)").expect("a formula");
-    assert!(formula.find(&g, &g.constants(), y, |_| true).is_none());
+    assert!(
+        formula
+            .find(&g, &g.constants(), &Near::of(&g, y), y, |_| true)
+            .is_none()
+    );
 }

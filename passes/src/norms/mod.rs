@@ -21,7 +21,7 @@ use cameo_ir::rewrite::{Outcome, Rewriter};
 use cameo_ir::{Attr, NodeId, Tensor, ValueId};
 
 use crate::Pass;
-use crate::formula::{Formula, Match};
+use crate::formula::{Formula, Match, Near};
 
 pub const PASS: Pass = Pass {
     name: "norms",
@@ -76,9 +76,10 @@ fn run(rw: &mut Rewriter) {
         .filter_map(|(op, text)| Some((*op, Formula::parse(text).ok()?)))
         .collect();
     rw.fixpoint(|rw, n| {
+        let near = Near::of(rw.graph(), rw.node(n).outputs[0]);
         for (op, formula) in &formulas {
             // A formula that is refused may still be a simpler one of a part.
-            if core(rw, &constants, n, op, formula) == Outcome::Applied {
+            if core(rw, &constants, &near, n, op, formula) == Outcome::Applied {
                 return Outcome::Applied;
             }
         }
@@ -93,11 +94,12 @@ fn run(rw: &mut Rewriter) {
         .filter_map(|(op, text, reason)| Some((*op, Formula::parse(text).ok()?, *reason)))
         .collect();
     rw.each(|rw, n| {
+        let near = Near::of(rw.graph(), rw.node(n).outputs[0]);
         for (op, formula, reason) in &look_alikes {
             let [root] = rw.node(n).outputs[..] else {
                 break;
             };
-            let found = formula.find(rw.graph(), &constants, root, |m| m.number("eps") != Some(0.0));
+            let found = formula.find(rw.graph(), &constants, &near, root, |m| m.number("eps") != Some(0.0));
             if let Some(found) = found {
                 return rw.refuse(&found.nodes, op, *reason);
             }
@@ -107,12 +109,12 @@ fn run(rw: &mut Rewriter) {
 }
 
 /// The formula with result `n` → `op(x, scale, bias)`
-fn core(rw: &mut Rewriter, constants: &[bool], n: NodeId, op: &str, formula: &Formula) -> Outcome {
+fn core(rw: &mut Rewriter, constants: &[bool], near: &Near, n: NodeId, op: &str, formula: &Formula) -> Outcome {
     let [root] = rw.node(n).outputs[..] else {
         return Outcome::NoMatch;
     };
     let plausible = |m: &Match| m.number("eps").is_some_and(|e| e >= 0.0);
-    let Some(found) = formula.find(rw.graph(), constants, root, plausible) else {
+    let Some(found) = formula.find(rw.graph(), constants, near, root, plausible) else {
         return Outcome::NoMatch;
     };
     let (Some(x), Some(axes), Some(epsilon)) = (found.value("x"), &found.axes, found.number("eps")) else {
