@@ -10,13 +10,18 @@
 //!
 //! An addend is a branch when it is a convolution with a constant weight, a mean of windows, a product with a constant
 //! matrix or the identity, with constant scales and shifts after it; branches that read one value add up, kernel by kernel
-//! and bias by bias. Kernels are widened by zeros, groups by zero blocks, so that they fit. Weights become recipes. The
-//! result is exact but for rounding. Two such maps in a row become their product, alone or as a branch of a sum. It never takes more multiplications than the branches did: else the branches stay.
+//! and bias by bias. Kernels are widened by zeros, groups by zero blocks, so that they fit. Two such maps in a row become
+//! their product, alone or as a branch of a sum, and windows that are written out before a product become a convolution.
+//! Weights become recipes. The result is exact but for rounding. It never takes more multiplications than the branches did:
+//! else they stay. Refused, too: branches whose results others read (they would be computed twice), means that count fewer
+//! elements at the border and a bias before padding (neither is the same everywhere), and 16-bit types (rounding the merged
+//! weight costs accuracy).
 
 mod branch;
 mod products;
 mod recipe;
 mod sums;
+mod unfold;
 mod window;
 
 use cameo_ir::rewrite::{Outcome, Rewriter};
@@ -33,7 +38,11 @@ fn run(rw: &mut Rewriter) {
     let mut known = Known::default();
     rw.fixpoint(|rw, n| match rw.node(n).op.name() {
         "Add" | "Sub" | "Mul" | "Div" | "Neg" => sums::merge(rw, known.of(rw), n),
-        "Conv" | "MatMul" | "Gemm" => products::merge(rw, known.of(rw), n),
+        "MatMul" => match unfold::merge(rw, known.of(rw), n) {
+            Outcome::NoMatch => products::merge(rw, known.of(rw), n),
+            done => done,
+        },
+        "Conv" | "Gemm" => products::merge(rw, known.of(rw), n),
         _ => Outcome::NoMatch,
     });
 }
