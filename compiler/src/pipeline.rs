@@ -102,10 +102,11 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     // Less to look at; afterwards "is read once" means what it says.
     run("dce")?;
     // All need "is read once", and come before factors move, which would tear the formulas apart: normalisations,
-    // activations and attention that exporters spelled out become one operation each.
+    // activations, attention and rotary embeddings that exporters spelled out become one operation each.
     run("norms")?;
     run("activations")?;
     run("attention")?;
+    run("rotary")?;
     // Needs canonical arithmetic: multiplications and additions of constants move into neighbouring weights.
     run("fold_scales")?;
     // Needs folded scales, so that the branches of a training-time block are linear: each sum of them is one convolution.

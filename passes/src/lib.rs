@@ -20,6 +20,7 @@ mod known_shapes;
 mod norms;
 mod pattern;
 mod reparam;
+mod rotary;
 #[cfg(test)]
 mod testing;
 mod transposes;
@@ -47,6 +48,7 @@ pub const PASSES: &[&Pass] = &[
     &known_shapes::PASS,
     &norms::PASS,
     &reparam::PASS,
+    &rotary::PASS,
     &transposes::PASS,
 ];
 

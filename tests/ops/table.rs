@@ -267,6 +267,8 @@ pub const CASES: &[&str] = &[
     "Attention(f32[1,3,2,8], f32[1,3,70,8], f32[1,3,70,20]) {qk_matmul_output_mode=2} -> 4",
     "cameo::Masked(T[2,3,5,7]) {causal=1, offset=dims[2]} : f32 f16",
     "cameo::Masked(f32[2,5,7], i64[2] @ 0..7) {left=2, offset=dims[0], right=1}",
+    "cameo::Rotary(T[2,4,3,8], T[2,1,3,8], T[3,8]) : f32 f64 f16",
+    "cameo::Rotary(f32[1,3,70], f32[1,1,70], f32[3,1]) {interleaved=1}",
     // Convolution
     "Conv(T[2,3,7,9], T[5,3,3,3], T[5]) {pads=[1,1,1,1]} : f32 f64 f16",
     "Conv(T[1,3,9,11], T[18,3,3,2]) {strides=[2,3], dilations=[2,1]}",

@@ -30,7 +30,7 @@ pub struct Builder<'a> {
     pub target: &'a Target,
     pub program: Program,
     pub placed: FxHashMap<ValueId, Placed>,
-    kernels: Kernels,
+    pub(crate) kernels: Kernels,
     weights: FxHashMap<Weight, usize>,
     scalars: FxHashMap<ValueId, Option<Scalar>>,
 }

@@ -67,6 +67,18 @@ impl Builder<'_> {
         }
     }
 
+    /// Whether a nest with reductions along rows computes the value.
+    fn written_by_rows(&self, v: ValueId) -> bool {
+        let step = self
+            .program
+            .steps
+            .iter()
+            .rev()
+            .find(|s| s.values.iter().any(|(x, _)| *x == v));
+        let body = step.and_then(|s| self.kernels.list.get(s.kernel)).map(|k| &k.body);
+        matches!(body, Some(KernelBody::Nest(n)) if !n.row.is_empty())
+    }
+
     /// Builds the kernel of a contraction group.
     pub fn contraction(&mut self, g: &Group) -> Result<(), LowerError> {
         let c = self.info.loops[&g.seed][0].clone();
@@ -173,11 +185,19 @@ impl Builder<'_> {
             .copied()
             .filter(|i| *i != n && b.uses(*i) && !c.extents[*i].is_one())
             .collect();
-        let rows: Vec<usize> = memory
+        let mut rows: Vec<usize> = memory
             .iter()
             .copied()
             .filter(|i| *i != n && !b.uses(*i) && !c.extents[*i].is_one())
             .collect();
+        // Rows that a nest wrote are taken in its order, so that both can be links of a chain.
+        if self.written_by_rows(a.value) {
+            let a_at = linear(self, &a);
+            let step = |i: &usize| coefficient(&a_at, *i).map(|c| select::nominal(&c));
+            if rows.iter().all(|i| step(i).is_some()) {
+                rows.sort_by_key(|i| std::cmp::Reverse(step(i)));
+            }
+        }
         let nb = batch.len();
         let mut sub = vec![Dim::ZERO; c.extents.len()];
         for (j, i) in batch.iter().enumerate() {

@@ -90,15 +90,20 @@ impl Builder<'_> {
             }
             let out = self.info.graph.node(*u).outputs[0];
             let (_, map) = self.info.view(out)?;
-            let mut perm = vec![];
             let inner = self
                 .wished_order(out)
                 .unwrap_or_else(|| (0..self.info.graph.fact(out).rank()).collect());
-            if inner.len() != map.len() {
-                return None;
-            }
+            // Each axis of `v` is seen along one axis of the view; where several are along the same one, that axis
+            // counts through them, the last the fastest. Axes of extent 1 may be anywhere.
+            let mut perm: Vec<usize> = (0..map.len()).filter(|a| map[*a].is_zero()).collect();
             for axis in inner {
-                perm.push(map.iter().position(|d| d.as_sym() == Some(&Sym::Iter(axis as u32)))?);
+                let here = Sym::Iter(axis as u32);
+                perm.extend((0..map.len()).filter(|a| only(&map[*a], &here)));
+            }
+            let rank = self.info.graph.fact(v).rank();
+            let whole = self.info.graph.fact(v).element_count() == self.info.graph.fact(out).element_count();
+            if perm.len() != rank || !whole {
+                return None;
             }
             if wish.as_ref().is_some_and(|w| *w != perm) {
                 return None;
@@ -158,4 +163,11 @@ impl Builder<'_> {
         }
         best.map_or(identity, |(_, o)| o)
     }
+}
+
+/// Whether `s` is what a dim depends on, and nothing else that an iterator counts.
+fn only(d: &Dim, s: &Sym) -> bool {
+    let mut all = d.uses(s);
+    d.visit(&mut |x| all &= x == s || matches!(x, Sym::Named(_)));
+    all
 }

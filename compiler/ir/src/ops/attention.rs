@@ -10,7 +10,7 @@ use crate::structured::{Binary, Expr};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Attention, &Masked];
+pub const OPS: &[&dyn OpDef] = &[&Attention, &Masked, &super::rotary::Rotary];
 
 /// Inputs of Attention.
 const MASK: usize = 3;

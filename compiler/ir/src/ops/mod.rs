@@ -27,6 +27,7 @@ mod resample;
 mod reshape;
 pub mod resize;
 pub mod response;
+mod rotary;
 #[cfg(test)]
 mod samples;
 mod scatter;
