@@ -14,6 +14,11 @@ pub fn graph(source: &str) -> Graph {
     text::parse(source, &|name, bytes| Some(weight(name, bytes))).unwrap_or_else(|e| panic!("{e}\n{source}"))
 }
 
+/// [`graph`] of text that may not be one.
+pub fn try_graph(source: &str) -> Option<Graph> {
+    text::parse(source, &|name, bytes| Some(weight(name, bytes))).ok()
+}
+
 fn weight(name: &str, bytes: usize) -> Bytes {
     let mut r = Rng::new(text::content_hash(name.as_bytes()));
     let mut one = || (r.range(-16, 16) as f32 / 16.0).to_le_bytes();

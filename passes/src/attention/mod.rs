@@ -361,9 +361,7 @@ fn build(rw: &mut Rewriter, n: NodeId, found: &Found) -> Result<ValueId, OpError
     let (mask, number) = combined(rw, &found.masks, &found.lead)?;
     inputs.extend(mask);
     let mut attrs = vec![("scale", Attr::Float(found.scale as f32))];
-    if !found.guarded {
-        attrs.push(("guarded", Attr::Int(0)));
-    }
+    attrs.push(("guarded", Attr::Int(if found.guarded { 2 } else { 0 })));
     if found.softcap != 0.0 {
         attrs.push(("softcap", Attr::Float(found.softcap as f32)));
     }
@@ -479,7 +477,7 @@ mod tests {
           %10 = Reshape(%9) {shape=dims[1,2,T,4]} : f32[1,2,T,4]
           %11 = Reshape(%2) {shape=dims[1,2,T,3]} : f32[1,2,T,3]
           %12 = Reshape(%3) {shape=dims[1,1,S,T]} : bool[1,1,S,T]
-          %13 = Attention(%8, %10, %11, %12) {scale=0.125} : f32[1,2,S,3]
+          %13 = Attention(%8, %10, %11, %12) {guarded=2, scale=0.125} : f32[1,2,S,3]
           %14 = Reshape(%13) {shape=dims[2,S,3]} : f32[2,S,3]
           return %14 "y"
         }

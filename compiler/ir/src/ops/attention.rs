@@ -1,7 +1,8 @@
 //! Scaled dot-product attention, as a graph of two products and a softmax, which the kernels run as one.
 //!
 //! Laws: logits are `softcap(scale * Q Kᵀ) + mask`; a query that may attend to no key gives zeros, unless `guarded` is 0, when
-//! it gives NaN as a bare softmax does; query heads share key heads in equal runs.
+//! it gives NaN as a bare softmax does; with 2 every probability that is NaN is zero. Query heads share key heads in equal
+//! runs.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::fragment::Fragment;
@@ -40,7 +41,7 @@ struct Form {
     causal: bool,
     /// Keys before and after the query's position that are seen; all when `None`.
     window: [Option<i64>; 2],
-    guarded: bool,
+    guarded: i64,
     masked: f64,
     /// What the fourth output is: the products, with the cap, with the mask, or the probabilities.
     mode: i64,
@@ -151,7 +152,7 @@ impl Form {
             softcap: cx.float("softcap")?,
             causal: cx.int("is_causal")? != 0,
             window: [window("left_window_size")?, window("right_window_size")?],
-            guarded: cx.int("guarded")? != 0,
+            guarded: cx.int("guarded")?,
             masked: cx.float("masked")?.into(),
             mode,
         })
@@ -216,7 +217,7 @@ impl OpDef for Attention {
                 Param::new("qk_matmul_output", Types::FLOAT).optional(),
             ],
             &[
-                // Cameo's own: whether a query without keys gives zeros.
+                // Cameo's own: 0 nothing is special, 1 a query without keys gives zeros, 2 so does NaN.
                 ("guarded", AttrDef::Int(1)),
                 ("is_causal", AttrDef::Int(0)),
                 ("kv_num_heads", AttrDef::OptInt),
@@ -352,12 +353,15 @@ impl OpDef for Attention {
                         })
                         .collect();
                     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    if max == f64::NEG_INFINITY && f.guarded {
+                    if max == f64::NEG_INFINITY && f.guarded != 0 {
                         row.fill(0.0);
                     } else {
                         row.iter_mut().for_each(|x| *x = (*x - max).exp());
                         let sum: f64 = row.iter().sum();
                         row.iter_mut().for_each(|x| *x /= sum);
+                        if f.guarded == 2 {
+                            row.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = 0.0);
+                        }
                     }
                     for c in 0..width {
                         y[at(b, h, i, c, hq, queries, width)] = (0..keys)
@@ -554,9 +558,15 @@ fn scale(g: &mut Fragment, f: &Form, x: ValueId) -> Result<ValueId, OpError> {
 }
 
 /// Softmax along the last axis.
-fn probabilities(g: &mut Fragment, logits: ValueId, guarded: bool) -> Result<ValueId, OpError> {
-    if !guarded {
-        return g.apply("Softmax", &[("axis", Attr::Int(-1))], &[logits]);
+fn probabilities(g: &mut Fragment, logits: ValueId, guarded: i64) -> Result<ValueId, OpError> {
+    if guarded != 1 {
+        let p = g.apply("Softmax", &[("axis", Attr::Int(-1))], &[logits])?;
+        if guarded == 0 {
+            return Ok(p);
+        }
+        let nan = g.unary("IsNaN", p)?;
+        let zero = g.number(p, 0.0);
+        return g.apply("Where", &[], &[nan, zero, p]);
     }
     let axes = [g.fact(logits).rank() - 1];
     // Without keys the maximum is minus infinity; any finite number in its place gives e^-inf = 0 everywhere, and a sum
@@ -763,6 +773,9 @@ mod tests {
         let bare = [("guarded", Attr::Int(0))];
         let y = eval("Attention", &bare, &inputs, 1)[0].to_f64();
         assert!(y[0].is_nan() && y[3].is_finite());
+        let all = [("guarded", Attr::Int(2))];
+        assert_eq!(eval("Attention", &all, &inputs, 1)[0].to_f64()[..3], [0.0; 3]);
+        check("Attention", &all, &inputs, 1);
     }
 
     #[test]
