@@ -33,6 +33,8 @@ pub struct Options {
     pub dims: Vec<(String, DimBinding)>,
     /// Values that become the outputs instead of the model's own.
     pub outputs: Option<Vec<String>>,
+    /// Inputs that become weights with these elements; what depends on them alone is computed at compile time.
+    pub frozen: Vec<(String, Tensor)>,
     /// Names symbols, libraries and headers; the graph's name when absent. Any text: what no C identifier holds is replaced.
     pub name: Option<String>,
     /// The form that code is generated for.
@@ -50,6 +52,7 @@ impl Default for Options {
         Self {
             dims: vec![],
             outputs: None,
+            frozen: vec![],
             name: None,
             emit: Emit::Exe,
             verify: false,

@@ -63,9 +63,9 @@ pub fn import(model: &Path, options: &Options, observe: &mut dyn FnMut(Event)) -
     let stage = Stage::phase(Phase::Import);
     observe(Event::Begin(stage));
     let graph = if ir_file::is_text(model) {
-        if !options.dims.is_empty() || options.outputs.is_some() {
+        if !options.dims.is_empty() || options.outputs.is_some() || !options.frozen.is_empty() {
             let d = Diagnostic::invalid(format!(
-                "{}: dimensions and outputs of text IR are fixed",
+                "{}: dimensions, inputs and outputs of text IR are fixed",
                 model.display()
             ));
             return Err(d.help("edit the text").into());
@@ -75,6 +75,7 @@ pub fn import(model: &Path, options: &Options, observe: &mut dyn FnMut(Event)) -
         let choices = ImportOptions {
             dims: options.dims.clone(),
             outputs: options.outputs.clone(),
+            frozen: options.frozen.clone(),
         };
         let imported = cameo_onnx::import(model, &choices);
         imported.map_err(|problems| Diagnostics::from_problems(problems).with_source(model))?

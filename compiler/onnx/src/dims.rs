@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cameo_ir::{Dim, Fact, Graph, Sym, SymbolRange};
+use cameo_ir::{Dim, Fact, Graph, Sym, SymbolRange, Tensor};
 
 use crate::DimBinding;
 use crate::error::Fault;
@@ -15,6 +15,37 @@ use crate::weights::{self, MAX_ELEMENTS, MAX_RANK};
 
 /// Words with a meaning of their own in the text form of dims.
 const RESERVED: [&str; 4] = ["fdiv", "min", "max", "bcast"];
+
+/// Fixes the named dimensions of frozen inputs, unless the user has said the same.
+pub(crate) fn bind_frozen(
+    inputs: &[&ValueInfoProto],
+    frozen: &[(String, Tensor)],
+    bindings: &mut Vec<(String, DimBinding)>,
+) -> Vec<Fault> {
+    let mut faults = vec![];
+    for (name, t) in frozen {
+        let shape = inputs.iter().find(|i| i.name == *name).and_then(|i| shape_of(i));
+        for (d, n) in shape.iter().flat_map(|s| &s.dim).zip(t.shape()) {
+            let Some(DimensionValue::Param(p)) = &d.value else {
+                continue;
+            };
+            // The extent of a sum says nothing of its parts.
+            if !is_identifier(p) {
+                continue;
+            }
+            let n = *n as i64;
+            match bindings.iter_mut().find(|b| b.0 == *p) {
+                None => bindings.push((p.clone(), DimBinding::Fixed(n))),
+                Some((_, b @ DimBinding::Range { .. })) if b.allows(n) => *b = DimBinding::Fixed(n),
+                Some((_, b)) if b.allows(n) => {}
+                Some(_) => faults.push(Fault::invalid(format!(
+                    "input `{name}` is frozen with {p} = {n}, which another choice excludes"
+                ))),
+            }
+        }
+    }
+    faults
+}
 
 /// The symbols of a model and what the user said about them.
 pub(crate) struct Symbols<'o> {

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use cameo_ir::op::Arity;
-use cameo_ir::{Attrs, Graph, Op, Origin, ValueId};
+use cameo_ir::{Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 
 use crate::attributes;
 use crate::bounds;
-use crate::dims::{Symbols, symbol_names};
+use crate::dims::{Symbols, bind_frozen, symbol_names};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
 use crate::opset::{self, Draft};
@@ -166,6 +166,13 @@ pub(crate) fn unknown(op: &str) -> Fault {
     }
 }
 
+/// Whether the elements of an input may be those of the tensor.
+fn fits(t: &Tensor, fact: &Fact) -> bool {
+    let extents = fact.shape.iter().zip(t.shape());
+    let agree = |(d, n): (&Dim, &usize)| d.as_const().is_none_or(|c| usize::try_from(c) == Ok(*n));
+    t.dtype() == fact.dtype && t.shape().len() == fact.rank() && extents.into_iter().all(agree)
+}
+
 impl<'m> Importer<'m> {
     fn main(&mut self, graph: &'m GraphProto, opsets: BTreeMap<&'m str, i64>, options: &ImportOptions) {
         let mut scope = Scope::new(opsets);
@@ -232,7 +239,19 @@ impl<'m> Importer<'m> {
         // Inputs with an initialiser are weights: before IR version 4 all weights were written so, and later it means a
         // default that callers may replace, which a compiled model does not offer.
         let inputs: Vec<&'m ValueInfoProto> = graph.input.iter().filter(|i| !scope.defines(&i.name)).collect();
-        let mut symbols = Symbols::new(&options.dims, &inputs);
+        for (name, _) in &options.frozen {
+            if inputs.iter().all(|i| i.name != *name) {
+                let fault = Fault::invalid(format!("there is no input `{name}` to freeze"));
+                let names = list(inputs.iter().map(|i| i.name.as_str()));
+                self.problems
+                    .model(fault.hint(format!("the model's inputs are {names}")));
+            }
+        }
+        let mut bindings = options.dims.clone();
+        for fault in bind_frozen(&inputs, &options.frozen, &mut bindings) {
+            self.problems.model(fault);
+        }
+        let mut symbols = Symbols::new(&bindings, &inputs);
         for input in inputs {
             if input.name.is_empty() || scope.defines(&input.name) {
                 self.problems
@@ -240,7 +259,18 @@ impl<'m> Importer<'m> {
                 continue;
             }
             let slot = match symbols.fact(input) {
-                Ok(fact) => Slot::Value(self.graph.add_input(&input.name, fact)),
+                Ok(fact) => match options.frozen.iter().find(|f| f.0 == input.name) {
+                    None => Slot::Value(self.graph.add_input(&input.name, fact)),
+                    Some((name, t)) => match fits(t, &fact) {
+                        true => Slot::Value(self.graph.add_weight(name, t.clone())),
+                        false => {
+                            let given = t.fact();
+                            let fault = format!("input `{name}` is {fact}, what it is to be frozen as is {given}");
+                            self.problems.model(Fault::invalid(fault));
+                            Slot::Failed
+                        }
+                    },
+                },
                 Err(f) => {
                     self.problems.model(f.of(&format!("input `{}`", input.name)));
                     Slot::Failed

@@ -36,7 +36,7 @@ mod weights;
 use std::path::Path;
 
 use bytes::Bytes;
-use cameo_ir::Graph;
+use cameo_ir::{Graph, Tensor};
 
 pub use error::{Problem, ProblemKind};
 
@@ -56,6 +56,16 @@ pub enum DimBinding {
     Range { min: i64, max: i64 },
 }
 
+impl DimBinding {
+    /// Whether the dimension may be `n`.
+    pub const fn allows(self, n: i64) -> bool {
+        match self {
+            Self::Fixed(m) => m == n,
+            Self::Range { min, max } => min <= n && n <= max,
+        }
+    }
+}
+
 /// Choices of the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -63,6 +73,8 @@ pub struct ImportOptions {
     pub dims: Vec<(String, DimBinding)>,
     /// Values that become the outputs instead of the model's own; any value of the main graph may be named.
     pub outputs: Option<Vec<String>>,
+    /// Inputs that become weights with these elements. A dimension of theirs with a name has their extent everywhere.
+    pub frozen: Vec<(String, Tensor)>,
 }
 
 /// Reads a model file. The file is mapped and stays mapped as long as the graph's weights live; it must not change

@@ -1,4 +1,4 @@
-//! Arrays in numpy's `.npz` files: a zip archive with one `.npy` member per array.
+//! Arrays in numpy's `.npz` files, a zip archive with one `.npy` member per array, and in single `.npy` files.
 //!
 //! Laws: any input bytes give arrays or an [`Error`], never a panic; memory stays proportional to the file (a deflated
 //! member cannot claim more than deflate can pack); the same arrays give the same bytes.
@@ -71,6 +71,23 @@ pub fn read_bytes(archive: &[u8]) -> Result<Vec<Array>, Error> {
         });
     }
     Ok(arrays)
+}
+
+/// Reads the one array of an `.npy` file; its name is that of the file.
+///
+/// # Errors
+/// When the file cannot be read or is not an array that this crate covers.
+pub fn read_npy(path: &Path) -> Result<Array, Error> {
+    let located = |error: &dyn fmt::Display| Error(format!("{}: {error}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| located(&e))?;
+    let npy::Decoded { dtype, shape, data } = npy::decode(&bytes).map_err(|e| located(&e))?;
+    let name = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    Ok(Array {
+        name,
+        dtype,
+        shape,
+        data,
+    })
 }
 
 /// Borrowed form of [`Array`], to write without copying.

@@ -244,7 +244,7 @@ fn dimensions_are_fixed_and_bounded() {
     );
     let options = |dims: &[(&str, DimBinding)]| ImportOptions {
         dims: dims.iter().map(|(n, b)| ((*n).to_owned(), *b)).collect(),
-        outputs: None,
+        ..ImportOptions::default()
     };
     let g = import_with(
         &m,
@@ -278,6 +278,36 @@ fn outputs_can_be_chosen() {
     assert_eq!(show(&g), ["n_a: f32[1] = Relu(x)", "a = a"]);
     let e = import_with(&m, &options(&["q"])).expect_err("unknown");
     assert_eq!(e[0].hint.as_deref(), Some("the model's outputs are `y`"));
+}
+
+#[test]
+fn inputs_can_be_frozen() {
+    let inputs = || vec![value("x", DType::F32, &["B", "2"]), value("t", DType::F32, &["B", "S"])];
+    let nodes = vec![node("MatMul", &["x", "t"], &["y"], vec![])];
+    let m = model(18, graph(inputs(), vec![], nodes, &["y"]));
+    let frozen = |shape: &[usize], dims: &[(&str, DimBinding)]| ImportOptions {
+        dims: dims.iter().map(|(n, b)| ((*n).to_owned(), *b)).collect(),
+        frozen: vec![(
+            "t".into(),
+            Tensor::f32(shape, (0..shape.iter().product::<usize>()).map(|i| i as f32)),
+        )],
+        ..ImportOptions::default()
+    };
+    // `B` is 2 for both inputs, and only one of them is left.
+    let g = import_with(&m, &frozen(&[2, 3], &[])).expect("imports");
+    assert_eq!(g.inputs().len(), 1);
+    assert_eq!(g.fact(g.inputs()[0]).to_string(), "f32[2,2]");
+    let bounds = ("B", DimBinding::Range { min: 3, max: 4 });
+    let e = import_with(&m, &frozen(&[2, 3], &[bounds])).expect_err("contradicts");
+    assert!(e[0].message.contains("B = 2"), "{e:?}");
+    let e = import_with(&m, &frozen(&[2], &[])).expect_err("another rank");
+    assert!(e[0].message.contains("is to be frozen as is f32[2]"), "{e:?}");
+    let unknown = ImportOptions {
+        frozen: vec![("q".into(), Tensor::f32(&[], [0.0]))],
+        ..ImportOptions::default()
+    };
+    let e = import_with(&m, &unknown).expect_err("unknown");
+    assert_eq!(e[0].hint.as_deref(), Some("the model's inputs are `x`, `t`"));
 }
 
 #[test]

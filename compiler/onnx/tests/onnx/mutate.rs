@@ -305,7 +305,11 @@ pub fn case(number: u64, seeds: &[ModelProto], ops: &[&str]) -> (Vec<u8>, Import
         )],
         _ => vec![],
     };
-    let options = ImportOptions { dims: binding, outputs };
+    let options = ImportOptions {
+        dims: binding,
+        outputs,
+        frozen: vec![],
+    };
     (bytes, options)
 }
 
