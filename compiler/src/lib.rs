@@ -19,6 +19,7 @@ pub mod dump;
 pub mod excerpt;
 pub mod ir_file;
 pub mod pipeline;
+pub mod report;
 
 pub use artifact::{Artifact, Output, Target};
 pub use cameo_codegen::{ArtifactReport, Emit};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::explain::Explain;
 use super::observer::Observer;
 use super::{CompileArgs, Done, Failure, show};
 use crate::dump::{Destination, Dump};
@@ -16,6 +17,10 @@ pub fn main(args: &CompileArgs) -> Done {
                 pipeline::known_passes()
             )));
         }
+    }
+    if args.explain == Some(Explain::Json) && args.dump_ir.is_none() && !args.dump_ir_after.is_empty() {
+        let message = "`--explain=json` and `--dump-ir-after` both write to standard output: add `--dump-ir DIR`";
+        return Err(Failure::Usage(message.into()));
     }
     let dump = match &args.dump_ir {
         Some(folder) => Some(Destination::Folder(folder.clone())),

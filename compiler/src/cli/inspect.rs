@@ -10,9 +10,11 @@ use cameo_kernel::Program;
 use serde_json::{Value, json};
 
 use super::compile::size;
+use super::explain::Explain;
 use super::{Done, Failure, InspectArgs, operators, show};
 use crate::excerpt::Source;
-use crate::{Diagnostic, Diagnostics, Options, artifact, pipeline};
+use crate::report::{self, Report};
+use crate::{Diagnostic, Diagnostics, Event, Options, Product, artifact, ir_file, pipeline};
 
 pub fn main(args: &InspectArgs) -> Done {
     if args.ops {
@@ -26,6 +28,12 @@ pub fn main(args: &InspectArgs) -> Done {
     let Some(model) = &args.model else {
         return Err(Failure::Usage("a model is missing".into()));
     };
+    if let Some(form) = args.explain {
+        return explain(model, args, form);
+    }
+    if let Some(path) = &args.report {
+        return report(model, args, path);
+    }
     let found = look(model, args)?;
     show(&if args.json {
         format!("{:#}\n", found.json())
@@ -51,19 +59,89 @@ struct Found {
     problems: Option<Diagnostics>,
 }
 
-fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
-    let options = Options {
+/// Prints the decisions of the passes; no code is generated.
+fn explain(model: &Path, args: &InspectArgs, form: Explain) -> Done {
+    let options = options(args);
+    let mut graph = pipeline::import(model, &options, &mut |_| {})?;
+    pipeline::optimize(&mut graph, &options, &mut |e| {
+        if let Event::End(_, Product::Graph(_, Some(report))) = e {
+            report.events.iter().for_each(|e| show(&format!("{}\n", form.line(e))));
+        }
+    })
+    .map_err(|d| d.with_source(model))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the page of `--report`.
+fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
+    let options = options(args);
+    let machine = args.target.target().machine()?;
+    let silent = &mut |_: Event| {};
+    let before = pipeline::import(model, &options, silent)?;
+    let mut after = before.clone();
+    let mut decisions = vec![];
+    pipeline::optimize(&mut after, &options, &mut |e| {
+        if let Event::End(_, Product::Graph(_, Some(report))) = e {
+            decisions.extend_from_slice(&report.events);
+        }
+    })
+    .map_err(|d| d.with_source(model))?;
+    let mut plan = None;
+    let program = pipeline::partition(&after, artifact::kernel_target(&machine), &mut |e| {
+        if let Event::End(_, Product::Program(_, p)) = e {
+            plan = Some(p.clone());
+        }
+    })
+    .map_err(|d| d.with_source(model))?;
+    let found = Found {
+        optimized: true,
+        ops: ops(&after),
+        program: Some(program),
+        graph: Some(after),
+        problems: None,
+    };
+    let (Some(after), Some(program), Some(plan)) = (&found.graph, &found.program, &plan) else {
+        return Err(Diagnostic::internal("the partition said nothing of its memory").into());
+    };
+    let page = report::page(&Report {
+        summary: found.json(),
+        before: &before,
+        after,
+        program,
+        plan,
+        decisions: &decisions,
+    });
+    ir_file::write_text(path, &page)?;
+    eprintln!("{:10} {:>9} {}", "wrote", size(page.len() as u64), path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: &InspectArgs) -> Options {
+    Options {
         dims: args.dims.clone(),
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),
         ..Options::default()
-    };
+    }
+}
+
+/// How many nodes there are of each operator.
+fn ops(graph: &Graph) -> BTreeMap<String, usize> {
+    let mut out = BTreeMap::new();
+    for (_, node) in graph.nodes() {
+        *out.entry(node.op.name().to_owned()).or_default() += 1;
+    }
+    out
+}
+
+fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
+    let options = options(args);
     // A wrong target is the user's mistake, not the model's.
     let machine = args.target.target().machine()?;
     let mut found = Found {
         optimized: args.optimized,
         ..Found::default()
     };
-    let silent = &mut |_: crate::Event| {};
+    let silent = &mut |_: Event| {};
     let mut graph = match pipeline::import(model, &options, silent) {
         Ok(graph) => graph,
         Err(problems) => {
@@ -76,9 +154,7 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
     if args.optimized {
         found.problems = pipeline::optimize(&mut graph, &options, silent).err();
     }
-    for (_, node) in graph.nodes() {
-        *found.ops.entry(node.op.name().to_owned()).or_default() += 1;
-    }
+    found.ops = ops(&graph);
     if found.problems.is_none() {
         match pipeline::partition(&graph, artifact::kernel_target(&machine), silent) {
             Ok(program) => found.program = Some(program),

@@ -7,6 +7,7 @@ mod arrays;
 mod compile;
 mod diff;
 mod execute;
+mod explain;
 mod inspect;
 mod observer;
 mod operators;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::explain::Explain;
 use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Target};
 
 /// Runs the command line; `args` begin with the program's name.
@@ -179,9 +181,10 @@ struct CompileArgs {
     /// Check the graph after every pass
     #[arg(long)]
     verify: bool,
-    /// Print what each pass did, and what it left alone for which reason
-    #[arg(long)]
-    explain: bool,
+    /// Print what each pass did, and what it left alone for which reason: as text, or (`--explain=json`) as an object per
+    /// line to standard output
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    explain: Option<Explain>,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -213,6 +216,8 @@ Examples:
       a Rust crate named `minilm`
   cameo compile digits.onnx --dump-ir dump/ --stop-after passes
       the graph after every pass that changed it
+  cameo compile digits.onnx --explain=json -q > decisions.jsonl
+      what the passes did and left alone, an object per line
   cameo compile digits.onnx --dump-ir-after fold_scales --stop-after passes -q
       one of them, to standard output";
 
@@ -276,6 +281,8 @@ struct RunArgs {
 Examples:
   cameo inspect model.onnx
   cameo inspect model.onnx --optimized --json    after all passes, with the number of kernels
+  cameo inspect model.onnx --explain             what each pass would do, and leave alone for which reason
+  cameo inspect model.onnx --report model.html   a page: graph before and after, kernels, memory, decisions
   cameo inspect --ops                            the operators that Cameo supports
 
 The exit code is 1 when the model cannot be compiled.")]
@@ -297,6 +304,17 @@ struct InspectArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// What each pass does, and what it leaves alone for which reason: as text, or (`--explain=json`) as an object per
+    /// line
+    #[arg(
+        long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text",
+        conflicts_with_all = ["json", "optimized", "report", "ops"],
+    )]
+    explain: Option<Explain>,
+    /// Write a page for a browser, complete in one file: the graph before and after all passes, the kernels, the memory
+    /// over time, the decisions of the passes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "optimized", "ops"])]
+    report: Option<PathBuf>,
     /// The table of supported operators
     #[arg(long)]
     ops: bool,

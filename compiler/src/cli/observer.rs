@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::passes::decision;
+use super::explain::Explain;
+use super::show;
 use crate::dump::Dump;
 use crate::{Diagnostics, Event, Product, Stage};
 
@@ -16,7 +17,7 @@ pub struct Observer {
     /// A line per phase.
     progress: bool,
     /// What passes did and left alone.
-    explain: bool,
+    explain: Option<Explain>,
     dump: Option<Dump>,
     /// The first dump that could not be written; later ones are not tried.
     failed: Option<Diagnostics>,
@@ -28,7 +29,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub fn new(progress: bool, explain: bool, dump: Option<Dump>) -> Self {
+    pub fn new(progress: bool, explain: Option<Explain>, dump: Option<Dump>) -> Self {
         Self {
             progress,
             explain,
@@ -54,10 +55,8 @@ impl Observer {
                     Duration::ZERO
                 });
                 self.took.push((*stage, took));
-                if self.explain
-                    && let Product::Graph(_, Some(report)) = product
-                {
-                    report.events.iter().for_each(|e| self.say(&decision(e)));
+                if let (Some(form), Product::Graph(_, Some(report))) = (self.explain, product) {
+                    report.events.iter().for_each(|e| self.say(form, &form.line(e)));
                 }
                 self.write(*stage, product);
                 if self.progress && stage.is_phase() {
@@ -107,10 +106,15 @@ impl Observer {
         }
     }
 
-    fn say(&self, line: &str) {
+    /// Text is for people, like the progress; JSON is a result.
+    fn say(&self, form: Explain, line: &str) {
+        let print = || match form {
+            Explain::Text => eprintln!("{line}"),
+            Explain::Json => show(&format!("{line}\n")),
+        };
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use cameo_ir::rewrite::{Event as Decision, Outcome};
 use cameo_ir::text;
 
+use super::explain::Explain;
 use super::{Done, Failure, OptArgs, PrintArgs, show};
 use crate::{Event, Options, Product, ir_file, pipeline};
 
@@ -33,7 +33,10 @@ pub fn main(args: &OptArgs) -> Done {
     for pass in passes {
         pipeline::run_pass(pass.name, &mut graph, &options, &mut |e| {
             if let (true, Event::End(_, Product::Graph(_, Some(report)))) = (args.explain, e) {
-                report.events.iter().for_each(|e| eprintln!("{}", decision(e)));
+                report
+                    .events
+                    .iter()
+                    .for_each(|e| eprintln!("{}", Explain::Text.line(e)));
             }
         })?;
     }
@@ -56,15 +59,4 @@ pub fn print(args: &PrintArgs) -> Done {
         None => show(&text::print(&graph)),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A pass's decision in one line.
-pub fn decision(e: &Decision) -> String {
-    let nodes: Vec<&str> = e.nodes.names().iter().map(|n| &**n).collect();
-    let nodes = nodes.join(", ");
-    match &e.outcome {
-        Outcome::Applied => format!("{}: {} [{nodes}]", e.pass, e.detail),
-        Outcome::Refused(why) => format!("{}: left alone: {}: {why} [{nodes}]", e.pass, e.detail),
-        Outcome::NoMatch => format!("{}: nothing [{nodes}]", e.pass),
-    }
 }

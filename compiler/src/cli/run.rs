@@ -14,7 +14,7 @@ pub fn main(args: &RunArgs) -> Done {
     };
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;
     let exe = folder.path().join("model");
-    let mut observer = Observer::new(!args.quiet, false, None);
+    let mut observer = Observer::new(!args.quiet, None, None);
     {
         let mut observe = |e: crate::Event| observer.observe(&e);
         let artifact = pipeline::run(model, &args.target.target(), &options, &mut observe)?;
