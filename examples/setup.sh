@@ -3,8 +3,9 @@
 #     . examples/setup.sh
 #     setup_packages                      # LLVM 22 and a C++ compiler through apt, cargo onto PATH
 #     setup_python requirements.txt       # .venv with exactly these packages; sets $python
+#     setup_chromium                      # the browser, for the tests of reports only
 #
-# Both look first and change nothing when all is there. apt runs through sudo unless the user is root.
+# All look first and change nothing when all is there. apt runs through sudo unless the user is root.
 # shellcheck shell=bash
 
 setup_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -34,20 +35,23 @@ setup_missing() {
     done
 }
 
+# Installs the packages "$@".
+setup_apt() {
+    local as_root=()
+    setup_say "apt-get install $*"
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || setup_fail "as root, run: apt-get install $*"
+        as_root=(sudo)
+    fi
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
 setup_packages() {
     if command -v dpkg-query >/dev/null; then
-        local missing=() as_root=()
+        local missing=()
         mapfile -t missing < <(setup_missing "${setup_debian[@]}")
-        if [ ${#missing[@]} -gt 0 ]; then
-            setup_say "apt-get install ${missing[*]}"
-            if [ "$(id -u)" -ne 0 ]; then
-                command -v sudo >/dev/null || setup_fail "as root, run: apt-get install ${missing[*]}"
-                as_root=(sudo)
-            fi
-            "${as_root[@]}" apt-get update -qq
-            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-                apt-get install -y -qq --no-install-recommends "${missing[@]}"
-        fi
+        [ ${#missing[@]} -eq 0 ] || setup_apt "${missing[@]}"
     elif [ ! -x /usr/lib/llvm-22/bin/llvm-config ]; then
         setup_fail "not Debian: install LLVM 22 with MLIR, Polly and libclang, and point .cargo/config.toml at it"
     fi
@@ -56,6 +60,12 @@ setup_packages() {
         . "$HOME/.cargo/env"
     fi
     command -v cargo >/dev/null || setup_fail "cargo is missing: install Rust from https://rustup.rs"
+}
+
+setup_chromium() {
+    [ ! -x /usr/bin/chromium ] || return 0
+    command -v apt-get >/dev/null || setup_fail "not Debian: install Chromium as /usr/bin/chromium"
+    setup_apt chromium
 }
 
 # A virtual environment that holds the packages of a requirements file; `$python` is its interpreter.

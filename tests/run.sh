@@ -85,6 +85,8 @@ set -e
 setup_packages
 setup_python "$examples/requirements.txt"
 setup_python "$tests/oracle/requirements.txt"
+setup_python "$tests/report/requirements.txt"
+setup_chromium
 if command -v rustup >/dev/null; then
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
@@ -102,6 +104,7 @@ check "light models" "$python" "$tests/oracle/light.py"
 check "digits in C" digits_program
 # The quickstart also writes minilm.onnx.
 check "quickstart" quickstart
+check "report in Chromium" "$python" "$tests/report/run.py" "$search/build/minilm.onnx" "$examples/digits/digits.onnx"
 check "tests of the search program" cargo test --quiet --release --manifest-path "$search/Cargo.toml"
 check "MiniLM against ONNX Runtime" "$python" "$tests/oracle/match.py" "$search/build/minilm.onnx" \
     --at B=1,S=16 --at B=3,S=77 --at B=8,S=128 --at B=1,S=512

@@ -41,6 +41,8 @@ function scaled(n, units, step) {
 const bytes = n => scaled(n, [' B', ' kB', ' MB', ' GB', ' TB'], 1000);
 const flops = n => scaled(n, ['', ' k', ' M', ' G', ' T', ' P'], 1000);
 const percent = x => (100 * x).toFixed(x < 0.1 ? 2 : 1) + ' %';
+// A dim as text, when that says more than its number.
+const formula = ([text, n]) => text === String(n) ? '' : text;
 const tail = (s, n) => s.length <= n ? s : '…' + s.slice(s.length - n + 1);
 const listed = (numbers, max) => numbers.slice(0, max).map(i => names[i]).join(', ')
   + (numbers.length > max ? ` and ${numbers.length - max} more` : '');
@@ -58,8 +60,11 @@ function header() {
   $('sizes').textContent = symbols.length === 0 ? 'All extents are fixed.'
     : `Numbers are for ${symbols.map(([n]) => n).join(' = ')} = ${data.nominal}, the nominal size of symbolic dimensions.`;
   const facts = $('facts');
-  const fact = (name, value, more) => facts.append(make('div', '', make('dt', '', name),
-    make('dd', '', value, more ? make('small', '', more) : null)));
+  const fact = (name, value, more, className = '') => {
+    const small = more ? make('small', className, more) : null;
+    if (small !== null) small.title = more;
+    facts.append(make('div', '', make('dt', '', name), make('dd', '', value, small)));
+  };
   fact('Inputs', '', summary.inputs.map(type).join('\n'));
   fact('Outputs', '', summary.outputs.map(type).join('\n'));
   if (symbols.length > 0) fact('Dimensions', '', symbols.map(([n, r]) => `${n} = ${r.min}..${r.max ?? ''}`).join('\n'));
@@ -67,8 +72,8 @@ function header() {
   fact('Nodes', `${grouped(realBoxes(graphs[0]))} → ${grouped(realBoxes(graphs[1]))}`, 'before → after the passes');
   fact('Kernels', grouped(summary.kernels), `called ${grouped(summary.steps)} times`);
   const symbolic = typeof summary.flops === 'number' ? '' : summary.flops;
-  fact('FLOPs', flops(total), symbolic);
-  fact('Arena', bytes(memory.size[1]), memory.size[0] === String(memory.size[1]) ? '' : memory.size[0]);
+  fact('FLOPs', flops(total), symbolic, 'formula');
+  fact('Arena', bytes(memory.size[1]), formula(memory.size), 'formula');
 }
 
 // ---- tabs
@@ -389,17 +394,17 @@ steps.forEach((s, i) => { s.index = i; });
 decisions.forEach((d, i) => { d.index = i; });
 
 const share = s => total > 0 ? (s.flops[1] ?? 0) / total : 0;
+const largest = Math.max(1e-9, ...steps.map(share));
 const kernelTable = new Table($('kernels'), steps, [
   ['Step', 'number', s => String(s.index), s => s.index],
-  ['Kind', '', s => s.kind, s => s.kind],
+  ['Kind', 'kind', s => s.kind, s => s.kind],
   ['Kernel', '', s => `k${s.kernel}`, s => s.kernel],
   ['ONNX nodes', 'names', s => listed(s.names, 3), s => listed(s.names, 3)],
   ['FLOPs', 'number', s => flops(s.flops[1]), s => s.flops[1] ?? 0],
   ['Share', 'share', s => {
-    const bar = make('div');
-    bar.style.width = `${100 * share(s)}%`;
-    bar.title = percent(share(s));
-    return bar;
+    const bar = make('i');
+    bar.style.width = `${(60 * share(s) / largest).toFixed(1)}px`;
+    return make('span', '', bar, percent(share(s)));
   }, null],
   ['Bytes', 'number', s => bytes(s.bytes[1]), s => s.bytes[1] ?? 0],
   ['FLOPs/byte', 'number', s => s.bytes[1] > 0 ? ((s.flops[1] ?? 0) / s.bytes[1]).toFixed(1) : '—', s => s.bytes[1] > 0 ? (s.flops[1] ?? 0) / s.bytes[1] : 0],
@@ -427,10 +432,10 @@ function kernelDetails(s) {
   const right = make('div', '', make('h3', '', 'Tensors'));
   const row = ([name, place, dtype, size, written], i) => make('li', '', make('code', '', `b${i} ${written ? '⟵' : '⟶'} ${dtype}`),
     ` ${place} ${bytes(size[1])} `, make('span', 'quiet', name));
-  right.append(make('ul', 'plain', ...s.buffers.map(row)));
+  right.append(make('ul', '', ...s.buffers.map(row)));
   if (s.dims.length > 0) right.append(make('p', 'mono', s.dims.map((d, i) => `d${i} = ${d}`).join(', ')));
   right.append(make('h3', '', 'FLOPs'), make('p', 'mono', s.flops[0]), make('h3', '', `ONNX nodes (${s.names.length})`),
-    make('p', 'mono', s.names.map(n => names[n]).join('\n')), button('link', 'show them in the graphs', () => locate(s.names)));
+    make('p', 'mono lines', s.names.map(n => names[n]).join('\n')), button('link', 'show them in the graphs', () => locate(s.names)));
   const td = make('td', '', make('div', 'more', left, right));
   td.colSpan = kernelTable.columns.length;
   return make('tr', 'open details', td);
@@ -459,7 +464,8 @@ function drawMemory() {
   const most = Math.max(0, ...memory.alive), at = memory.alive.indexOf(most);
   $('peak').textContent = size === null || size === 0 ? 'Nothing is kept in the arena.'
     : `The arena has ${bytes(size)}; most is alive at step ${at}: ${bytes(most)} (${percent(most / size)}). `
-      + 'Each rectangle is a tensor: the steps it lives through, and its place in the arena. The line is what is alive.';
+      + 'Each rectangle is a tensor: the steps it lives through, and its place in the arena. The line is what is alive.'
+      + (formula(memory.size) === '' ? '' : ` For any sizes the arena has ${formula(memory.size)} bytes.`);
   if (size === null || size === 0) return;
   const [w, h, left, bottom, top] = [1200, 560, 70, 34, 16];
   const x = s => left + (w - left - 12) * s / count;
