@@ -9,8 +9,9 @@ const POINT: f64 = 16.0;
 /// Sweeps over the layers. Orders hardly change after four; the rest is for wide graphs.
 const ORDER_SWEEPS: usize = 8;
 const PLACE_SWEEPS: usize = 12;
-/// How much more a line's point resists being moved than a box: long lines should be straight.
-const STIFFNESS: f64 = 4.0;
+/// How much a line's point resists being moved, of what a box does: the way through the boxes should be straight, and the
+/// line that skips some of them gives way. From a hundredth on, deep networks lean visibly.
+const STIFFNESS: f64 = 0.001;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -166,7 +167,7 @@ fn settle(items: &mut [Item], row: &[usize], side: usize) {
     for i in row {
         let item = &items[*i];
         offsets.push(offset + item.width / 2.0);
-        let wanted = mean(items, *i, side) - offset - item.width / 2.0;
+        let wanted = pull(items, *i, side) - offset - item.width / 2.0;
         offset += item.width;
         let mut block = (wanted, item.weight, 1);
         while let Some(last) = blocks.pop_if(|last| last.0 > block.0) {
@@ -178,6 +179,18 @@ fn settle(items: &mut [Item], row: &[usize], side: usize) {
     let positions = blocks.iter().flat_map(|(x, _, n)| std::iter::repeat_n(*x, *n));
     for ((i, x), offset) in row.iter().zip(positions).zip(offsets) {
         items[*i].x = x + offset;
+    }
+}
+
+/// Where the neighbours on a side want an item: boxes before points, or each residual connection would shift all that
+/// follows it.
+fn pull(items: &[Item], i: usize, side: usize) -> f64 {
+    let boxes = items[i].near[side].iter().filter(|n| items[**n].width == BOX);
+    let (sum, count) = boxes.fold((0.0, 0), |(sum, count), n| (sum + items[*n].x, count + 1));
+    if count == 0 {
+        mean(items, i, side)
+    } else {
+        sum / f64::from(count)
     }
 }
 

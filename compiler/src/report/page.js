@@ -69,7 +69,7 @@ function header() {
   fact('Outputs', '', summary.outputs.map(type).join('\n'));
   if (symbols.length > 0) fact('Dimensions', '', symbols.map(([n, r]) => `${n} = ${r.min}..${r.max ?? ''}`).join('\n'));
   fact('Parameters', grouped(summary.parameters), bytes(summary.weight_bytes));
-  fact('Nodes', `${grouped(realBoxes(graphs[0]))} → ${grouped(realBoxes(graphs[1]))}`, 'before → after the passes');
+  fact('Nodes', `${grouped(realBoxes(graphs[0]))} → ${grouped(realBoxes(graphs[1]))}`, 'before → after');
   fact('Kernels', grouped(summary.kernels), `called ${grouped(summary.steps)} times`);
   const symbolic = typeof summary.flops === 'number' ? '' : summary.flops;
   fact('FLOPs', flops(total), symbolic, 'formula');
@@ -224,12 +224,12 @@ class Pane {
     this.apply();
   }
 
-  // The first layers at a size that can be read.
+  // The first input, at a size that can be read.
   top() {
     const scale = Math.min(1, Math.max(0.5, this.svg.clientWidth / this.size[0]));
-    const first = this.graph.at.filter(a => a[1] === 0).map(a => a[0]);
-    const middle = scale * this.size[0] <= this.svg.clientWidth ? this.size[0] / 2 : first.reduce((a, x) => a + x, 0) / first.length;
-    this.view = { scale, x: this.svg.clientWidth / 2 - middle * scale, y: 0 };
+    const [x, layer] = this.graph.at[0] ?? [0, 0];
+    const middle = scale * this.size[0] <= this.svg.clientWidth ? this.size[0] / 2 : x;
+    this.view = { scale, x: this.svg.clientWidth / 2 - middle * scale, y: -layer * PITCH * scale };
     this.apply();
   }
 
@@ -338,7 +338,7 @@ function locate(numbers) {
     if (kin.size > 0) p.center(Math.min(...kin));
   });
   $('search').value = '';
-  $('found').textContent = 'the nodes of the decision are framed';
+  $('found').textContent = 'what comes from the ONNX nodes is framed';
 }
 
 // ---- tables
