@@ -23,6 +23,7 @@ pub mod report;
 
 pub use artifact::{Artifact, Output, Target};
 pub use cameo_codegen::{ArtifactReport, Emit};
+pub use cameo_ir::Tensor;
 pub use cameo_onnx::DimBinding;
 pub use diagnostic::{Diagnostic, Diagnostics, Kind};
 pub use pipeline::{Event, Phase, Product, Stage};

@@ -60,6 +60,12 @@ pub fn made_up(graph: &Graph, at: &[(String, i64)], seed: u64) -> Result<Vec<Ten
     Ok(random::inputs(graph, &mut rng, &binding))
 }
 
+/// The array of an `.npy` file.
+pub fn single(path: &Path) -> Result<Tensor, Diagnostics> {
+    let array = cameo_npz::read_npy(path).map_err(|e| Diagnostic::io(e.to_string()))?;
+    tensor(&array)
+}
+
 /// An array as a tensor.
 pub fn tensor(a: &Array) -> Result<Tensor, Diagnostics> {
     let bad = || Diagnostic::invalid(format!("array {:?} does not have a shape that Cameo reads", a.name));

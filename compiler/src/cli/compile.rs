@@ -42,7 +42,7 @@ pub fn main(args: &CompileArgs) -> Done {
 fn build(args: &CompileArgs, observer: &mut Observer) -> Result<(), Failure> {
     let model = &args.model.model;
     let mut observe = |e: crate::Event| observer.observe(&e);
-    let artifact = pipeline::run(model, &args.target.target(), &args.options(), &mut observe)?;
+    let artifact = pipeline::run(model, &args.target.target(), &args.options()?, &mut observe)?;
     let Some(artifact) = artifact.filter(|_| args.stop_after != Some(Phase::Codegen)) else {
         return Ok(());
     };

@@ -61,7 +61,7 @@ struct Found {
 
 /// Prints the decisions of the passes; no code is generated.
 fn explain(model: &Path, args: &InspectArgs, form: Explain) -> Done {
-    let options = options(args);
+    let options = options(args)?;
     let mut graph = pipeline::import(model, &options, &mut |_| {})?;
     pipeline::optimize(&mut graph, &options, &mut |e| {
         if let Event::End(_, Product::Graph(_, Some(report))) = e {
@@ -74,7 +74,7 @@ fn explain(model: &Path, args: &InspectArgs, form: Explain) -> Done {
 
 /// Writes the page of `--report`.
 fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
-    let options = options(args);
+    let options = options(args)?;
     let machine = args.target.target().machine()?;
     let silent = &mut |_: Event| {};
     let before = pipeline::import(model, &options, silent)?;
@@ -116,12 +116,13 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn options(args: &InspectArgs) -> Options {
-    Options {
+fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
+    Ok(Options {
         dims: args.dims.clone(),
+        frozen: args.frozen.read()?,
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),
         ..Options::default()
-    }
+    })
 }
 
 /// How many nodes there are of each operator.
@@ -134,7 +135,7 @@ fn ops(graph: &Graph) -> BTreeMap<String, usize> {
 }
 
 fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
-    let options = options(args);
+    let options = options(args)?;
     // A wrong target is the user's mistake, not the model's.
     let machine = args.target.target().machine()?;
     let mut found = Found {

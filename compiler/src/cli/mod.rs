@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::explain::Explain;
-use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Target};
+use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Target, Tensor};
 
 /// Runs the command line; `args` begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -120,6 +120,25 @@ struct ModelArgs {
     /// Fix a dynamic dimension (`B=1`) or bound it (`S=1..512`, both ends included); may be repeated
     #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
     dims: Vec<(String, DimBinding)>,
+    #[command(flatten)]
+    frozen: FreezeArgs,
+}
+
+#[derive(Args)]
+struct FreezeArgs {
+    /// Make an input a constant with the elements of a NumPy `.npy` file: what depends on it alone is computed at compile
+    /// time, if that is no work for minutes; may be repeated
+    #[arg(long = "freeze-input", value_name = "NAME=FILE", value_parser = freeze)]
+    frozen: Vec<(String, PathBuf)>,
+}
+
+impl FreezeArgs {
+    fn read(&self) -> Result<Vec<(String, Tensor)>, Diagnostics> {
+        self.frozen
+            .iter()
+            .map(|(name, path)| Ok((name.clone(), arrays::single(path)?)))
+            .collect()
+    }
 }
 
 /// For which machine.
@@ -191,16 +210,17 @@ struct CompileArgs {
 }
 
 impl CompileArgs {
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> Result<Options, Diagnostics> {
+        Ok(Options {
             dims: self.model.dims.clone(),
+            frozen: self.model.frozen.read()?,
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
             verify: self.verify,
             stop_after: self.stop_after,
             name: Some(compile::stem(&self.model.model)),
             emit: self.emit.emit(),
             keep_text: self.dump_ir.is_some() && self.dump_ir_after.is_empty(),
-        }
+        })
     }
 }
 
@@ -210,6 +230,8 @@ Examples:
       the executable `minilm` and `minilm.weights`
   cameo compile minilm.onnx --dim B=1 --dim S=1..512 --cpu x86-64-v3 -o minilm
       one text at a time, at most 512 tokens, for any processor with AVX2
+  cameo compile clip.onnx --freeze-input input_ids=classes.npy -o clip
+      the branch that reads `input_ids` alone is computed now and gone from the program
   cameo compile digits.onnx --emit static --embed-weights -o out/
       `out/libdigits.a` and `out/digits.h` for a C program
   cameo compile minilm.onnx --emit rust -o model/
@@ -293,6 +315,8 @@ struct InspectArgs {
     /// Fix a dynamic dimension (`B=1`) or bound it (`S=1..512`); may be repeated
     #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
     dims: Vec<(String, DimBinding)>,
+    #[command(flatten)]
+    frozen: FreezeArgs,
     /// Values that become the outputs instead of the model's own, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     outputs: Vec<String>,
@@ -457,6 +481,13 @@ struct ReduceArgs {
 }
 
 /// `B=1` or `S=1..512`.
+fn freeze(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.into(), file.into())),
+        _ => Err("expected NAME=FILE.npy".into()),
+    }
+}
+
 fn dim(text: &str) -> Result<(String, DimBinding), String> {
     let (name, value) = text.rsplit_once('=').ok_or("expected NAME=N or NAME=A..B")?;
     let number = |s: &str| {

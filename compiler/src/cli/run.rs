@@ -10,6 +10,7 @@ pub fn main(args: &RunArgs) -> Done {
     let model = &args.model.model;
     let options = Options {
         dims: args.model.dims.clone(),
+        frozen: args.model.frozen.read()?,
         ..Options::default()
     };
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;

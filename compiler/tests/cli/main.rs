@@ -360,6 +360,52 @@ fn every_form_is_written() {
 }
 
 #[test]
+fn inputs_can_be_frozen() {
+    let dir = folder();
+    models::linear(dir.path());
+    let elements: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut npy = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    npy.extend(
+        format!(
+            "{:<117}\n",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }"
+        )
+        .into_bytes(),
+    );
+    npy.extend(elements);
+    std::fs::write(dir.path().join("x.npy"), npy).expect("writes");
+    let (found, code) = json(
+        dir.path(),
+        ["inspect", "linear.onnx", "--json", "--freeze-input", "x=x.npy"],
+    );
+    assert_eq!((code, &found["inputs"]), (Some(0), &serde_json::json!([])));
+    assert_eq!(found["outputs"][0]["shape"], serde_json::json!([2, 2]));
+    done(
+        dir.path(),
+        [
+            "compile",
+            "linear.onnx",
+            "-q",
+            "--freeze-input",
+            "x=x.npy",
+            "-o",
+            "frozen",
+        ],
+    );
+    for (name, said) in [
+        ("q=x.npy", "there is no input `q` to freeze"),
+        ("x=none.npy", "none.npy"),
+    ] {
+        let out = cameo(
+            dir.path(),
+            ["compile", "linear.onnx", "-q", "--freeze-input", name, "-o", "frozen"],
+        );
+        assert_eq!(out.status.code(), Some(1));
+        assert!(text(&out.stderr).contains(said), "{}", text(&out.stderr));
+    }
+}
+
+#[test]
 fn diff_finds_agreement_node_by_node() {
     let dir = folder();
     models::busy(dir.path());

@@ -81,7 +81,9 @@ pub fn read_npy(path: &Path) -> Result<Array, Error> {
     let located = |error: &dyn fmt::Display| Error(format!("{}: {error}", path.display()));
     let bytes = std::fs::read(path).map_err(|e| located(&e))?;
     let npy::Decoded { dtype, shape, data } = npy::decode(&bytes).map_err(|e| located(&e))?;
-    let name = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let name = path
+        .file_stem()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     Ok(Array {
         name,
         dtype,
