@@ -303,8 +303,8 @@ struct RunArgs {
 Examples:
   cameo inspect model.onnx
   cameo inspect model.onnx --optimized --json    after all passes, with the number of kernels
-  cameo inspect model.onnx --explain             what each pass would do, and leave alone for which reason
-  cameo inspect model.onnx --report model.html   a page: graph before and after, kernels, memory, decisions
+  cameo inspect model.onnx --explain             what each pass does and leaves alone
+  cameo inspect model.onnx --report model.html   graphs, kernels, memory as a page
   cameo inspect --ops                            the operators that Cameo supports
 
 The exit code is 1 when the model cannot be compiled.")]
