@@ -211,6 +211,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Convolution", convolution),
     ("Pooling", pooling),
     ("Resize", resize),
+    ("Contributed", contributed),
 ];
 
 #[test]
@@ -325,4 +326,9 @@ fn pooling() {
 #[test]
 fn resize() {
     check("Resize");
+}
+
+#[test]
+fn contributed() {
+    check("Contributed");
 }

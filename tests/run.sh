@@ -101,6 +101,7 @@ check "release build" cargo build --quiet --release -p cameo
 check "digits against ONNX Runtime" "$python" "$tests/oracle/match.py" "$examples/digits/digits.onnx" \
     --at N=1 --at N=7 --at N=64
 check "light models" "$python" "$tests/oracle/light.py"
+check "contributed operators" "$python" "$tests/oracle/contrib.py"
 check "digits in C" digits_program
 # The quickstart also writes minilm.onnx.
 check "quickstart" quickstart

@@ -47,12 +47,23 @@ impl Fragment {
 
     /// A node with one output of which inputs may be absent.
     pub fn node(&mut self, op: &str, attrs: &[(&str, Attr)], inputs: &[Option<ValueId>]) -> Result<ValueId, OpError> {
+        Ok(self.results(op, attrs, inputs, 1)?[0])
+    }
+
+    /// The `outputs` results of a node of which inputs may be absent.
+    pub fn results(
+        &mut self,
+        op: &str,
+        attrs: &[(&str, Attr)],
+        inputs: &[Option<ValueId>],
+        outputs: usize,
+    ) -> Result<Vec<ValueId>, OpError> {
         let Some(op) = Op::find(op) else {
             return invalid(format!("no operation `{op}`"));
         };
         let attrs = attrs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
-        let outputs = self.graph.add_node(op, attrs, inputs.to_vec(), 1, Origin::default())?;
-        Ok(outputs[0])
+        self.graph
+            .add_node(op, attrs, inputs.to_vec(), outputs, Origin::default())
     }
 
     pub fn constant(&mut self, t: Tensor) -> ValueId {

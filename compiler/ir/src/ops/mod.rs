@@ -10,6 +10,7 @@ pub mod blocks;
 pub mod cast;
 pub mod channel_norms;
 pub mod contraction;
+pub mod contrib;
 pub mod conv;
 mod conv_transpose;
 mod einsum;
@@ -59,6 +60,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Convolution", conv::OPS),
     ("Pooling", pool::OPS),
     ("Resize", resize::OPS),
+    ("Contributed", contrib::OPS),
 ];
 
 /// Every operation.

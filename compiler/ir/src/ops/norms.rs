@@ -68,7 +68,7 @@ fn parameter_at(shape: &[usize], p: &Tensor, i: usize) -> usize {
 }
 
 /// Checks that `p` broadcasts to `x` without widening it.
-fn check_parameter(x: &Fact, p: &Fact) -> Result<(), OpError> {
+pub(crate) fn check_parameter(x: &Fact, p: &Fact) -> Result<(), OpError> {
     let fits = p.rank() <= x.rank()
         && p.shape
             .iter()

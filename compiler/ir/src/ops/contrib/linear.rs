@@ -1,0 +1,232 @@
+//! Products and convolutions with what comes before and after them.
+
+use super::{Composed, optional, plus, reference, transpose};
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::fragment::Fragment;
+use crate::ops::window::{AUTO_PAD, DILATIONS, PADS, STRIDES};
+use crate::{Attr, DType, Tensor, ValueId};
+
+pub(super) const FUSED_MATMUL: Composed = Composed {
+    schema: &Schema::new(
+        "com.microsoft::FusedMatMul",
+        "alpha A' B'; transA and transB swap the last two axes, transBatchA and transBatchB move axis 0 behind the batch",
+        &[Param::new("A", Types::FLOAT), Param::new("B", Types::FLOAT)],
+        &[Param::new("Y", Types::FLOAT)],
+        &[
+            ("alpha", AttrDef::Float(1.0)),
+            ("transA", AttrDef::Int(0)),
+            ("transB", AttrDef::Int(0)),
+            ("transBatchA", AttrDef::Int(0)),
+            ("transBatchB", AttrDef::Int(0)),
+        ],
+    ),
+    build: |cx, g| {
+        let (a, b) = (factor(cx, g, 0)?, factor(cx, g, 1)?);
+        let t = g.dtype(a);
+        let mut y = g.binary("MatMul", a, b)?;
+        let alpha = cx.float("alpha")?;
+        if alpha != 1.0 {
+            y = g.widen(y)?;
+            let alpha = g.number(y, alpha.into());
+            y = g.binary("Mul", y, alpha)?;
+        }
+        Ok(vec![g.cast(y, t)?])
+    },
+    eval: |cx| {
+        let a = moved(cx.tensor(0)?, &permutation(cx, 0)?)?;
+        let b = moved(cx.tensor(1)?, &permutation(cx, 1)?)?;
+        let y = &reference("MatMul", &[], &[Some(&a), Some(&b)], 1)?[0];
+        let alpha = f64::from(cx.float("alpha")?);
+        let v = y.to_f64().into_iter().map(|v| v * alpha);
+        Ok(vec![Tensor::from_f64(cx.fact(0)?.dtype, y.shape(), v)])
+    },
+};
+
+/// How the axes of a factor are rearranged.
+fn permutation(cx: &Cx, i: usize) -> Result<Vec<i64>, OpError> {
+    let (swap, batch) = [("transA", "transBatchA"), ("transB", "transBatchB")][i];
+    let rank = cx.fact(i)?.rank();
+    let mut perm: Vec<i64> = (0..rank as i64).collect();
+    if cx.int(batch)? != 0 {
+        if rank < 3 {
+            return invalid(format!("attribute `{batch}` wants at least 3 axes, not {rank}"));
+        }
+        perm[..rank - 1].rotate_left(1);
+    }
+    // A vector has nothing to swap.
+    if cx.int(swap)? != 0 && rank > 1 {
+        perm.swap(rank - 1, rank - 2);
+    }
+    Ok(perm)
+}
+
+fn factor(cx: &Cx, g: &mut Fragment, i: usize) -> Result<ValueId, OpError> {
+    let x = g.required(cx, i)?;
+    let perm = permutation(cx, i)?;
+    if perm.is_sorted() { Ok(x) } else { transpose(g, x, &perm) }
+}
+
+/// The factor in `f64`, so that its product is not rounded before it is scaled.
+fn moved(x: &Tensor, perm: &[i64]) -> Result<Tensor, OpError> {
+    let wide = Tensor::from_f64(DType::F64, x.shape(), x.to_f64());
+    let perm = [("perm", Attr::Ints(perm.to_vec()))];
+    Ok(reference("Transpose", &perm, &[Some(&wide)], 1)?.remove(0))
+}
+
+pub(super) const FUSED_CONV: Composed = Composed {
+    schema: &Schema::new(
+        "com.microsoft::FusedConv",
+        "activation(Conv(X, W, B) + Z)",
+        &[
+            Param::new("X", Types::FLOAT),
+            Param::new("W", Types::FLOAT),
+            Param::new("B", Types::FLOAT).optional(),
+            Param::new("Z", Types::FLOAT).optional(),
+        ],
+        &[Param::new("Y", Types::FLOAT)],
+        &[
+            ("activation", AttrDef::OptStr),
+            ("activation_params", AttrDef::OptFloats),
+            AUTO_PAD,
+            DILATIONS,
+            ("group", AttrDef::Int(1)),
+            ("kernel_shape", AttrDef::OptInts),
+            PADS,
+            STRIDES,
+        ],
+    ),
+    build: |cx, g| {
+        let (x, w) = (g.required(cx, 0)?, g.required(cx, 1)?);
+        let y = g.node("Conv", &conv_attrs(cx), &[Some(x), Some(w), g.input(2)])?;
+        if let Some(z) = cx.arg(3)
+            && g.fact(y).shape != z.fact.shape
+        {
+            return invalid(format!("Z is {}, what it is added to {}", z.fact, g.fact(y)));
+        }
+        let t = g.dtype(y);
+        let wide = g.widen(y)?;
+        let z = g.input(3);
+        let sum = plus(g, wide, z)?;
+        let y = match activation(cx)? {
+            None => sum,
+            Some(Activation::Clip(low, high)) => {
+                let (low, high) = (g.number(sum, low.into()), g.number(sum, high.into()));
+                g.apply("Clip", &[], &[sum, low, high])?
+            }
+            Some(Activation::Plain(op, attrs)) => g.apply(op, &attrs, &[sum])?,
+        };
+        Ok(vec![g.cast(y, t)?])
+    },
+    eval: |cx| {
+        let (x, w) = (cx.tensor(0)?, cx.tensor(1)?);
+        let wide = |t: &Tensor| Tensor::from_f64(DType::F64, t.shape(), t.to_f64());
+        let bias = optional(cx, 2)?.map(wide);
+        let y = reference("Conv", &conv_attrs(cx), &[Some(&wide(x)), Some(&wide(w)), bias.as_ref()], 1)?.remove(0);
+        let mut v = y.to_f64();
+        if let Some(z) = optional(cx, 3)? {
+            v.iter_mut().zip(z.to_f64()).for_each(|(v, z)| *v += z);
+        }
+        let p: Vec<f64> = cx.opt_floats("activation_params")?.unwrap_or_default().into_iter().map(f64::from).collect();
+        let p = |i: usize, absent: f64| p.get(i).copied().unwrap_or(absent);
+        for v in &mut v {
+            *v = match cx.opt_str("activation")?.unwrap_or_default() {
+                "Relu" => v.max(0.0),
+                "Tanh" => v.tanh(),
+                "Sigmoid" => 1.0 / (1.0 + (-*v).exp()),
+                "LeakyRelu" if *v < 0.0 => *v * p(0, 0.01),
+                "Clip" => v.max(p(0, f64::from(f32::MIN))).min(p(1, f64::from(f32::MAX))),
+                "HardSigmoid" => (*v * p(0, 0.2) + p(1, 0.5)).clamp(0.0, 1.0),
+                _ => *v,
+            };
+        }
+        Ok(vec![Tensor::from_f64(x.dtype(), y.shape(), v)])
+    },
+};
+
+/// The attributes of the convolution alone.
+fn conv_attrs<'a>(cx: &Cx<'a>) -> Vec<(&'a str, Attr)> {
+    let all = cx.attrs.iter().map(|(k, v)| (&**k, v.clone()));
+    all.filter(|(k, _)| !k.starts_with("activation")).collect()
+}
+
+enum Activation {
+    Clip(f32, f32),
+    Plain(&'static str, Vec<(&'static str, Attr)>),
+}
+
+fn activation(cx: &Cx) -> Result<Option<Activation>, OpError> {
+    let p = cx.opt_floats("activation_params")?.unwrap_or_default();
+    let float = |name, i: usize| p.get(i).map(|v| (name, Attr::Float(*v)));
+    let plain = |op, attrs: [Option<_>; 2]| Activation::Plain(op, attrs.into_iter().flatten().collect());
+    Ok(Some(match cx.opt_str("activation")?.unwrap_or_default() {
+        "" => return Ok(None),
+        "Relu" => plain("Relu", [None, None]),
+        "Tanh" => plain("Tanh", [None, None]),
+        "Sigmoid" => plain("Sigmoid", [None, None]),
+        "LeakyRelu" => plain("LeakyRelu", [float("alpha", 0), None]),
+        "HardSigmoid" => plain("HardSigmoid", [float("alpha", 0), float("beta", 1)]),
+        "Clip" => Activation::Clip(
+            p.first().copied().unwrap_or(f32::MIN),
+            p.get(1).copied().unwrap_or(f32::MAX),
+        ),
+        other => return unsupported(format!("attribute `activation` is {other:?}")),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::naive::check;
+    use crate::ops::samples::{infer, sample};
+    use crate::{Attr, DType, Dim, Fact};
+
+    fn flags(names: &[&'static str]) -> Vec<(&'static str, Attr)> {
+        let mut out: Vec<_> = names.iter().map(|n| (*n, Attr::Int(1))).collect();
+        out.push(("alpha", Attr::Float(0.5)));
+        out
+    }
+
+    #[test]
+    fn transposed_factors() {
+        let op = "com.microsoft::FusedMatMul";
+        for t in [DType::F32, DType::F64, DType::F16] {
+            let s = |shape: &[usize], seed| sample(t, shape, seed);
+            check(op, &[], &[s(&[3, 4], 1), s(&[4, 5], 2)], 1);
+            check(op, &flags(&["transB"]), &[s(&[2, 3, 4], 1), s(&[2, 5, 4], 2)], 1);
+            check(op, &flags(&["transA"]), &[s(&[2, 4, 3], 1), s(&[4, 5], 2)], 1);
+            check(op, &flags(&["transBatchA"]), &[s(&[3, 2, 4], 1), s(&[2, 4, 5], 2)], 1);
+            let all = ["transA", "transB", "transBatchA", "transBatchB"];
+            check(op, &flags(&all), &[s(&[4, 2, 3], 1), s(&[5, 2, 4], 2)], 1);
+        }
+        let f = |s: &[i64]| Fact::new(DType::F32, s.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
+        assert!(infer(op, &flags(&["transBatchA"]), &[f(&[3, 4]), f(&[4, 5])]).is_err());
+    }
+
+    #[test]
+    fn convolutions() {
+        let op = "com.microsoft::FusedConv";
+        let s = |shape: &[usize], seed| sample(DType::F32, shape, seed);
+        let (x, w, b, z) = (s(&[1, 2, 5, 4], 1), s(&[3, 2, 3, 3], 2), s(&[3], 3), s(&[1, 3, 5, 4], 4));
+        let pads = ("pads", Attr::Ints(vec![1, 1, 1, 1]));
+        for (name, params) in [
+            ("Relu", vec![]),
+            ("Tanh", vec![]),
+            ("Sigmoid", vec![]),
+            ("LeakyRelu", vec![0.2]),
+            ("Clip", vec![0.0, 6.0]),
+            ("HardSigmoid", vec![0.1, 0.4]),
+        ] {
+            let attrs = [
+                pads.clone(),
+                ("activation", Attr::Str(name.into())),
+                ("activation_params", Attr::Floats(params)),
+            ];
+            check(op, &attrs, &[x.clone(), w.clone(), b.clone(), z.clone()], 1);
+        }
+        check(op, &[], &[x.clone(), w.clone()], 1);
+        check(op, &[pads], &[x, w, None, z], 1);
+        let f = |s: &[i64]| Fact::new(DType::F32, s.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
+        let strange = [("activation", Attr::Str("Gelu".into()))];
+        let error = infer(op, &strange, &[f(&[1, 2, 5, 4]), f(&[3, 2, 3, 3])]).expect_err("no such activation");
+        assert_eq!(error.to_string(), "unsupported: attribute `activation` is \"Gelu\"");
+    }
+}
