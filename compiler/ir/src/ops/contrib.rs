@@ -10,6 +10,7 @@ use crate::ops::fragment::Fragment;
 use crate::{Attr, Attrs, Dim, Fact, Tensor, ValueId};
 
 mod activations;
+mod groups;
 mod heads;
 mod linear;
 mod norms;
@@ -32,7 +33,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &quantized::MATMUL_NBITS,
     &heads::MULTI_HEAD,
     &heads::ATTENTION,
-    &heads::GROUP_QUERY,
+    &groups::GROUP_QUERY,
     &rotary::CONTRIBUTED,
     &rotary::ROTARY,
 ];
@@ -151,7 +152,11 @@ fn slice(g: &mut Fragment, x: ValueId, axis: usize, start: Dim, end: Dim) -> Res
         return Ok(x);
     }
     let one = |d: Dim| Attr::Dims(vec![d]);
-    let attrs = [("starts", one(start)), ("ends", one(end)), ("axes", one(Dim::from(axis)))];
+    let attrs = [
+        ("starts", one(start)),
+        ("ends", one(end)),
+        ("axes", one(Dim::from(axis))),
+    ];
     g.apply("Slice", &attrs, &[x])
 }
 

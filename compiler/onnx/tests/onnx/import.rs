@@ -180,6 +180,25 @@ fn all_problems_are_listed_at_once() {
 }
 
 #[test]
+fn contributed_operators_need_no_opset_of_their_domain() {
+    let nodes = || {
+        vec![
+            node("com.microsoft::QuickGelu", &["x"], &["a"], vec![]),
+            node("SimplifiedLayerNormalization", &["a", "w"], &["y"], vec![]),
+        ]
+    };
+    let weights = || vec![f32s("w", &[2], &[1.0, 2.0])];
+    let mut m = model(18, graph(x(&["B", "2"]), weights(), nodes(), &["y"]));
+    let without = shown(&m);
+    m.opset_import.push(opset("com.microsoft", 1));
+    assert_eq!(without, shown(&m));
+    assert!(
+        without.iter().any(|l| l.contains("com.microsoft::QuickGelu")),
+        "{without:?}"
+    );
+}
+
+#[test]
 fn versions_are_checked() {
     let g = || graph(x(&["1"]), vec![], vec![node("Nope", &["x"], &["y"], vec![])], &["y"]);
     for v in [1, 5, 29, i64::MAX] {

@@ -98,7 +98,11 @@ mod tests {
             for op in ["com.microsoft::FastGelu", "com.microsoft::BiasGelu"] {
                 check(op, &[], &[x.clone(), bias.clone()], 1);
             }
-            for op in ["com.microsoft::FastGelu", "com.microsoft::QuickGelu", "com.microsoft::Gelu"] {
+            for op in [
+                "com.microsoft::FastGelu",
+                "com.microsoft::QuickGelu",
+                "com.microsoft::Gelu",
+            ] {
                 check(op, &[], std::slice::from_ref(&x), 1);
             }
             let alpha = [("alpha", Attr::Float(0.5))];

@@ -4,26 +4,25 @@
 //! Laws: a padding mask is added to the logits as `mask_filter_value`, so a query of which all keys are masked attends to
 //! all of them, as in ONNX Runtime.
 
-use super::rotary::{turn, turned};
 use super::{
     Composed, concat, count, differ, optional, plus, reference, refuse_attributes, refuse_inputs, reshape, slice,
     transpose,
 };
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::fragment::Fragment;
-use crate::{Attr, Bounds, DType, Dim, Tensor, ValueId};
+use crate::{Attr, DType, Dim, Tensor, ValueId};
 
-const FLOAT: Types = Types::FLOAT;
+pub(super) const FLOAT: Types = Types::FLOAT;
 const FILTER: (&str, AttrDef) = ("mask_filter_value", AttrDef::Float(-10000.0));
-const HEADS: (&str, AttrDef) = ("num_heads", AttrDef::ReqInt);
-const SCALE: (&str, AttrDef) = ("scale", AttrDef::Float(0.0));
+pub(super) const HEADS: (&str, AttrDef) = ("num_heads", AttrDef::ReqInt);
+pub(super) const SCALE: (&str, AttrDef) = ("scale", AttrDef::Float(0.0));
 const CAUSAL: (&str, AttrDef) = ("unidirectional", AttrDef::Int(0));
 
-const fn mask(name: &'static str) -> Param {
+pub(super) const fn mask(name: &'static str) -> Param {
     Param::new(name, Types::INDEX).group(0).optional()
 }
 
-const fn maybe(name: &'static str) -> Param {
+pub(super) const fn maybe(name: &'static str) -> Param {
     Param::new(name, FLOAT).optional()
 }
 
@@ -63,7 +62,8 @@ pub(super) const MULTI_HEAD: Composed = Composed {
     },
     eval: |cx| {
         let qkv = eval_biased(cx, eval_separate(cx)?)?;
-        eval_attend(cx, qkv, [4, 5], [optional(cx, 6)?.map(wide), optional(cx, 7)?.map(wide)])
+        let past = [optional(cx, 6)?.map(wide), optional(cx, 7)?.map(wide)];
+        eval_attend(cx, qkv, [4, 5], &past)
     },
 };
 
@@ -129,7 +129,7 @@ pub(super) const ATTENTION: Composed = Composed {
                 [Some(part(k)), Some(part(v))]
             }
         };
-        let out = eval_attend(cx, eval_projected(cx)?, [3, 5], past)?;
+        let out = eval_attend(cx, eval_projected(cx)?, [3, 5], &past)?;
         let both = [out[1].to_f64(), out[2].to_f64()].concat();
         let shape = [&[2], out[1].shape()].concat();
         let present = if cx.outputs > 1 {
@@ -141,59 +141,8 @@ pub(super) const ATTENTION: Composed = Composed {
     },
 };
 
-pub(super) const GROUP_QUERY: Composed = Composed {
-    schema: &Schema::new(
-        "com.microsoft::GroupQueryAttention",
-        "causal Attention with shared key heads; new keys follow the seqlens_k + 1 - S kept ones of each batch",
-        &[
-            Param::new("query", FLOAT),
-            maybe("key"),
-            maybe("value"),
-            maybe("past_key"),
-            maybe("past_value"),
-            Param::new("seqlens_k", Types::INDEX).group(0),
-            Param::new("total_sequence_length", Types::INDEX).shape_like("total_sequence_length"),
-            maybe("cos_cache"),
-            maybe("sin_cache"),
-            mask("position_ids"),
-            maybe("attention_bias"),
-            maybe("head_sink"),
-            maybe("k_scale").group(0),
-            maybe("v_scale").group(0),
-            maybe("q_norm_weight"),
-            maybe("k_norm_weight"),
-            mask("query_seqlens"),
-        ],
-        &[
-            Param::new("output", FLOAT),
-            maybe("present_key"),
-            maybe("present_value"),
-            maybe("output_qk"),
-        ],
-        &[
-            ("causal", AttrDef::Int(1)),
-            ("do_rotary", AttrDef::Int(0)),
-            ("k_quant_type", AttrDef::Str("NONE")),
-            ("kv_cache_bit_width", AttrDef::Int(0)),
-            ("kv_num_heads", AttrDef::ReqInt),
-            ("local_window_size", AttrDef::Int(-1)),
-            HEADS,
-            ("qk_norm_epsilon", AttrDef::Float(1e-6)),
-            ("qk_output", AttrDef::Int(0)),
-            ("rotary_interleaved", AttrDef::Int(0)),
-            SCALE,
-            ("sliding_window_cache", AttrDef::Int(0)),
-            ("smooth_softmax", AttrDef::Int(-1)),
-            ("softcap", AttrDef::Float(0.0)),
-            ("v_quant_type", AttrDef::Str("NONE")),
-        ],
-    ),
-    build: grouped,
-    eval: eval_grouped,
-};
-
 /// The number of heads that an attribute gives.
-fn head_count(cx: &Cx, name: &str) -> Result<i64, OpError> {
+pub(super) fn head_count(cx: &Cx, name: &str) -> Result<i64, OpError> {
     match cx.int(name)? {
         n if n >= 1 => Ok(n),
         n => invalid(format!("attribute `{name}` is {n}")),
@@ -210,6 +159,16 @@ fn separate(cx: &Cx, g: &mut Fragment) -> Result<[ValueId; 3], OpError> {
         let s = g.fact(x).shape.clone();
         reshape(g, one, vec![s[0].clone(), s[1].clone(), s[2].clone() * s[4].clone()])
     };
+    let n = Dim::from(head_count(cx, "num_heads")?);
+    for (i, axis) in [(0, 2), (1, 2), (1, 1), (2, 1)] {
+        let packed = axis == 2;
+        if let Some(a) = cx.arg(i)
+            && a.fact.rank() == if packed { 5 } else { 4 }
+            && differ(&a.fact.shape[axis], &n)
+        {
+            return invalid(format!("input {i} is {} for {n} heads", a.fact));
+        }
+    }
     let flat = |g: &mut Fragment, x: ValueId| {
         let s = g.fact(x).shape.clone();
         let x = transpose(g, x, &[0, 2, 1, 3])?;
@@ -317,15 +276,21 @@ fn added(
             let at = g.cast(at, g.dtype(m))?;
             g.binary("Less", at, lengths)?
         }
-        [_, _] | [_, _, _] => {
+        [b, .., _] if shape.len() < 4 && !differ(b, &batch) => {
             let rows = if shape.len() == 3 { shape[1].clone() } else { Dim::ONE };
+            if shape.len() == 3 && differ(&rows, &g.fact(like).shape[1]) {
+                return invalid(format!("{name} is {} for {} queries", g.fact(m), g.fact(like).shape[1]));
+            }
             let m = reshape(g, m, vec![shape[0].clone(), Dim::ONE, rows, keys.clone()])?;
             let zero = g.number(m, 0.0);
             g.binary("Greater", m, zero)?
         }
         _ => return unsupported(format!("input {padding} ({name}) of shape {}", g.fact(m))),
     };
-    let (zero, filter) = (g.number(like, 0.0), g.number(like, cx.float("mask_filter_value")?.into()));
+    let (zero, filter) = (
+        g.number(like, 0.0),
+        g.number(like, cx.float("mask_filter_value")?.into()),
+    );
     let mask = g.apply("Where", &[], &[seen, zero, filter])?;
     Ok(Some(plus(g, mask, bias)?))
 }
@@ -349,7 +314,9 @@ fn attend(
     let [queries, mut keys] = [g.fact(q).shape[1].clone(), g.fact(k).shape[1].clone()];
     let causal = cx.int("unidirectional")?;
     if causal != 0 && differ(&queries, &keys) {
-        return unsupported(format!("attribute `unidirectional` with {queries} queries and {keys} new keys"));
+        return unsupported(format!(
+            "attribute `unidirectional` with {queries} queries and {keys} new keys"
+        ));
     }
     if let Some(p) = old[0] {
         keys = g.fact(p).shape.get(2).cloned().unwrap_or(Dim::ZERO) + keys;
@@ -371,12 +338,12 @@ fn attention_attrs(cx: &Cx, n: i64) -> Result<Vec<(&'static str, Attr)>, OpError
 }
 
 /// The scale; 0 asks for the default.
-fn scale(cx: &Cx) -> Result<Option<(&'static str, Attr)>, OpError> {
+pub(super) fn scale(cx: &Cx) -> Result<Option<(&'static str, Attr)>, OpError> {
     let s = cx.float("scale")?;
     Ok((s != 0.0).then_some(("scale", Attr::Float(s))))
 }
 
-fn wide(t: &Tensor) -> Tensor {
+pub(super) fn wide(t: &Tensor) -> Tensor {
     Tensor::from_f64(DType::F64, t.shape(), t.to_f64())
 }
 
@@ -385,7 +352,7 @@ fn reshaped(t: &Tensor, shape: &[usize]) -> Tensor {
 }
 
 /// Axes 1 and 2 of four exchanged.
-fn swapped(t: &Tensor) -> Result<Tensor, OpError> {
+pub(super) fn swapped(t: &Tensor) -> Result<Tensor, OpError> {
     let perm = [("perm", Attr::Ints(vec![0, 2, 1, 3]))];
     Ok(reference("Transpose", &perm, &[Some(t)], 1)?.remove(0))
 }
@@ -396,7 +363,11 @@ fn eval_separate(cx: &Cx) -> Result<[Tensor; 3], OpError> {
         let (parts, size) = (s[3], s[4]);
         let v = x.to_f64();
         let rows = v.chunks(size).skip(i).step_by(parts);
-        Tensor::from_f64(DType::F64, &[s[0], s[1], s[2] * size], rows.flatten().copied().collect::<Vec<_>>())
+        Tensor::from_f64(
+            DType::F64,
+            &[s[0], s[1], s[2] * size],
+            rows.flatten().copied().collect::<Vec<_>>(),
+        )
     };
     let flat = |x: &Tensor| {
         let s = x.shape();
@@ -416,7 +387,12 @@ fn eval_biased(cx: &Cx, qkv: [Tensor; 3]) -> Result<[Tensor; 3], OpError> {
     let (bias, mut start) = (bias.to_f64(), 0);
     Ok(qkv.map(|x| {
         let size = x.shape()[2];
-        let v: Vec<f64> = x.to_f64().iter().enumerate().map(|(i, v)| v + bias[start + i % size]).collect();
+        let v: Vec<f64> = x
+            .to_f64()
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v + bias[start + i % size])
+            .collect();
         start += size;
         Tensor::from_f64(DType::F64, x.shape(), v)
     }))
@@ -431,8 +407,14 @@ fn eval_projected(cx: &Cx) -> Result<[Tensor; 3], OpError> {
     let mut start = 0;
     let parts = widths(cx)?.map(|d| {
         let size = d.as_const().map_or(0, |d| d as usize);
-        let rows = v.chunks(total).flat_map(|row| (start..start + size).map(|i| row[i] + bias[i]));
-        let t = Tensor::from_f64(DType::F64, &[x.shape()[0], x.shape()[1], size], rows.collect::<Vec<_>>());
+        let rows = v
+            .chunks(total)
+            .flat_map(|row| (start..start + size).map(|i| row[i] + bias[i]));
+        let t = Tensor::from_f64(
+            DType::F64,
+            &[x.shape()[0], x.shape()[1], size],
+            rows.collect::<Vec<_>>(),
+        );
         start += size;
         t
     });
@@ -443,7 +425,7 @@ fn eval_attend(
     cx: &Cx,
     [q, k, v]: [Tensor; 3],
     [padding, bias]: [usize; 2],
-    past: [Option<Tensor>; 2],
+    past: &[Option<Tensor>; 2],
 ) -> Result<Vec<Tensor>, OpError> {
     let n = head_count(cx, "num_heads")?;
     let before = past[0].as_ref().map_or(0, |p| p.shape()[2]);
@@ -469,336 +451,17 @@ fn eval_attend(
             None => fill,
         });
     }
-    let inputs = [Some(&q), Some(&k), Some(&v), mask.as_ref(), past[0].as_ref(), past[1].as_ref()];
+    let inputs = [
+        Some(&q),
+        Some(&k),
+        Some(&v),
+        mask.as_ref(),
+        past[0].as_ref(),
+        past[1].as_ref(),
+    ];
     let out = reference("Attention", &attention_attrs(cx, n)?, &inputs, 3)?;
     let t = cx.fact(0)?.dtype;
     Ok(out.iter().map(|o| Tensor::from_f64(t, o.shape(), o.to_f64())).collect())
-}
-
-/// Shapes of a GroupQueryAttention.
-struct Grouped {
-    /// Heads of queries, and of keys and values.
-    heads: [i64; 2],
-    batch: Dim,
-    queries: Dim,
-    size: Dim,
-    /// Keys that `past_key` has room for.
-    before: Option<Dim>,
-    /// Keys of the longest batch, old and new.
-    total: Dim,
-}
-
-impl Grouped {
-    fn new(cx: &Cx) -> Result<Self, OpError> {
-        refuse_inputs(cx, &[11, 12, 13, 14, 15, 16])?;
-        refuse_attributes(
-            cx,
-            &[
-                ("causal", &[1]),
-                ("qk_output", &[0]),
-                ("kv_cache_bit_width", &[0]),
-                ("sliding_window_cache", &[0]),
-                ("smooth_softmax", &[-1, 0]),
-            ],
-        )?;
-        for name in ["k_quant_type", "v_quant_type"] {
-            if cx.str(name)? != "NONE" {
-                return unsupported(format!("attribute `{name}` is {:?}", cx.str(name)?));
-            }
-        }
-        if cx.outputs > 3 {
-            return unsupported("output 3 (output_qk)");
-        }
-        let heads = [head_count(cx, "num_heads")?, head_count(cx, "kv_num_heads")?];
-        let q = cx.fact(0)?;
-        if q.rank() != 3 {
-            return invalid(format!("query is {q}, not of rank 3"));
-        }
-        if cx.has(1) != cx.has(2) || cx.has(3) != cx.has(4) || cx.has(7) != cx.has(8) {
-            return invalid("key and value, past_key and past_value, cos_cache and sin_cache come together");
-        }
-        let parts = if cx.has(1) { heads[0] } else { heads[0] + 2 * heads[1] };
-        let Some(size) = q.shape[2].div_exact(&Dim::from(parts)) else {
-            return invalid(format!("query {q} does not divide into {parts} heads"));
-        };
-        let before = match cx.arg(3).map(|a| a.fact) {
-            None => None,
-            Some(p) if p.rank() == 4 => Some(p.shape[2].clone()),
-            Some(p) => return invalid(format!("past_key is {p}, not of rank 4")),
-        };
-        let total = match cx.dims(6)?.as_deref() {
-            Some([total]) => total.clone(),
-            _ => return invalid("total_sequence_length must be one number"),
-        };
-        Ok(Self {
-            heads,
-            batch: q.shape[0].clone(),
-            queries: q.shape[1].clone(),
-            size,
-            before,
-            total,
-        })
-    }
-
-    fn attrs(&self, cx: &Cx) -> Result<Vec<(&'static str, Attr)>, OpError> {
-        let mut attrs = vec![
-            ("is_causal", Attr::Int(1)),
-            ("softcap", Attr::Float(cx.float("softcap")?)),
-        ];
-        // The window counts the query's own position.
-        if let window @ 1.. = cx.int("local_window_size")? {
-            attrs.push(("left_window_size", Attr::Int(window - 1)));
-        }
-        attrs.extend(scale(cx)?);
-        Ok(attrs)
-    }
-}
-
-/// A dim as a tensor of one number.
-fn value(g: &mut Fragment, d: &Dim) -> Result<ValueId, OpError> {
-    if let Some(d) = d.as_const() {
-        return Ok(g.constant(Tensor::i64(&[1], [d])));
-    }
-    // Of a tensor that is never made only the shape is asked for.
-    let shape = [("shape", Attr::Dims(vec![d.clone()]))];
-    let none = g.apply("ConstantOfShape", &shape, &[])?;
-    g.apply("Shape", &[], &[none])
-}
-
-fn grouped(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
-    let f = Grouped::new(cx)?;
-    let t = cx.fact(0)?.dtype;
-    let [nq, nk] = f.heads.map(Dim::from);
-    let q = g.required(cx, 0)?;
-    let (q, k, v) = match (g.input(1), g.input(2)) {
-        (Some(k), Some(v)) => (q, k, v),
-        _ => {
-            let ends = [nq.clone(), nq.clone() + nk.clone(), nq.clone() + nk.clone() + nk.clone()];
-            let ends = ends.map(|n| n * f.size.clone());
-            let k = slice(g, q, 2, ends[0].clone(), ends[1].clone())?;
-            let v = slice(g, q, 2, ends[1].clone(), ends[2].clone())?;
-            (slice(g, q, 2, Dim::ZERO, ends[0].clone())?, k, v)
-        }
-    };
-    let split = |g: &mut Fragment, x: ValueId, n: &Dim| {
-        let x = g.widen(x)?;
-        let shape = vec![f.batch.clone(), f.queries.clone(), n.clone(), f.size.clone()];
-        reshape(g, x, shape)
-    };
-    let (mut q, mut k, v) = (split(g, q, &nq)?, split(g, k, &nk)?, split(g, v, &nk)?);
-    let kept = kept(cx, g, &f)?;
-    if cx.int("do_rotary")? != 0 {
-        let (Some(cos), Some(sin)) = (g.input(7), g.input(8)) else {
-            return invalid("attribute `do_rotary` wants cos_cache and sin_cache");
-        };
-        let at = match (g.input(9), kept) {
-            (Some(at), _) => at,
-            (None, kept) => {
-                let steps = count(g, &f.queries)?;
-                let steps = reshape(g, steps, vec![Dim::ONE, f.queries.clone()])?;
-                match kept {
-                    None => steps,
-                    Some(kept) => {
-                        let kept = reshape(g, kept, vec![f.batch.clone(), Dim::ONE])?;
-                        g.binary("Add", kept, steps)?
-                    }
-                }
-            }
-        };
-        let mut angles = [cos, sin];
-        for a in &mut angles {
-            *a = g.apply("Gather", &[], &[*a, at])?;
-            let mut shape = g.fact(*a).shape.clone();
-            shape.insert(2, Dim::ONE);
-            *a = reshape(g, *a, shape)?;
-        }
-        let interleaved = cx.int("rotary_interleaved")? != 0;
-        q = turn(g, q, angles, interleaved)?;
-        k = turn(g, k, angles, interleaved)?;
-    }
-    let inner = [0, 2, 1, 3];
-    let (q, mut k, mut v) = (transpose(g, q, &inner)?, transpose(g, k, &inner)?, transpose(g, v, &inner)?);
-    let mut lengths = None;
-    if let (Some(before), Some(kept)) = (&f.before, kept) {
-        let [old_k, old_v] = [g.required(cx, 3)?, g.required(cx, 4)?];
-        k = joined(g, &f, before, kept, old_k, k)?;
-        v = joined(g, &f, before, kept, old_v, v)?;
-        let new = value(g, &f.queries)?;
-        lengths = Some(g.binary("Add", kept, new)?);
-    }
-    let bias = match g.input(10) {
-        Some(b) => Some(g.cast(b, g.dtype(q))?),
-        None => None,
-    };
-    let inputs = [Some(q), Some(k), Some(v), bias, None, None, lengths];
-    let y = g.node("Attention", &f.attrs(cx)?, &inputs)?;
-    let y = transpose(g, y, &inner)?;
-    let y = reshape(g, y, vec![f.batch.clone(), f.queries.clone(), nq * f.size.clone()])?;
-    Ok(vec![g.cast(y, t)?, g.cast(k, t)?, g.cast(v, t)?])
-}
-
-/// How many old keys each batch has; `None` where there are none.
-fn kept(cx: &Cx, g: &mut Fragment, f: &Grouped) -> Result<Option<ValueId>, OpError> {
-    let Some(before) = &f.before else { return Ok(None) };
-    let last = g.required(cx, 5)?;
-    let last = reshape(g, last, vec![f.batch.clone()])?;
-    let last = g.cast(last, DType::I64)?;
-    // The last position less the new ones before it.
-    let new = value(g, &(f.queries.clone() - Dim::ONE))?;
-    let all = g.binary("Sub", last, new)?;
-    // Never more than there is room for, whatever the lengths say.
-    let (zero, room) = (g.number(all, 0.0), value(g, before)?);
-    let all = g.binary("Max", all, zero)?;
-    let all = g.binary("Min", all, room)?;
-    // A prompt has no old keys, however short its batches are.
-    let rest = f.total.clone() - f.queries.clone();
-    match rest.as_const() {
-        Some(0) => Ok(Some(g.binary("Mul", all, zero)?)),
-        Some(_) => Ok(Some(all)),
-        None => {
-            let rest = value(g, &rest)?;
-            let prompt = g.binary("Equal", rest, zero)?;
-            Ok(Some(g.apply("Where", &[], &[prompt, zero, all])?))
-        }
-    }
-}
-
-/// `[batch, heads, keys, size]` with the kept old keys, the new ones after them, then zeros.
-fn joined(
-    g: &mut Fragment,
-    f: &Grouped,
-    before: &Dim,
-    kept: ValueId,
-    old: ValueId,
-    new: ValueId,
-) -> Result<ValueId, OpError> {
-    let old = g.cast(old, g.dtype(new))?;
-    let keys = Bounds::positive(&[]).simplify(&before.maximum(&f.total));
-    let both = concat(g, &[old, new], 2)?;
-    let kept = reshape(g, kept, vec![f.batch.clone(), Dim::ONE, Dim::ONE, Dim::ONE])?;
-    let at = count(g, &keys)?;
-    let at = reshape(g, at, vec![keys.clone(), Dim::ONE])?;
-    // How far behind the kept ones.
-    let ahead = g.binary("Sub", at, kept)?;
-    let (zero, room, count) = (g.number(ahead, 0.0), value(g, before)?, value(g, &f.queries)?);
-    let moved = g.binary("Add", ahead, room)?;
-    let is_old = g.binary("Less", ahead, zero)?;
-    let row = g.apply("Where", &[], &[is_old, at, moved])?;
-    let one = g.number(ahead, 1.0);
-    let last = g.binary("Add", room, count)?;
-    let last = g.binary("Sub", last, one)?;
-    let row = g.binary("Min", row, last)?;
-    let shape = vec![
-        f.batch.clone(),
-        Dim::from(f.heads[1]),
-        keys,
-        f.size.clone(),
-    ];
-    let row = g.apply("Expand", &[("shape", Attr::Dims(shape))], &[row])?;
-    let all = g.apply("GatherElements", &[("axis", Attr::Int(2))], &[both, row])?;
-    let there = g.binary("Less", ahead, count)?;
-    let nothing = g.number(all, 0.0);
-    g.apply("Where", &[], &[there, all, nothing])
-}
-
-fn eval_grouped(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-    let f = Grouped::new(cx)?;
-    let n = |d: &Dim| d.as_const().map_or(0, |d| d as usize);
-    let [nq, nk] = f.heads.map(|h| h as usize);
-    let (batch, queries, size) = (n(&f.batch), n(&f.queries), n(&f.size));
-    // Head `h` of all heads of query, key and value in a row.
-    let (q, k, v) = (cx.tensor(0)?.to_f64(), optional(cx, 1)?, optional(cx, 2)?);
-    let (k, v) = (k.map(Tensor::to_f64), v.map(Tensor::to_f64));
-    let head = |b: usize, i: usize, h: usize| -> Vec<f64> {
-        let (x, heads, h) = match (&k, &v) {
-            (Some(k), Some(v)) => match h {
-                _ if h < nq => (&q, nq, h),
-                _ if h < nq + nk => (k, nk, h - nq),
-                _ => (v, nk, h - nq - nk),
-            },
-            _ => (&q, nq + 2 * nk, h),
-        };
-        let at = ((b * queries + i) * heads + h) * size;
-        x[at..at + size].to_vec()
-    };
-    let last = cx.tensor(5)?.to_i64();
-    let room = f.before.as_ref().map_or(0, n);
-    let kept: Vec<usize> = last
-        .iter()
-        .map(|l| (l + 1 - queries as i64).clamp(0, room as i64) as usize)
-        .map(|l| if f.total == f.queries { 0 } else { l })
-        .collect();
-    let angles = |row: usize| -> Result<[Vec<f64>; 2], OpError> {
-        let mut out = [vec![], vec![]];
-        for (o, i) in out.iter_mut().zip([7, 8]) {
-            let t = cx.tensor(i)?;
-            let half = t.shape()[1];
-            *o = match t.to_f64().get(row * half..(row + 1) * half) {
-                Some(row) => row.to_vec(),
-                None => return invalid("a position outside of cos_cache"),
-            };
-        }
-        Ok(out)
-    };
-    let positions = optional(cx, 9)?.map(Tensor::to_i64);
-    let turns = cx.int("do_rotary")? != 0;
-    let interleaved = cx.int("rotary_interleaved")? != 0;
-    let keys = if f.before.is_some() { room.max(n(&f.total)) } else { queries };
-    let mut queried = vec![];
-    for b in 0..batch {
-        for h in 0..nq {
-            for i in 0..queries {
-                let mut x = head(b, i, h);
-                if turns {
-                    let at = positions.as_ref().map_or(kept[b] + i, |p| p[b * queries + i] as usize);
-                    let [c, s] = angles(at)?;
-                    turned(&mut x, &c, &s, interleaved);
-                }
-                queried.extend(x);
-            }
-        }
-    }
-    let mut present = [vec![], vec![]];
-    for (which, p) in present.iter_mut().enumerate() {
-        let old = optional(cx, 3 + which)?.map(Tensor::to_f64);
-        for b in 0..batch {
-            for h in 0..nk {
-                for j in 0..keys {
-                    let Some(i) = j.checked_sub(kept[b]) else {
-                        let at = ((b * nk + h) * room + j) * size;
-                        p.extend_from_slice(&old.as_ref().map_or(&[][..], |o| &o[at..at + size]));
-                        continue;
-                    };
-                    if i >= queries {
-                        p.extend(std::iter::repeat_n(0.0, size));
-                        continue;
-                    }
-                    let mut x = head(b, i, nq + which * nk + h);
-                    if turns && which == 0 {
-                        let at = positions.as_ref().map_or(j, |p| p[b * queries + i] as usize);
-                        let [c, s] = angles(at)?;
-                        turned(&mut x, &c, &s, interleaved);
-                    }
-                    p.extend(x);
-                }
-            }
-        }
-    }
-    let q = Tensor::from_f64(DType::F64, &[batch, nq, queries, size], queried);
-    let [k, v] = present.map(|p| Tensor::from_f64(DType::F64, &[batch, nk, keys, size], p));
-    let lengths = kept.iter().map(|l| (l + queries) as i64);
-    let lengths = Tensor::i64(&[batch], lengths);
-    let lengths = f.before.is_some().then_some(&lengths);
-    let bias = optional(cx, 10)?.map(wide);
-    let inputs = [Some(&q), Some(&k), Some(&v), bias.as_ref(), None, None, lengths];
-    let y = reference("Attention", &f.attrs(cx)?, &inputs, 1)?.remove(0);
-    let y = swapped(&y)?;
-    let t = cx.fact(0)?.dtype;
-    Ok(vec![
-        Tensor::from_f64(t, &[batch, queries, nq * size], y.to_f64()),
-        Tensor::from_f64(t, k.shape(), k.to_f64()),
-        Tensor::from_f64(t, v.shape(), v.to_f64()),
-    ])
 }
 
 #[cfg(test)]
@@ -832,7 +495,12 @@ mod tests {
         check(op, &heads, &all, 1);
         check(op, &heads, &[f(&[2, 3, 2, 3, 4], 1)], 1);
         check(op, &heads, &[f(&[2, 3, 8], 1), f(&[2, 5, 2, 2, 4], 2)], 1);
-        check(op, &heads, &[f(&[2, 3, 8], 1), f(&[2, 2, 5, 4], 2), f(&[2, 2, 5, 4], 3)], 1);
+        check(
+            op,
+            &heads,
+            &[f(&[2, 3, 8], 1), f(&[2, 2, 5, 4], 2), f(&[2, 2, 5, 4], 3)],
+            1,
+        );
         let causal = [
             ("num_heads", Attr::Int(2)),
             ("scale", Attr::Float(0.3)),
@@ -855,40 +523,15 @@ mod tests {
         check(op, &heads, &with(ints(&[2, 3], &[1, 0, 1, 0, 0, 1])), 1);
         let square = ints(&[2, 3, 3], &[1, 0, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0]);
         check(op, &heads, &with(square), 1);
-        let sizes = [("num_heads", Attr::Int(2)), ("qkv_hidden_sizes", Attr::Ints(vec![8, 8, 6]))];
+        let sizes = [
+            ("num_heads", Attr::Int(2)),
+            ("qkv_hidden_sizes", Attr::Ints(vec![8, 8, 6])),
+        ];
         check(op, &sizes, &[f(&[2, 3, 5], 1), f(&[5, 22], 2), f(&[22], 3)], 1);
         let causal = [("num_heads", Attr::Int(2)), ("unidirectional", Attr::Int(1))];
         let mut past = base.to_vec();
         past.extend([None, f(&[2, 2, 2, 4, 4], 4), f(&[1, 2, 3, 7], 5)]);
         check(op, &causal, &past, 2);
-    }
-
-    #[test]
-    fn groups() {
-        let op = "com.microsoft::GroupQueryAttention";
-        let attrs = |more: &[(&'static str, Attr)]| {
-            let mut a = vec![("kv_num_heads", Attr::Int(2)), ("num_heads", Attr::Int(4))];
-            a.extend_from_slice(more);
-            a
-        };
-        let qkv = [f(&[2, 3, 16], 1), f(&[2, 3, 8], 2), f(&[2, 3, 8], 3)];
-        let past = [f(&[2, 2, 5, 4], 4), f(&[2, 2, 5, 4], 5)];
-        let total = |n: i64| ints(&[], &[n]);
-        let prompt = [&qkv[..], &[None, None, ints(&[2], &[2, 2]), total(3)]].concat();
-        check(op, &attrs(&[]), &prompt, 3);
-        check(op, &attrs(&[("local_window_size", Attr::Int(2))]), &prompt, 1);
-        // Behind all old keys, behind some of them, and in a buffer that has room already.
-        for (lengths, n) in [([7, 7], 8), ([4, 7], 8), ([3, 4], 5), ([2, 2], 3)] {
-            let inputs = [&qkv[..], &past, &[ints(&[2], &lengths), total(n)]].concat();
-            check(op, &attrs(&[("softcap", Attr::Float(2.0))]), &inputs, 3);
-            let turned = [&inputs[..], &[f(&[9, 2], 6), f(&[9, 2], 7)]].concat();
-            for interleaved in [0, 1] {
-                let turn = [("do_rotary", Attr::Int(1)), ("rotary_interleaved", Attr::Int(interleaved))];
-                check(op, &attrs(&turn), &turned, 3);
-            }
-        }
-        let packed = [f(&[2, 3, 32], 1), None, None, None, None, ints(&[2], &[2, 2]), total(3)];
-        check(op, &attrs(&[]), &packed, 1);
     }
 
     #[test]

@@ -63,7 +63,11 @@ fn permutation(cx: &Cx, i: usize) -> Result<Vec<i64>, OpError> {
 fn factor(cx: &Cx, g: &mut Fragment, i: usize) -> Result<ValueId, OpError> {
     let x = g.required(cx, i)?;
     let perm = permutation(cx, i)?;
-    if perm.is_sorted() { Ok(x) } else { transpose(g, x, &perm) }
+    if perm.is_sorted() {
+        Ok(x)
+    } else {
+        transpose(g, x, &perm)
+    }
 }
 
 /// The factor in `f64`, so that its product is not rounded before it is scaled.
@@ -121,12 +125,23 @@ pub(super) const FUSED_CONV: Composed = Composed {
         let (x, w) = (cx.tensor(0)?, cx.tensor(1)?);
         let wide = |t: &Tensor| Tensor::from_f64(DType::F64, t.shape(), t.to_f64());
         let bias = optional(cx, 2)?.map(wide);
-        let y = reference("Conv", &conv_attrs(cx), &[Some(&wide(x)), Some(&wide(w)), bias.as_ref()], 1)?.remove(0);
+        let y = reference(
+            "Conv",
+            &conv_attrs(cx),
+            &[Some(&wide(x)), Some(&wide(w)), bias.as_ref()],
+            1,
+        )?
+        .remove(0);
         let mut v = y.to_f64();
         if let Some(z) = optional(cx, 3)? {
             v.iter_mut().zip(z.to_f64()).for_each(|(v, z)| *v += z);
         }
-        let p: Vec<f64> = cx.opt_floats("activation_params")?.unwrap_or_default().into_iter().map(f64::from).collect();
+        let p: Vec<f64> = cx
+            .opt_floats("activation_params")?
+            .unwrap_or_default()
+            .into_iter()
+            .map(f64::from)
+            .collect();
         let p = |i: usize, absent: f64| p.get(i).copied().unwrap_or(absent);
         for v in &mut v {
             *v = match cx.opt_str("activation")?.unwrap_or_default() {
@@ -205,7 +220,12 @@ mod tests {
     fn convolutions() {
         let op = "com.microsoft::FusedConv";
         let s = |shape: &[usize], seed| sample(DType::F32, shape, seed);
-        let (x, w, b, z) = (s(&[1, 2, 5, 4], 1), s(&[3, 2, 3, 3], 2), s(&[3], 3), s(&[1, 3, 5, 4], 4));
+        let (x, w, b, z) = (
+            s(&[1, 2, 5, 4], 1),
+            s(&[3, 2, 3, 3], 2),
+            s(&[3], 3),
+            s(&[1, 3, 5, 4], 4),
+        );
         let pads = ("pads", Attr::Ints(vec![1, 1, 1, 1]));
         for (name, params) in [
             ("Relu", vec![]),

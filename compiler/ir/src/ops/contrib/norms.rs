@@ -270,6 +270,13 @@ fn embed(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     if ids.rank() != 2 {
         return invalid(format!("input_ids are {ids}, not of rank 2"));
     }
+    for i in 2..7 {
+        if let Some(a) = cx.arg(i)
+            && (a.fact.rank() != if i < 5 { 2 } else { 1 } || a.fact.shape.last() != cx.fact(2)?.shape.last())
+        {
+            return invalid(format!("input {i} ({}) is {}", cx.schema.inputs[i].name, a.fact));
+        }
+    }
     if cx.has(1) != cx.has(4) {
         return invalid("segment_ids and segment_embedding come together");
     }
@@ -343,7 +350,9 @@ fn eval_embed(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     let kept: Vec<i64> = match optional(cx, 7)? {
         Some(mask) => {
             let ones: Vec<i64> = mask.to_i64().into_iter().map(|m| i64::from(m == 1)).collect();
-            (0..batch).map(|b| ones[b * length..(b + 1) * length].iter().sum()).collect()
+            (0..batch)
+                .map(|b| ones[b * length..(b + 1) * length].iter().sum())
+                .collect()
         }
         None => vec![0; batch],
     };
@@ -376,7 +385,10 @@ mod tests {
             let op = "com.microsoft::SkipSimplifiedLayerNormalization";
             check(op, &epsilon, &[x.clone(), skip.clone(), gamma.clone(), bias], 4);
             check(op, &epsilon, &[x.clone(), skip, gamma.clone()], 1);
-            for op in ["SimplifiedLayerNormalization", "com.microsoft::SimplifiedLayerNormalization"] {
+            for op in [
+                "SimplifiedLayerNormalization",
+                "com.microsoft::SimplifiedLayerNormalization",
+            ] {
                 check(op, &epsilon, &[x.clone(), gamma.clone()], 1);
                 check(op, &[("axis", Attr::Int(1))], &[x.clone(), s(&[3, 5], 6)], 2);
             }
@@ -403,7 +415,15 @@ mod tests {
         check(op, &epsilon, &inputs, 3);
         inputs.push(ids(&[2, 3], &[4, 1, 0, 2, 2, 3]));
         check(op, &epsilon, &inputs, 2);
-        let plain = [words, None, inputs[2].clone(), inputs[3].clone(), None, inputs[5].clone(), inputs[6].clone()];
+        let plain = [
+            words,
+            None,
+            inputs[2].clone(),
+            inputs[3].clone(),
+            None,
+            inputs[5].clone(),
+            inputs[6].clone(),
+        ];
         check(op, &epsilon, &plain, 3);
     }
 }

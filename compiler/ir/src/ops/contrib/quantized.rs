@@ -52,7 +52,10 @@ impl Form {
             return unsupported(format!("attribute `bits` is {bits}"));
         }
         if cx.int("weight_prepacked")? != 0 {
-            return unsupported(format!("attribute `weight_prepacked` is {}", cx.int("weight_prepacked")?));
+            return unsupported(format!(
+                "attribute `weight_prepacked` is {}",
+                cx.int("weight_prepacked")?
+            ));
         }
         // Also keeps the products below in range.
         let fine = |v: i64| (1..=1 << 30).contains(&v);
@@ -60,13 +63,26 @@ impl Form {
             return invalid(format!("N={n}, K={k}, block_size={block}"));
         }
         refuse_inputs(cx, &[4])?;
+        if let Some(bias) = cx.arg(5)
+            && bias.fact.shape != [Dim::from(n)]
+        {
+            return unsupported(format!("input 5 (bias) is {}", bias.fact));
+        }
         let blocks = (k + block - 1) / block;
         let b = cx.fact(1)?;
         let bytes = n * blocks * (block * bits / 8);
         if b.static_shape().map(|s| s.iter().product::<usize>() as i64) != Some(bytes) {
-            return invalid(format!("B is {b}, not the bytes of {n} rows of {blocks} blocks of {block}"));
+            return invalid(format!(
+                "B is {b}, not the bytes of {n} rows of {blocks} blocks of {block}"
+            ));
         }
-        Ok(Self { n, k, bits, block, blocks })
+        Ok(Self {
+            n,
+            k,
+            bits,
+            block,
+            blocks,
+        })
     }
 
     /// Bytes of the zero points of a row.
@@ -142,7 +158,13 @@ fn eval(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     let f = Form::new(cx)?;
     let [n, k, bits, block, blocks] = [f.n, f.k, f.bits, f.block, f.blocks].map(|v| v as usize);
     // Number `i` of a row of packed ones.
-    let number = |row: &[i64], i: usize| if bits == 8 { row[i] } else { row[i / 2] >> (4 * (i % 2)) & 15 };
+    let number = |row: &[i64], i: usize| {
+        if bits == 8 {
+            row[i]
+        } else {
+            row[i / 2] >> (4 * (i % 2)) & 15
+        }
+    };
     let (b, scales) = (cx.tensor(1)?.to_i64(), cx.tensor(2)?.to_f64());
     let row_bytes = blocks * block * bits / 8;
     let zeros = optional(cx, 3)?;
@@ -158,9 +180,7 @@ fn eval(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     for r in 0..n {
         let row = &b[r * row_bytes..(r + 1) * row_bytes];
         let zero: Vec<f64> = (0..blocks).map(|j| zero(r, j)).collect();
-        w.extend((0..k).map(|i| {
-            (number(row, i) as f64 - zero[i / block]) * scales[r * blocks + i / block]
-        }));
+        w.extend((0..k).map(|i| (number(row, i) as f64 - zero[i / block]) * scales[r * blocks + i / block]));
     }
     let a = cx.tensor(0)?;
     let Some((&inner, outer)) = a.shape().split_last() else {
@@ -189,7 +209,11 @@ mod tests {
 
     fn bytes(shape: &[usize], seed: usize) -> Option<Tensor> {
         let n = shape.iter().product::<usize>();
-        Some(Tensor::from_i64(DType::U8, shape, (0..n).map(|i| ((i * 97 + seed * 31) % 256) as i64)))
+        Some(Tensor::from_i64(
+            DType::U8,
+            shape,
+            (0..n).map(|i| ((i * 97 + seed * 31) % 256) as i64),
+        ))
     }
 
     #[test]
@@ -211,7 +235,12 @@ mod tests {
                 let (a, b, scales) = (f(&[2, 4, k], 1), bytes(&[3, blocks, 2 * bits], 1), f(&[3 * blocks], 2));
                 check(op, &attrs, &[a.clone(), b.clone(), scales.clone()], 1);
                 let zeros = bytes(&[3, (blocks * bits).div_ceil(8)], 2);
-                check(op, &attrs, &[a.clone(), b.clone(), scales.clone(), zeros, None, f(&[3], 3)], 1);
+                check(
+                    op,
+                    &attrs,
+                    &[a.clone(), b.clone(), scales.clone(), zeros, None, f(&[3], 3)],
+                    1,
+                );
                 check(op, &attrs, &[a, b, scales, f(&[3, blocks], 5)], 1);
             }
         }

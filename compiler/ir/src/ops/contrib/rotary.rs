@@ -170,7 +170,11 @@ pub(super) fn turn(g: &mut Fragment, x: ValueId, angles: [ValueId; 2], interleav
 /// The same on the elements of one head.
 pub(super) fn turned(x: &mut [f64], cos: &[f64], sin: &[f64], interleaved: bool) {
     for (i, (c, s)) in cos.iter().zip(sin).enumerate() {
-        let [p, q] = if interleaved { [2 * i, 2 * i + 1] } else { [i, i + cos.len()] };
+        let [p, q] = if interleaved {
+            [2 * i, 2 * i + 1]
+        } else {
+            [i, i + cos.len()]
+        };
         (x[p], x[q]) = (x[p] * c - x[q] * s, x[q] * c + x[p] * s);
     }
 }
@@ -187,20 +191,28 @@ fn eval(cx: &Cx, [at, cos, sin]: Slots) -> Result<Vec<Tensor>, OpError> {
         [_, _, s, h] => (s, h),
         _ => return invalid("neither 3 nor 4 axes"),
     };
-    let positions = optional(cx, at)?.map(Tensor::to_i64);
+    let positions: Option<Vec<usize>> = optional(cx, at)?.map(|p| {
+        let rows = p.to_i64().into_iter();
+        // What is no row is not found below.
+        rows.map(|r| usize::try_from(r).unwrap_or(usize::MAX / 2)).collect()
+    });
     let (c, s) = (cos.to_f64(), sin.to_f64());
     let mut v = x.to_f64();
     for (r, head) in v.chunks_mut(size.max(1)).enumerate() {
-        let step = if x.shape().len() == 3 { r / n % length } else { r % length };
+        let step = if x.shape().len() == 3 {
+            r / n % length
+        } else {
+            r % length
+        };
         let batch = r / (n * length);
         let row = match &positions {
             None => batch * length + step,
-            Some(p) if p.len() == 1 => p[0] as usize + step,
-            Some(p) => p[(batch * length + step) % p.len()] as usize,
+            Some(p) if p.len() == 1 => p[0] + step,
+            Some(p) => p[(batch * length + step) % p.len()],
         };
-        let row = row * half..(row + 1) * half;
-        match (c.get(row.clone()), s.get(row)) {
-            (Some(c), Some(s)) => turned(head, c, s, interleaved),
+        let rows = |t: &[f64]| t.chunks(half.max(1)).nth(row).map(<[f64]>::to_vec);
+        match (rows(&c), rows(&s)) {
+            (Some(c), Some(s)) => turned(head, &c, &s, interleaved),
             _ => return invalid("a position outside of the table"),
         }
     }
@@ -238,8 +250,17 @@ mod tests {
                 let inputs = |x, p: &Option<Tensor>| [x, p.clone(), cos.clone(), sin.clone()];
                 check(op, std::slice::from_ref(&i), &inputs(s(&[2, 3, 16], 1), &rows), 1);
                 check(op, std::slice::from_ref(&i), &inputs(s(&[2, 5, 3, 8], 1), &rows), 1);
-                check(op, std::slice::from_ref(&i), &inputs(s(&[2, 3, 16], 1), &at(&[1], &[4])), 1);
-                let part = [i.clone(), ("num_heads", Attr::Int(2)), ("rotary_embedding_dim", Attr::Int(8))];
+                check(
+                    op,
+                    std::slice::from_ref(&i),
+                    &inputs(s(&[2, 3, 16], 1), &at(&[1], &[4])),
+                    1,
+                );
+                let part = [
+                    i.clone(),
+                    ("num_heads", Attr::Int(2)),
+                    ("rotary_embedding_dim", Attr::Int(8)),
+                ];
                 check(op, &part, &inputs(s(&[2, 3, 24], 1), &rows), 1);
                 let op = "RotaryEmbedding";
                 let heads = [i.clone(), ("num_heads", Attr::Int(2))];
