@@ -11,6 +11,7 @@ mod activations;
 pub mod algebra;
 mod attention;
 mod canonicalize;
+mod contributed;
 mod cse;
 mod dce;
 mod fold_constants;
@@ -41,6 +42,7 @@ pub const PASSES: &[&Pass] = &[
     &algebra::PASS,
     &attention::PASS,
     &canonicalize::PASS,
+    &contributed::PASS,
     &cse::PASS,
     &dce::PASS,
     &fold_constants::PASS,
