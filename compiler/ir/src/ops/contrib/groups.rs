@@ -130,6 +130,16 @@ impl Grouped {
                 return invalid(format!("{} is not of rank 2", a.fact));
             }
         }
+        if let Some(at) = cx.arg(9)
+            && (differ(&at.fact.shape[0], &q.shape[0]) || differ(&at.fact.shape[1], &q.shape[1]))
+        {
+            return invalid(format!("position_ids are {} for query {q}", at.fact));
+        }
+        if let (Some(cos), Some(sin)) = (cx.arg(7), cx.arg(8))
+            && cos.fact.shape.iter().zip(&sin.fact.shape).any(|(a, b)| differ(a, b))
+        {
+            return invalid(format!("cos_cache is {}, sin_cache {}", cos.fact, sin.fact));
+        }
         let total = match cx.dims(6)?.as_deref() {
             Some([total]) => total.clone(),
             _ => return invalid("total_sequence_length must be one number"),

@@ -1,11 +1,11 @@
 //! Normalizations that add a residual or look up embeddings first.
 
-use super::{Composed, count, optional, plus, reference};
+use super::{Composed, count, differ, optional, plus, reference};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::fragment::Fragment;
 use crate::ops::norms::{EPSILON, STASH, check_parameter, inverse_root, mean_square, moments};
 use crate::ops::pointwise::working;
-use crate::{Attr, DType, Tensor, ValueId};
+use crate::{Attr, DType, Dim, Tensor, ValueId};
 
 const T: Param = Param::new("input", Types::FLOAT);
 /// ONNX Runtime's default for what comes from BERT.
@@ -274,6 +274,14 @@ fn embed(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
         if let Some(a) = cx.arg(i)
             && (a.fact.rank() != if i < 5 { 2 } else { 1 } || a.fact.shape.last() != cx.fact(2)?.shape.last())
         {
+            return invalid(format!("input {i} ({}) is {}", cx.schema.inputs[i].name, a.fact));
+        }
+    }
+    for i in [1, 7, 8] {
+        let Some(a) = cx.arg(i) else { continue };
+        // One row of positions serves all batches.
+        let rows = |d: &Dim| i == 8 && d.is_one() || !differ(d, &ids.shape[0]);
+        if a.fact.rank() != 2 || !rows(&a.fact.shape[0]) || differ(&a.fact.shape[1], &ids.shape[1]) {
             return invalid(format!("input {i} ({}) is {}", cx.schema.inputs[i].name, a.fact));
         }
     }

@@ -1,6 +1,6 @@
 //! Rotary position embeddings: pairs of elements turned by angles that depend on the position.
 
-use super::{Composed, concat, count, optional, refuse_attributes, reshape, slice};
+use super::{Composed, concat, count, differ, optional, refuse_attributes, reshape, slice};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::fragment::Fragment;
 use crate::{Dim, Tensor, ValueId};
@@ -72,6 +72,10 @@ fn build(cx: &Cx, g: &mut Fragment, [at, cos, sin]: Slots) -> Result<Vec<ValueId
     let Some(half) = table.shape.last().cloned() else {
         return invalid("cos_cache is a scalar");
     };
+    let sines = cx.fact(sin)?;
+    if sines.rank() != table.rank() || sines.shape.iter().zip(&table.shape).any(|(a, b)| differ(a, b)) {
+        return invalid(format!("cos_cache is {table}, sin_cache {sines}"));
+    }
     let width = cx.int("rotary_embedding_dim")?;
     if width != 0 && half.as_const().is_some_and(|h| 2 * h != width) {
         return invalid(format!("cos_cache is {table} for {width} elements"));
