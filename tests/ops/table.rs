@@ -327,6 +327,7 @@ pub const CASES: &[&str] = &[
     "com.microsoft::FusedMatMul(T[19,3], T[19,5]) {transA=1}",
     "com.microsoft::FusedMatMul(T[3,2,19], T[5,2,19]) {transB=1, transBatchA=1, transBatchB=1}",
     "com.microsoft::FusedConv(T[2,3,7,9], T[5,3,3,3], T[5], T[2,5,7,9]) {activation=\"Relu\", pads=[1,1,1,1]} : f32 f16",
+    "com.microsoft::FusedGemm(T[5,7], T[9,7], T[9]) {activation=\"Tanh\", alpha=0.5, transB=1} : f32 f16",
     "com.microsoft::FusedConv(T[1,3,7,9], T[6,1,3,3], T[6]) {activation=\"Clip\", activation_params=floats[0.0,6.0], group=3}",
     "com.microsoft::MatMulNBits(T[2,3,40], u8[5,3,8] = random, T[15]) {K=40, N=5, block_size=16} : f32 f16",
     "com.microsoft::MatMulNBits(f32[3,40], u8[5,3,8], f32[15], u8[5,2], _, f32[5]) {K=40, N=5, block_size=16}",

@@ -114,6 +114,9 @@ def products():
     yield case(f"{op} transA", op, [("B", 16, "S"), weight(16, 9)], transA=1)
     yield case(f"{op} batches", op, [("S", "B", 16), ("L", "B", 16)], transB=1, transBatchA=1, transBatchB=1)
     yield case(f"{op} all", op, [(16, "B", "S"), (16, "B", "L")], transA=1, transBatchA=1, transBatchB=1)
+    op, x = "FusedGemm", ("S", 16)
+    for activation in ["Relu", "Tanh", "Sigmoid"]:
+        yield case(f"{op} {activation}", op, [x, weight(9, 16), weight(9)], transB=1, alpha=0.5, activation=activation)
     op, x = "FusedConv", ("B", 8, "S", "L")
     for activation, params in [
         ("Relu", None), ("Tanh", None), ("Sigmoid", None), ("LeakyRelu", [0.2]), ("Clip", [0.0, 6.0]),

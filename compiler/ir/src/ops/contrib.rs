@@ -30,6 +30,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &norms::EMBED_LAYER,
     &linear::FUSED_MATMUL,
     &linear::FUSED_CONV,
+    &linear::FUSED_GEMM,
     &quantized::MATMUL_NBITS,
     &heads::MULTI_HEAD,
     &heads::ATTENTION,

@@ -101,7 +101,7 @@ pub(super) const FUSED_CONV: Composed = Composed {
     ),
     build: |cx, g| {
         let (x, w) = (g.required(cx, 0)?, g.required(cx, 1)?);
-        let y = g.node("Conv", &conv_attrs(cx), &[Some(x), Some(w), g.input(2)])?;
+        let y = g.node("Conv", &plain_attrs(cx), &[Some(x), Some(w), g.input(2)])?;
         if let Some(z) = cx.arg(3)
             && g.fact(y).shape != z.fact.shape
         {
@@ -111,14 +111,7 @@ pub(super) const FUSED_CONV: Composed = Composed {
         let wide = g.widen(y)?;
         let z = g.input(3);
         let sum = plus(g, wide, z)?;
-        let y = match activation(cx)? {
-            None => sum,
-            Some(Activation::Clip(low, high)) => {
-                let (low, high) = (g.number(sum, low.into()), g.number(sum, high.into()));
-                g.apply("Clip", &[], &[sum, low, high])?
-            }
-            Some(Activation::Plain(op, attrs)) => g.apply(op, &attrs, &[sum])?,
-        };
+        let y = activated(cx, g, sum, &conv_params(cx)?)?;
         Ok(vec![g.cast(y, t)?])
     },
     eval: |cx| {
@@ -127,7 +120,7 @@ pub(super) const FUSED_CONV: Composed = Composed {
         let bias = optional(cx, 2)?.map(wide);
         let y = reference(
             "Conv",
-            &conv_attrs(cx),
+            &plain_attrs(cx),
             &[Some(&wide(x)), Some(&wide(w)), bias.as_ref()],
             1,
         )?
@@ -136,56 +129,104 @@ pub(super) const FUSED_CONV: Composed = Composed {
         if let Some(z) = optional(cx, 3)? {
             v.iter_mut().zip(z.to_f64()).for_each(|(v, z)| *v += z);
         }
-        let p: Vec<f64> = cx
-            .opt_floats("activation_params")?
-            .unwrap_or_default()
-            .into_iter()
-            .map(f64::from)
-            .collect();
-        let p = |i: usize, absent: f64| p.get(i).copied().unwrap_or(absent);
-        for v in &mut v {
-            *v = match cx.opt_str("activation")?.unwrap_or_default() {
-                "Relu" => v.max(0.0),
-                "Tanh" => v.tanh(),
-                "Sigmoid" => 1.0 / (1.0 + (-*v).exp()),
-                "LeakyRelu" if *v < 0.0 => *v * p(0, 0.01),
-                "Clip" => v.max(p(0, f64::from(f32::MIN))).min(p(1, f64::from(f32::MAX))),
-                "HardSigmoid" => (*v * p(0, 0.2) + p(1, 0.5)).clamp(0.0, 1.0),
-                _ => *v,
-            };
-        }
+        activate(cx, &mut v, &conv_params(cx)?)?;
         Ok(vec![Tensor::from_f64(x.dtype(), y.shape(), v)])
     },
 };
 
-/// The attributes of the convolution alone.
-fn conv_attrs<'a>(cx: &Cx<'a>) -> Vec<(&'a str, Attr)> {
+/// The attributes of the convolution or product alone.
+fn plain_attrs<'a>(cx: &Cx<'a>) -> Vec<(&'a str, Attr)> {
     let all = cx.attrs.iter().map(|(k, v)| (&**k, v.clone()));
     all.filter(|(k, _)| !k.starts_with("activation")).collect()
 }
 
-enum Activation {
-    Clip(f32, f32),
-    Plain(&'static str, Vec<(&'static str, Attr)>),
+/// Parameters of the activation, as far as they are given.
+fn conv_params(cx: &Cx) -> Result<Vec<Option<f32>>, OpError> {
+    let given = cx.opt_floats("activation_params")?.unwrap_or_default();
+    Ok(given.into_iter().map(Some).collect())
 }
 
-fn activation(cx: &Cx) -> Result<Option<Activation>, OpError> {
-    let p = cx.opt_floats("activation_params")?.unwrap_or_default();
-    let float = |name, i: usize| p.get(i).map(|v| (name, Attr::Float(*v)));
-    let plain = |op, attrs: [Option<_>; 2]| Activation::Plain(op, attrs.into_iter().flatten().collect());
-    Ok(Some(match cx.opt_str("activation")?.unwrap_or_default() {
-        "" => return Ok(None),
-        "Relu" => plain("Relu", [None, None]),
-        "Tanh" => plain("Tanh", [None, None]),
-        "Sigmoid" => plain("Sigmoid", [None, None]),
-        "LeakyRelu" => plain("LeakyRelu", [float("alpha", 0), None]),
-        "HardSigmoid" => plain("HardSigmoid", [float("alpha", 0), float("beta", 1)]),
-        "Clip" => Activation::Clip(
-            p.first().copied().unwrap_or(f32::MIN),
-            p.get(1).copied().unwrap_or(f32::MAX),
-        ),
-        other => return unsupported(format!("attribute `activation` is {other:?}")),
-    }))
+/// The attribute `activation` of `x`.
+fn activated(cx: &Cx, g: &mut Fragment, x: ValueId, params: &[Option<f32>]) -> Result<ValueId, OpError> {
+    let p = |i: usize| params.get(i).copied().flatten();
+    let attrs = |names: &[&'static str]| -> Vec<(&'static str, Attr)> {
+        let given = names.iter().enumerate();
+        given.filter_map(|(i, n)| Some((*n, Attr::Float(p(i)?)))).collect()
+    };
+    match cx.opt_str("activation")?.unwrap_or_default() {
+        "" => Ok(x),
+        op @ ("Relu" | "Tanh" | "Sigmoid") => g.unary(op, x),
+        "LeakyRelu" => g.apply("LeakyRelu", &attrs(&["alpha"]), &[x]),
+        "HardSigmoid" => g.apply("HardSigmoid", &attrs(&["alpha", "beta"]), &[x]),
+        "Clip" => {
+            let bounds = [p(0).unwrap_or(f32::MIN), p(1).unwrap_or(f32::MAX)];
+            let [low, high] = bounds.map(|b| g.number(x, b.into()));
+            g.apply("Clip", &[], &[x, low, high])
+        }
+        other => unsupported(format!("attribute `activation` is {other:?}")),
+    }
+}
+
+/// [`activated`], of numbers.
+fn activate(cx: &Cx, v: &mut [f64], params: &[Option<f32>]) -> Result<(), OpError> {
+    let p = |i: usize, absent: f64| params.get(i).copied().flatten().map_or(absent, f64::from);
+    let name = cx.opt_str("activation")?.unwrap_or_default();
+    for v in v {
+        *v = match name {
+            "Relu" => v.max(0.0),
+            "Tanh" => v.tanh(),
+            "Sigmoid" => 1.0 / (1.0 + (-*v).exp()),
+            "LeakyRelu" if *v < 0.0 => *v * p(0, 0.01),
+            "Clip" => v.max(p(0, f64::from(f32::MIN))).min(p(1, f64::from(f32::MAX))),
+            "HardSigmoid" => (*v * p(0, 0.2) + p(1, 0.5)).clamp(0.0, 1.0),
+            _ => *v,
+        };
+    }
+    Ok(())
+}
+
+pub(super) const FUSED_GEMM: Composed = Composed {
+    schema: &Schema::new(
+        "com.microsoft::FusedGemm",
+        "activation(alpha A' B' + beta C)",
+        &[
+            Param::new("A", Types::FLOAT),
+            Param::new("B", Types::FLOAT),
+            Param::new("C", Types::FLOAT).optional(),
+        ],
+        &[Param::new("Y", Types::FLOAT)],
+        &[
+            ("activation", AttrDef::OptStr),
+            ("activation_alpha", AttrDef::OptFloat),
+            ("activation_beta", AttrDef::OptFloat),
+            ("activation_gamma", AttrDef::OptFloat),
+            ("alpha", AttrDef::Float(1.0)),
+            ("beta", AttrDef::Float(1.0)),
+            ("transA", AttrDef::Int(0)),
+            ("transB", AttrDef::Int(0)),
+        ],
+    ),
+    build: |cx, g| {
+        let (a, b) = (g.required(cx, 0)?, g.required(cx, 1)?);
+        let y = g.node("Gemm", &plain_attrs(cx), &[Some(a), Some(b), g.input(2)])?;
+        let t = g.dtype(y);
+        let wide = g.widen(y)?;
+        let y = activated(cx, g, wide, &gemm_params(cx)?)?;
+        Ok(vec![g.cast(y, t)?])
+    },
+    eval: |cx| {
+        let wide = |t: &Tensor| Tensor::from_f64(DType::F64, t.shape(), t.to_f64());
+        let (a, b, c) = (wide(cx.tensor(0)?), wide(cx.tensor(1)?), optional(cx, 2)?.map(wide));
+        let y = reference("Gemm", &plain_attrs(cx), &[Some(&a), Some(&b), c.as_ref()], 1)?.remove(0);
+        let mut v = y.to_f64();
+        activate(cx, &mut v, &gemm_params(cx)?)?;
+        Ok(vec![Tensor::from_f64(cx.fact(0)?.dtype, y.shape(), v)])
+    },
+};
+
+fn gemm_params(cx: &Cx) -> Result<Vec<Option<f32>>, OpError> {
+    let names = ["activation_alpha", "activation_beta", "activation_gamma"];
+    names.into_iter().map(|n| cx.opt_float(n)).collect()
 }
 
 #[cfg(test)]
@@ -214,6 +255,21 @@ mod tests {
         }
         let f = |s: &[i64]| Fact::new(DType::F32, s.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
         assert!(infer(op, &flags(&["transBatchA"]), &[f(&[3, 4]), f(&[4, 5])]).is_err());
+    }
+
+    #[test]
+    fn gemm() {
+        let x = |shape: &[usize], seed| sample(DType::F32, shape, seed);
+        let inputs = [x(&[3, 5], 1), x(&[4, 5], 2), x(&[4], 3)];
+        for name in ["Relu", "Tanh", "LeakyRelu", "HardSigmoid"] {
+            let attrs = [
+                ("activation", Attr::Str(name.into())),
+                ("activation_alpha", Attr::Float(0.25)),
+                ("alpha", Attr::Float(0.5)),
+                ("transB", Attr::Int(1)),
+            ];
+            check("com.microsoft::FusedGemm", &attrs, &inputs, 1);
+        }
     }
 
     #[test]
