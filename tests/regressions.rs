@@ -177,3 +177,16 @@ fn padding_reaches_along_inserted_axes() {
 }"#,
     );
 }
+
+/// A join of nothing has no loops at all.
+#[test]
+fn joins_of_empty_tensors() {
+    check(
+        r#"graph @g (%0 "a": f32[0,3], %1 "b": f32[0,3], %2 "c": f32[2,3]) {
+  %3 "ab" = Concat(%0, %1) {axis=0}
+  %4 "relu" = Relu(%3)
+  %5 "abc" = Concat(%4, %2) {axis=0}
+  return %4 "x", %5 "y"
+}"#,
+    );
+}

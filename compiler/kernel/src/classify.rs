@@ -149,7 +149,8 @@ impl Info {
         {
             return Class::View;
         }
-        if outs > 1 || loops.len() > 1 {
+        // A result without elements has no loops at all.
+        if outs > 1 || loops.len() != 1 {
             return Class::Parts;
         }
         let c = &loops[0];

@@ -352,18 +352,21 @@ impl Former<'_> {
 
     /// A kernel of one node. For parts, iterators and coordinates are per part and live in its loops.
     fn lone(&self, node: NodeId) -> Group {
-        let c = &self.info.loops[&node][0];
+        // A result without elements has no loops; nothing asks where they would be.
+        let (extents, store) = self.info.loops[&node]
+            .first()
+            .map_or((vec![], vec![]), |c| (c.extents.clone(), c.store.clone()));
         let mut g = Group {
             seed: node,
             members: vec![],
-            outer: c.extents.clone(),
+            outer: extents.clone(),
             row: vec![],
             coords: FxHashMap::default(),
             iters: FxHashMap::default(),
             exits: vec![],
         };
-        let own = (0..c.extents.len()).map(Dim::iter).collect();
-        self.join(&mut g, node, own, c.store.clone());
+        let own = (0..extents.len()).map(Dim::iter).collect();
+        self.join(&mut g, node, own, store);
         g
     }
 

@@ -125,29 +125,15 @@ impl Builder<'_> {
             if steps > 64 {
                 break;
             }
-            // A view that permutes shows the order of what it views, seen through the permutation.
+            // A view shows the order of what it views, seen through its index.
             let order = if let Some(p) = self.placed.get(&x) {
                 p.order.clone()
-            } else if let Some((src, map)) = self.info.view(x) {
-                let Some(p) = self
-                    .placed
-                    .get(&self.info.base(src))
-                    .filter(|_| self.info.view(src).is_none())
-                else {
-                    continue;
-                };
-                let seen: Option<Vec<usize>> = p
-                    .order
-                    .iter()
-                    .map(|a| match map[*a].as_sym() {
-                        Some(Sym::Iter(i)) => Some(*i as usize),
-                        _ => None,
-                    })
-                    .collect();
-                match seen {
-                    Some(s) if s.len() == self.info.graph.fact(x).rank() => s,
-                    _ => continue,
-                }
+            } else if self.info.view(x).is_some() {
+                let shape = &self.info.graph.fact(x).shape;
+                let (base, at) = self.info.resolve(x, (0..shape.len()).map(Dim::iter).collect());
+                let seen = self.placed.get(&base).and_then(|p| seen(&p.order, &at, shape));
+                let Some(seen) = seen else { continue };
+                seen
             } else {
                 if let Some((n, _)) = self.info.graph.producer(x) {
                     stack.extend(self.info.loads(n));
@@ -163,6 +149,30 @@ impl Builder<'_> {
         }
         best.map_or(identity, |(_, o)| o)
     }
+}
+
+/// The axes of a view of `shape` in the order in which memory runs through them: `index` says where its element is in a
+/// value that is stored in `order`.
+fn seen(order: &[usize], index: &[Dim], shape: &[Dim]) -> Option<Vec<usize>> {
+    let mut out: Vec<usize> = vec![];
+    for a in order {
+        // Several axes of the view along one axis of the value: the largest steps first.
+        let step = |i: usize| {
+            let step = index[*a].affine_in(&Sym::Iter(i as u32)).map_or(Dim::ONE, |(c, _)| c);
+            crate::select::nominal(&step)
+        };
+        let mut here: Vec<usize> = (0..shape.len())
+            .filter(|i| !shape[*i].is_one() && !out.contains(i) && index[*a].uses(&Sym::Iter(*i as u32)))
+            .collect();
+        here.sort_by_key(|i| std::cmp::Reverse(step(*i)));
+        out.extend(here);
+    }
+    // Axes of extent 1 may be anywhere: where they disturb the natural order least.
+    for i in (0..shape.len()).filter(|i| shape[*i].is_one()) {
+        let at = out.iter().position(|x| *x > i).unwrap_or(out.len());
+        out.insert(at, i);
+    }
+    (out.len() == shape.len()).then_some(out)
 }
 
 /// Whether `s` is what a dim depends on, and nothing else that an iterator counts.
