@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::{blobs, parse, print, print_around};
 use crate::{Attr, Attrs, DType, Def, Dim, Fact, Graph, Node, Op, Origin, SymbolRange, Tensor, ValueId};
@@ -107,7 +108,11 @@ fn dim() -> impl Strategy<Value = Dim> {
             2 => a * Dim::from(3i64) + b,
             3 => match b.as_const() {
                 Some(c) => a.floor_div(&Dim::from(c.saturating_abs().max(1))),
-                None => a.floor_div(&(b + Dim::sym("B"))),
+                None => {
+                    // A sum may cancel to any number.
+                    let by = b + Dim::sym("B");
+                    a.floor_div(&by.as_const().map_or(by, |c| Dim::from(c.saturating_abs().max(1))))
+                }
             },
             4 => a.minimum(&b),
             5 => a.maximum(&b),
@@ -203,7 +208,13 @@ fn print_and_parse_attr(a: &Attr) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        // The same graphs in every run.
+        rng_seed: RngSeed::Fixed(7),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn attributes(a in attr()) {
