@@ -84,12 +84,12 @@ fn only_writer(p: &Program, storage: usize, reader: usize) -> Option<usize> {
     }
     let mut writer = None;
     for (i, step) in p.steps.iter().enumerate() {
-        for (b, s) in step.buffers.iter().enumerate() {
-            match (*s == storage, p.kernels[step.kernel].writes(b)) {
-                (false, _) => {}
-                (true, true) if writer.is_none() => writer = Some(i),
-                (true, false) if i == reader => {}
-                (true, _) => return None,
+        // Most steps have nothing to do with it: only the others are asked what they write.
+        for (b, _) in step.buffers.iter().enumerate().filter(|(_, s)| **s == storage) {
+            match p.kernels[step.kernel].writes(b) {
+                true if writer.is_none() => writer = Some(i),
+                false if i == reader => {}
+                _ => return None,
             }
         }
     }

@@ -4,7 +4,7 @@ use cameo_ir::op::{OpError, unsupported};
 use cameo_ir::rewrite::Rewriter;
 use cameo_ir::{Attr, Dim, Tensor, ValueId};
 
-use super::reshaped;
+use crate::fold_scales::reshaped;
 
 /// Numbers at most this, added to logits, give exactly themselves: no logit is near their last digit.
 const LOWEST: f64 = -1e30;

@@ -23,7 +23,8 @@ use cameo_ir::{Attr, DType, Dim, NodeId, ValueId};
 
 use self::masks::{Kind, Mask, combined};
 use crate::Pass;
-use crate::pattern::{perm_attr, permutation, reshape_attrs, splat};
+use crate::fold_scales::reshaped;
+use crate::pattern::{perm_attr, permutation, splat};
 
 pub const PASS: Pass = Pass {
     name: "attention",
@@ -320,13 +321,6 @@ fn scaled(rw: &Rewriter, n: NodeId) -> Option<(ValueId, f64)> {
     };
     let shape = &rw.fact(rw.node(n).outputs[0]).shape;
     (rw.fact(x).shape == *shape && factor.is_finite() && factor != 0.0).then_some((x, factor))
-}
-
-fn reshaped(rw: &mut Rewriter, v: ValueId, shape: &[Dim]) -> Result<ValueId, OpError> {
-    if rw.fact(v).shape == shape {
-        return Ok(v);
-    }
-    rw.apply("Reshape", &reshape_attrs(shape), &[v])
 }
 
 /// The shape of rank 4 for one of any rank: leading axes become batch and heads.
