@@ -463,3 +463,60 @@ fn symbols_that_do_not_fit_together_are_errors() {
     assert_eq!(run(5, 1), Ok(()));
     assert_eq!(run(2, 3), Err(Status::ShapeRule));
 }
+
+#[test]
+fn loops_over_time() {
+    // A product with the state, a slice of a transposed input, one result that nobody reads, and a sum of a state of rank 0.
+    let mixed = r#"graph @mixed (%0 "h": f32[B,8], %1 "x": f32[B,T,8], %2 "n": f32[]) symbols B=0.., T=0.. {
+        weight %3: f32[8,5] = blob("head")
+        %4 = Transpose(%1) {perm=[1,0,2]} : f32[T,B,8]
+        %5, %6, %7, %8 = cameo::Scan(%0, %2, %4, %1) {body=graph @step (%0 "h": f32[B,8], %1 "n": f32[], %2 "x": f32[B,8], %3 "all": f32[B,T,8]) symbols B=0.., T=0.. {
+            weight %4: f32[8,8] = blob("mix")
+            weight %5: f32[] = dense(0.5)
+            %6 = MatMul(%0, %4) : f32[B,8]
+            %7 = Mul(%6, %5) : f32[B,8]
+            %8 = Add(%7, %2) : f32[B,8]
+            %9 = Tanh(%8) : f32[B,8]
+            %10 = ReduceSum(%3) {axes=dims[1], keepdims=0} : f32[B,8]
+            %11 = Sub(%9, %10) : f32[B,8]
+            %12 = Add(%1, %5) : f32[]
+            %13 = ReduceSum(%9) {axes=dims[1], keepdims=1} : f32[B,1]
+            return %9 "h", %12 "n", %11 "y", %13 "unread"
+        }, length=dims[T], slices=1, states=2} : f32[B,8], f32[], f32[T,B,8], f32[T,B,1]
+        %9 = MatMul(%7, %3) : f32[T,B,5]
+        %10 = Transpose(%9) {perm=[1,0,2]} : f32[B,T,5]
+        return %5 "h", %6 "n", %10 "y", %7 "stacked"
+    }"#;
+    let sizes: [Sizes; 6] = [
+        &[("B", 2), ("T", 5)],
+        &[("B", 33), ("T", 4)],
+        &[("B", 1), ("T", 1)],
+        &[("B", 2), ("T", 0)],
+        &[("B", 0), ("T", 3)],
+        &[("B", 300), ("T", 6)],
+    ];
+    check(mixed, &sizes);
+    // One loop inside of the other; states pass through unchanged, are swapped, and start from weights.
+    let nested = r#"graph @nested (%0 "x": f32[T,U,6], %1 "a": f32[6], %2 "b": f32[6]) symbols T=0.., U=0.. {
+        weight %3: f32[6] = dense(1.0,2.0,3.0,4.0,5.0,6.0)
+        %4, %5, %6, %7 = cameo::Scan(%3, %1, %2, %0) {body=graph @outer (%0 "s": f32[6], %1 "a": f32[6], %2 "b": f32[6], %3 "x": f32[U,6]) symbols U=0.. {
+            %4, %5 = cameo::Scan(%0, %3, %1) {body=graph @inner (%0 "s": f32[6], %1 "x": f32[6], %2 "a": f32[6]) {
+                weight %3: f32[] = dense(0.25)
+                %4 = Mul(%0, %3) : f32[6]
+                %5 = Add(%4, %1) : f32[6]
+                %6 = Max(%5, %2) : f32[6]
+                return %5 "s", %6 "y"
+            }, length=dims[U], slices=1, states=1} : f32[6], f32[U,6]
+            %6 = ReduceMax(%5) {axes=dims[1], keepdims=0} : f32[U]
+            return %4 "s", %2 "a", %1 "b", %6 "y"
+        }, length=dims[T], slices=1, states=3} : f32[6], f32[6], f32[6], f32[T,U]
+        return %4 "s", %5 "a", %6 "b", %7 "y"
+    }"#;
+    let sizes: [Sizes; 4] = [
+        &[("T", 3), ("U", 4)],
+        &[("T", 4), ("U", 1)],
+        &[("T", 0), ("U", 3)],
+        &[("T", 5), ("U", 7)],
+    ];
+    check(nested, &sizes);
+}

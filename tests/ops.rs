@@ -211,6 +211,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Convolution", convolution),
     ("Pooling", pooling),
     ("Resize", resize),
+    ("Loops over time", loops_over_time),
     ("Contributed", contributed),
 ];
 
@@ -326,6 +327,11 @@ fn pooling() {
 #[test]
 fn resize() {
     check("Resize");
+}
+
+#[test]
+fn loops_over_time() {
+    check("Loops over time");
 }
 
 #[test]

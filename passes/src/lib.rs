@@ -59,10 +59,11 @@ pub fn by_name(name: &str) -> Option<&'static Pass> {
     PASSES.iter().copied().find(|p| p.name == name)
 }
 
-/// Runs one pass and says what it did.
+/// Runs one pass, on the bodies of loops too, and says what it did.
 pub fn run(pass: &Pass, graph: &mut Graph) -> Report {
     let mut rw = Rewriter::new(graph, pass.name);
     (pass.run)(&mut rw);
+    rw.bodies(&pass.run);
     rw.finish()
 }
 

@@ -251,12 +251,12 @@ impl Context {
         self.ran = false;
         // SAFETY: `resolve` filled the table from this plan, and `replan` sized the scratch for `threads` threads.
         let mut run = unsafe {
-            let steps = self.model.description().tables().steps();
+            let tables = self.model.description().tables();
             let scratch = self.scratch.as_ptr();
             Run::new(
-                steps,
+                tables,
                 &self.parts,
-                &self.pointers,
+                &mut self.pointers,
                 &self.plan.dims,
                 scratch,
                 self.scratch_stride,

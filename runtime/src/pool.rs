@@ -103,10 +103,8 @@ impl Pool {
             unsafe { run.walk(0, || self.shared.barrier(team)) };
             self.shared.await_workers();
         }
-        for step in parallel_end..run.parts().len() {
-            // SAFETY: these steps have one part, and all before them are complete.
-            unsafe { run.share(step, 0) };
-        }
+        // SAFETY: the workers are done.
+        unsafe { run.rest() };
     }
 }
 

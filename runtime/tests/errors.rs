@@ -3,7 +3,7 @@
 
 mod fake;
 
-use cameo_abi::{ABI_VERSION, DType, MAGIC, ModelDesc, Slice};
+use cameo_abi::{ABI_VERSION, DType, LOOP_DEPTH, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice};
 use cameo_runtime::{Context, ContextOptions, Error, Model, Status, TensorView};
 use std::path::Path;
 
@@ -319,7 +319,45 @@ fn wrong_models() {
         }),
         Some(Status::WeightsMissing)
     );
+    let looped = |first_step, step_count, count| Loop {
+        first_step,
+        step_count,
+        count,
+        first_move: 0,
+        move_count: 0,
+        reserved: 0,
+    };
+    let loops = |loops: Vec<Loop>| ModelDesc {
+        loops: fake::constant(loops),
+        ..fake::loop_model(true, true)
+    };
+    let moved = |buffer, kind, bytes| ModelDesc {
+        moves: fake::constant(vec![Move {
+            buffer,
+            kind,
+            bytes,
+            reserved: 0,
+        }]),
+        ..fake::relay_model(2, |_| true)
+    };
+    assert_eq!(
+        status(loops(vec![looped(0, 3, 3), looped(0, 1, 3), looped(2, 1, 3)])),
+        None
+    );
     let damaged = [
+        loops(vec![looped(1, 0, 3)]),
+        loops(vec![looped(1, 3, 3)]),
+        loops(vec![looped(1, 1, 6)]),
+        loops(vec![looped(0, 2, 3), looped(1, 2, 3)]),
+        loops(vec![looped(1, 1, 3), looped(0, 3, 3)]),
+        loops(vec![looped(0, 3, 3); LOOP_DEPTH + 1]),
+        loops(vec![Loop {
+            move_count: 4,
+            ..looped(1, 1, 3)
+        }]),
+        moved(4, MOVE_ADVANCE, 0),
+        moved(0, 3, 0),
+        moved(0, MOVE_BACK, 3),
         ModelDesc {
             name: fake::constant(vec![0xFF]),
             ..good()

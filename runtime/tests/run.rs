@@ -43,6 +43,34 @@ fn steps_see_what_other_threads_wrote() {
 }
 
 #[test]
+fn loops_go_to_and_fro_and_on() {
+    for (outer, inner) in [(true, true), (true, false), (false, true), (false, false)] {
+        let model = fake::open(fake::loop_model(outer, inner));
+        for count in [1, 2, 5] {
+            let mut context = Context::new(&model, threads(count)).unwrap();
+            // Twice, because loops put their pointers back.
+            for n in [64, 64, 7] {
+                assert!(relay_is_right(&mut context, n, 8), "{count} threads, {outer} {inner}");
+                let z = context.output(1).unwrap();
+                assert_eq!(z.shape(), [6, n as i64]);
+                let z = z.elements::<f32>().unwrap();
+                for (i, z) in z.iter().enumerate() {
+                    let (relays, at) = (i / n + 2, i % n);
+                    let x = if relays % 2 == 0 { at } else { n - 1 - at };
+                    assert_eq!(*z, (x + relays) as f32, "element {i}");
+                }
+            }
+        }
+        let options = ContextOptions {
+            threads: 3,
+            pool: Some(Box::new(Scoped)),
+        };
+        let mut context = Context::new(&model, options).unwrap();
+        assert!(relay_is_right(&mut context, 100, 8));
+    }
+}
+
+#[test]
 fn many_contexts_at_once() {
     let model = fake::open(fake::relay_model(20, |i| i % 3 != 0));
     std::thread::scope(|scope| {

@@ -4,6 +4,14 @@
 /// How the cases begin that have no loops: graphs with them are refused, with the operation's name.
 pub const NOT_COMPILED: &[&str] = &["ScatterElements", "ScatterND", INDICES];
 
+/// A decaying sum that is stacked before it decays, with an operand for all steps.
+const SCAN: &str =
+    "cameo::Scan(f32[3], f32[4,3], f32[3]) {body=graph @step (%0 \"h\": f32[3], %1 \"x\": f32[3], %2 \"a\": f32[3]) {
+    %3 = Add(%0, %1) : f32[3]
+    %4 = Mul(%3, %2) : f32[3]
+    return %4 \"h\", %3 \"y\"
+}, length=dims[4], slices=1, states=1} -> 2 : f32";
+
 /// The positions of the maxima.
 const INDICES: &str = "MaxPool(f32[1,2,6,6]) {kernel_shape=[2,2], strides=[2,2]} -> 2";
 
@@ -310,6 +318,8 @@ pub const CASES: &[&str] = &[
     "Resize(T[1,2,4,5], _, _, i64[4] = dense(1,2,7,3)) {mode=\"linear\", coordinate_transformation_mode=\"align_corners\"}",
     "Resize(T[1,2,4,5], _, _, i64[4] = dense(1,2,7,3)) {mode=\"linear\", coordinate_transformation_mode=\"pytorch_half_pixel\"}",
     "Resize(T[1,1,4,5], _, _, i64[4] = dense(1,1,7,9)) {mode=\"cubic\"}",
+    // Loops over time
+    SCAN,
     // Contributed
     "com.microsoft::FastGelu(T[3,19], T[19]) : f32 f64 f16",
     "com.microsoft::FastGelu(T[2,3,5])",

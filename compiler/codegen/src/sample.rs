@@ -119,6 +119,7 @@ pub fn program() -> Program {
             step(1, &[2, 3], "second"),
             step(0, &[2, 4, 5], "third"),
         ],
+        loops: vec![],
         requirements: vec![],
         graph,
     }

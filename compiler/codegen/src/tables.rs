@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cameo_abi as abi;
 use cameo_ir::{Dim, Sym};
 use cameo_kernel::memory::MemoryPlan;
-use cameo_kernel::program::{Kernel, KernelBody, Place, Program};
+use cameo_kernel::program::{Kernel, KernelBody, Place, Program, Way};
 use inkwell::context::Context as LlvmContext;
 use inkwell::memory_buffer::MemoryBuffer;
 use inkwell::module::Module as LlvmModule;
@@ -146,6 +146,23 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
         })
         .collect();
     let steps = constant(&mut tables, name, "steps", "%Step", &rows);
+    let rows: Vec<String> = layout
+        .loops
+        .iter()
+        .map(|l| {
+            format!(
+                "%Loop {{ i32 {}, i32 {}, i32 {}, i32 {}, i32 {}, i32 0 }}",
+                l.first_step, l.step_count, l.count, l.first_move, l.move_count
+            )
+        })
+        .collect();
+    let loops = constant(&mut tables, name, "loops", "%Loop", &rows);
+    let rows: Vec<String> = layout
+        .moves
+        .iter()
+        .map(|m| format!("%Move {{ i32 {}, i32 {}, i32 {}, i32 0 }}", m.buffer, m.kind, m.bytes))
+        .collect();
+    let moves = constant(&mut tables, name, "moves", "%Move", &rows);
     for kernel in program
         .steps
         .iter()
@@ -179,7 +196,7 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
             abi::ABI_VERSION,
             facts.default_threads
         ),
-        [model, symbol_table, inputs, outputs, buffers, steps].join(", "),
+        [model, symbol_table, inputs, outputs, buffers, steps, loops, moves].join(", "),
         format!(
             "i64 {}, i64 {}, ptr @{name}_shape",
             layout.dims.list.len(),
@@ -230,7 +247,9 @@ const TYPES: &str = "\
 %Symbol = type { %Slice, i64, i64 }
 %Buffer = type { i32, i32, i64 }
 %Step = type { ptr, i32, i32, i32, i32, %Slice }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr, i64 }
+%Loop = type { i32, i32, i32, i32, i32, i32 }
+%Move = type { i32, i32, i32, i32 }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr, i64 }
 ";
 
 /// Defines an array and gives the `%Slice` of it.
@@ -365,6 +384,8 @@ struct Layout {
     buffers: Vec<abi::Buffer>,
     /// First buffer, first dim, work.
     steps: Vec<[u32; 3]>,
+    loops: Vec<abi::Loop>,
+    moves: Vec<abi::Move>,
     inputs: Vec<Vec<Extent>>,
     outputs: Vec<Vec<Extent>>,
     scratch: Vec<Dim>,
@@ -406,6 +427,7 @@ impl Layout {
                 layout.scratch.push(scratch);
             }
         }
+        layout.loops(program, plan)?;
         let symbols: Vec<&str> = program.symbols.iter().map(|(name, _)| &**name).collect();
         let mut shapes = |list: &[cameo_kernel::program::Io]| -> Vec<Vec<Extent>> {
             let extent = |dim: &Dim| {
@@ -435,6 +457,50 @@ impl Layout {
         let outputs = shapes(&program.outputs);
         (layout.inputs, layout.outputs, layout.sizes) = (inputs, outputs, sizes.list);
         Ok(layout)
+    }
+
+    fn loops(&mut self, program: &Program, plan: &MemoryPlan) -> Result<(), ArtifactError> {
+        for l in &program.loops {
+            if program
+                .loops
+                .iter()
+                .filter(|o| o.steps.start <= l.steps.start && l.steps.end <= o.steps.end)
+                .count()
+                > abi::LOOP_DEPTH
+            {
+                let deep = format!("more than {} loops inside of each other", abi::LOOP_DEPTH);
+                return Err(ArtifactError::Tables(deep));
+            }
+            let first_move = index(self.moves.len())?;
+            for m in &l.moves {
+                let buffer = self.steps[m.step][0] + index(m.buffer)?;
+                if m.way == Way::Back
+                    && let Some(Some(half)) = plan.offsets.get(program.steps[m.step].buffers[m.buffer])
+                {
+                    // It begins in the second half.
+                    self.buffers[buffer as usize].offset = self.offsets.place(&(half.clone() + m.bytes.clone())) as u64;
+                }
+                self.moves.push(abi::Move {
+                    buffer,
+                    kind: match m.way {
+                        Way::Advance => abi::MOVE_ADVANCE,
+                        Way::Forth => abi::MOVE_FORTH,
+                        Way::Back => abi::MOVE_BACK,
+                    },
+                    bytes: index(self.dims.place(&m.bytes))?,
+                    reserved: 0,
+                });
+            }
+            self.loops.push(abi::Loop {
+                first_step: index(l.steps.start)?,
+                step_count: index(l.steps.len())?,
+                count: index(self.dims.place(&l.count))?,
+                first_move,
+                move_count: index(l.moves.len())?,
+                reserved: 0,
+            });
+        }
+        Ok(())
     }
 
     fn buffer(

@@ -417,6 +417,46 @@ impl Graph {
         self.values[v.0 as usize].name = name.into();
     }
 
+    /// The graph with every dim of facts and attributes replaced, those of bodies too; `f` keeps what dims are equal. Its
+    /// symbols are those that are left.
+    #[must_use]
+    pub fn map_dims(&self, f: &dyn Fn(&Dim) -> Dim) -> Self {
+        let mut out = self.clone();
+        let all = |dims: &mut Vec<Dim>| dims.iter_mut().for_each(|d| *d = f(d));
+        let mut left = rustc_hash::FxHashSet::default();
+        let mut note = |dims: &[Dim]| {
+            dims.iter().for_each(|d| {
+                d.visit(&mut |s| {
+                    if let crate::Sym::Named(n) = s {
+                        left.insert(n.clone());
+                    }
+                });
+            });
+        };
+        for v in &mut out.values {
+            all(&mut v.fact.shape);
+            note(&v.fact.shape);
+            if let Some(known) = &mut v.fact.known {
+                all(known);
+                note(known);
+            }
+        }
+        for node in out.dag.node_weights_mut() {
+            for a in node.attrs.values_mut() {
+                match a {
+                    Attr::Dims(d) => {
+                        all(d);
+                        note(d);
+                    }
+                    Attr::Graph(g) => *g = Arc::new(g.map_dims(f)),
+                    _ => {}
+                }
+            }
+        }
+        out.symbols.retain(|n, _| left.contains(n));
+        out
+    }
+
     // ---- changing: only for the rewriter
 
     pub(crate) fn node_mut(&mut self, n: NodeId) -> &mut Node {

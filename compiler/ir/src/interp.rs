@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 
 use crate::graph::{bind_shape, infer};
 use crate::op::{Arg, Attrs, Cx, Lowering, OpError};
+use crate::ops::scan::Parts;
 use crate::structured::Compute;
 use crate::verify::Place;
 use crate::{Attr, Dim, Fact, Graph, NodeId, Sym, Tensor, ValueId};
@@ -122,6 +123,17 @@ pub fn cost(g: &Graph, n: NodeId) -> u64 {
             let parts = inner.nodes().map(|(n, _)| cost(&inner, n));
             parts.fold(0, u64::saturating_add)
         }
+        Ok(Lowering::Scan) => {
+            let Ok(parts) = Parts::of(&g.node(n).attrs) else {
+                return 0;
+            };
+            let body = parts.body.nodes().map(|(n, _)| cost(parts.body, n));
+            let length = parts
+                .length
+                .as_const()
+                .map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0));
+            length.saturating_mul(body.fold(1, u64::saturating_add))
+        }
     }
 }
 
@@ -206,10 +218,17 @@ pub fn bind(g: &Graph, inputs: &[Tensor]) -> Result<Binding, RunError> {
 pub fn bind_attrs(attrs: &Attrs, binding: &Binding) -> Option<Attrs> {
     let mut out = attrs.clone();
     for a in out.values_mut() {
-        if let Attr::Dims(dims) = a {
-            for d in dims {
-                *d = Dim::from(value(d, binding)?);
+        match a {
+            Attr::Dims(dims) => {
+                for d in dims {
+                    *d = Dim::from(value(d, binding)?);
+                }
             }
+            // A body may name symbols that its own inputs do not tell.
+            Attr::Graph(g) if !g.symbols.is_empty() => {
+                *g = Arc::new(g.map_dims(&|d| value(d, binding).map_or_else(|| d.clone(), Dim::from)));
+            }
+            _ => {}
         }
     }
     Some(out)

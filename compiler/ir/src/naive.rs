@@ -8,8 +8,9 @@
 use crate::graph::{bind_shape, infer};
 use crate::index;
 use crate::op::{Arg, Attrs, Cx, Lowering, Op, OpError, invalid};
+use crate::ops::scan;
 use crate::structured::{Binary, Body, Compute, Expr, Unary};
-use crate::{Atom, DType, Dim, Fact, Graph, Sym, Tensor};
+use crate::{Atom, Attr, DType, Dim, Fact, Graph, Sym, Tensor};
 
 #[cfg(test)]
 mod check;
@@ -95,6 +96,7 @@ pub fn run_lowering(
             }
             Ok(got)
         }
+        Lowering::Scan => invalid("a loop over time is run with its node"),
     }
 }
 
@@ -133,7 +135,17 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
             OpError::Unsupported(m) => OpError::Unsupported(format!("{}: {m}", node.op)),
         };
         let lowering = g.with_cx(n, |cx| node.op.0.lower(cx)).map_err(named)?;
-        let out = run_lowering(&lowering, &args, &facts, symbols).map_err(named)?;
+        let out = match &lowering {
+            Lowering::Scan => {
+                let attrs = concrete_attrs(&node.attrs, symbols);
+                let present: Vec<Tensor> = args.into_iter().flatten().collect();
+                scan::run(&scan::Parts::of(&attrs)?, &present, &mut |body, inputs| {
+                    run_graph(body, inputs, symbols)
+                })
+            }
+            _ => run_lowering(&lowering, &args, &facts, symbols),
+        };
+        let out = out.map_err(named)?;
         for (v, t) in node.outputs.iter().zip(out) {
             values[v.0 as usize] = Some(t);
         }
@@ -145,6 +157,22 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
             None => invalid(format!("output `{name}` has no value")),
         })
         .collect()
+}
+
+/// Attributes with dims replaced by their values, where they have one.
+fn concrete_attrs(attrs: &Attrs, symbols: Symbols) -> Attrs {
+    let value = |d: &Dim| {
+        d.eval(&|s| match s {
+            Sym::Named(n) => symbols(n),
+            _ => None,
+        })
+    };
+    let number = |d: &Dim| value(d).map_or_else(|| d.clone(), Dim::from);
+    let one = |a: &Attr| match a {
+        Attr::Dims(dims) => Attr::Dims(dims.iter().map(number).collect()),
+        a => a.clone(),
+    };
+    attrs.iter().map(|(k, a)| (k.clone(), one(a))).collect()
 }
 
 /// Runs loops that together write all elements of all outputs. Operand `i` is `inputs[i]`.

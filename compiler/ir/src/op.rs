@@ -460,6 +460,8 @@ pub enum Lowering {
     Compute(Vec<Compute>),
     /// A graph of simpler operations. Its inputs stand for the node's present inputs, in order.
     Decompose(Box<Graph>),
+    /// A loop over time, as [`crate::ops::scan::Parts`] describes it.
+    Scan,
 }
 
 /// An operation: schema and three functions. Implementations are constants without state.

@@ -6,6 +6,7 @@
 //! leaves no trace but an event. What became dead is removed at once. Every decision is logged, for `--explain`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
@@ -163,6 +164,33 @@ impl<'g> Rewriter<'g> {
             Origin::default(),
             &format!("stopped after {MAX_ROUNDS} rounds"),
         );
+    }
+
+    /// Runs `pass` on the bodies that attributes hold, each with a rewriter of its own; takes over what they did.
+    pub fn bodies(&mut self, pass: &dyn Fn(&mut Rewriter)) {
+        let holders: Vec<NodeId> = self.graph.order();
+        for n in holders {
+            let graphs = self.graph.node(n).attrs.iter().filter_map(|(k, a)| match a {
+                Attr::Graph(g) => Some((k.clone(), g.clone())),
+                _ => None,
+            });
+            for (name, body) in graphs.collect::<Vec<_>>() {
+                let mut body = Arc::unwrap_or_clone(body);
+                let mut inner = Rewriter::new(&mut body, self.pass);
+                pass(&mut inner);
+                inner.bodies(pass);
+                let report = inner.finish();
+                for event in report.events {
+                    if self.seen.insert(event.clone()) {
+                        self.events.push(event);
+                    }
+                }
+                if report.changes > 0 {
+                    self.changes += report.changes;
+                    self.graph.node_mut(n).attrs.insert(name, Attr::Graph(Arc::new(body)));
+                }
+            }
+        }
     }
 
     // ---- adding, inside `replace`

@@ -59,6 +59,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, V
             weights: vec![],
             kernels: vec![],
             steps: vec![],
+            loops: vec![],
             requirements: vec![],
             graph: g.clone(),
         },
@@ -79,6 +80,10 @@ pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, V
     }
     for group in &groups.groups {
         let done = match info.class(group.seed) {
+            Class::Scan => {
+                b.scan(group)?;
+                Ok(())
+            }
             Class::Contraction => b.contraction(group),
             Class::Parts => b.parts(group),
             _ => b.nest(group),
@@ -155,7 +160,7 @@ impl Builder<'_> {
         }
         let storage = self.program.storages.len();
         self.program.storages.push(Storage {
-            name: self.info.graph.value(w.value).name.clone(),
+            name: self.program.graph.value(w.value).name.clone(),
             dtype: w.dtype,
             elements: Dim::from(w.elements),
             place: Place::Weight(self.program.weights.len()),
@@ -330,7 +335,7 @@ impl Builder<'_> {
     }
 
     /// A kernel that writes `v` to `storage` in `order`.
-    fn copy(&mut self, v: ValueId, storage: usize, order: &[usize]) -> Result<(), LowerError> {
+    pub(crate) fn copy(&mut self, v: ValueId, storage: usize, order: &[usize]) -> Result<(), LowerError> {
         let shape = self.info.graph.fact(v).shape.clone();
         let outer: Vec<Dim> = order.iter().map(|a| shape[*a].clone()).collect();
         let mut index = vec![Dim::ZERO; shape.len()];
@@ -535,7 +540,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn push_nest(&mut self, d: Draft, mut nest: Nest, origin: Origin, values: Vec<(ValueId, usize)>) {
+    pub(crate) fn push_nest(&mut self, d: Draft, mut nest: Nest, origin: Origin, values: Vec<(ValueId, usize)>) {
         nest.body = d.body;
         let domain = Dim::product(nest.outer.iter().chain(&nest.row));
         let kernel_buffers = d.buffers;

@@ -36,7 +36,9 @@ pub fn fuse(p: &mut Program, target: &Target) {
         });
         fused.push(found);
     }
+    let mut place = vec![0; p.steps.len() + 1];
     for (i, step) in std::mem::take(&mut p.steps).into_iter().enumerate() {
+        place[i] = out.len();
         match fused[i].take() {
             Some((kernel, mut step)) => {
                 step.kernel = kernels.number(kernel);
@@ -48,6 +50,11 @@ pub fn fuse(p: &mut Program, target: &Target) {
                 out.push(Step { kernel, ..step });
             }
         }
+    }
+    // Steps of loops stay as they are.
+    for l in &mut p.loops {
+        l.steps = place[l.steps.start]..place[l.steps.start] + l.steps.len();
+        l.moves.iter_mut().for_each(|m| m.step = place[m.step]);
     }
     p.steps = out;
     p.kernels = kernels.list;
@@ -117,7 +124,7 @@ impl Rows {
 }
 
 /// The position of iterators `0..` in a row-major walk over their extents.
-fn counted(extents: &[Dim]) -> Dim {
+pub(crate) fn counted(extents: &[Dim]) -> Dim {
     let step = |at: Dim, (i, e): (usize, &Dim)| at * e.clone() + Dim::iter(i);
     extents.iter().enumerate().fold(Dim::ZERO, step)
 }
@@ -139,7 +146,8 @@ fn chain_ending_at(p: &Program, target: &Target, last: usize, gone: &[bool]) -> 
         let writer = only_writer(p, *s, middle)?;
         (is_contraction(writer) && p.storages[*s].elements == p.storages[probabilities].elements).then_some(writer)
     })?;
-    if gone[first] || gone[middle] {
+    // What a loop writes is there before its body is fused: bodies are programs of their own.
+    if gone[first] || gone[middle] || [first, middle, last].into_iter().any(|s| p.in_loop(s)) {
         return None;
     }
     let parts = [first, middle, last].map(|at| Whole::new(p, at));

@@ -17,7 +17,11 @@ pub enum Class {
     Reduction,
     /// Several loop nests that write one output.
     Parts,
+    /// A loop over time with a body of its own.
+    Scan,
 }
+
+const SCAN: &str = "cameo::Scan";
 
 /// The expanded graph with the facts that grouping asks for.
 pub struct Info {
@@ -89,6 +93,12 @@ impl Info {
     pub fn loads(&self, node: NodeId) -> Vec<ValueId> {
         let mut out = vec![];
         let inputs = &self.graph.node(node).inputs;
+        if self.graph.node(node).op == SCAN {
+            out.extend(inputs.iter().flatten().filter(|v| !self.is_known(**v)));
+            out.sort();
+            out.dedup();
+            return out;
+        }
         for c in self.loops.get(&node).into_iter().flatten() {
             let live = c.body.reachable(&[c.root]);
             for (i, e) in c.body.nodes().iter().enumerate() {
@@ -139,6 +149,9 @@ impl Info {
 
     fn classify(&self, node: NodeId) -> Class {
         let outs = self.graph.node(node).outputs.len();
+        if self.graph.node(node).op == SCAN {
+            return Class::Scan;
+        }
         let loops = &self.loops[&node];
         let one_each = (0..outs).all(|i| loops.iter().filter(|c| c.output == i).count() == 1);
         let inputs = &self.graph.node(node).inputs;

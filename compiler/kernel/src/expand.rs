@@ -135,6 +135,9 @@ impl Expanded {
                 Ok(Lowering::Compute(loops)) => {
                     self.loops.insert(new_id, loops);
                 }
+                Ok(Lowering::Scan) => {
+                    self.loops.insert(new_id, vec![]);
+                }
                 // The node itself stays behind, unused: only its expansion is reached from the outputs.
                 Ok(Lowering::Decompose(inner)) => {
                     let present: Vec<ValueId> = inputs.into_iter().flatten().collect();

@@ -202,8 +202,8 @@ impl Former<'_> {
             if self.group_of.contains_key(&node) || g.iters.contains_key(&node) {
                 continue;
             }
-            let loops = &info.loops[&node];
-            let (class, u) = (info.class(node), &loops[0]);
+            let Some(u) = info.loops[&node].first() else { continue };
+            let class = info.class(node);
             let candidates: Vec<Vec<Dim>> = match class {
                 Class::Elementwise => {
                     let mut maps: Vec<Vec<Dim>> = vec![];
@@ -374,7 +374,7 @@ impl Former<'_> {
     fn can_inline(&self, v: ValueId, r: NodeId) -> bool {
         let info = self.info;
         match info.class(r) {
-            Class::View => false,
+            Class::View | Class::Scan => false,
             // Operands are read many times and by address.
             Class::Contraction => false,
             class => info.loops[&r].iter().all(|c| {

@@ -14,6 +14,7 @@ pub mod nest;
 pub mod order;
 pub mod print;
 pub mod program;
+mod scan;
 pub mod select;
 pub mod targets;
 

@@ -21,15 +21,28 @@ pub struct MemoryPlan {
     pub size: Dim,
 }
 
-/// First and last step that touch a storage.
-type Life = (usize, usize);
+/// First and last step at which a storage holds something.
+pub type Life = (usize, usize);
 
-fn lifetimes(p: &Program) -> Vec<Option<Life>> {
+pub fn lifetimes(p: &Program) -> Vec<Option<Life>> {
     let mut out: Vec<Option<Life>> = vec![None; p.storages.len()];
     for (i, s) in p.steps.iter().enumerate() {
         for b in &s.buffers {
             let e = out[*b].get_or_insert((i, i));
             e.1 = i;
+        }
+    }
+    // What a loop finds or leaves is there in all of its iterations.
+    for l in &p.loops {
+        let (first, last) = (l.steps.start, l.steps.end - 1);
+        for life in out.iter_mut().flatten() {
+            let (from, to) = *life;
+            if from < first && (first..last).contains(&to) {
+                life.1 = last;
+            }
+            if to > last && (first + 1..=last).contains(&from) {
+                life.0 = first;
+            }
         }
     }
     out
@@ -38,12 +51,16 @@ fn lifetimes(p: &Program) -> Vec<Option<Life>> {
 /// For each storage the one whose memory it takes over, itself when none; already followed to the first owner.
 fn owners(p: &Program, lives: &[Option<Life>]) -> Vec<usize> {
     let mut owner: Vec<usize> = (0..p.storages.len()).collect();
+    // A slice is not a tensor to take over.
     let mut taken = vec![false; p.storages.len()];
+    for m in p.loops.iter().flat_map(|l| &l.moves) {
+        taken[p.steps[m.step].buffers[m.buffer]] = true;
+    }
     for (at, step) in p.steps.iter().enumerate() {
         let kernel = &p.kernels[step.kernel];
         for (o, out) in step.buffers.iter().enumerate() {
             let born = lives[*out].is_some_and(|l| l.0 == at) && p.storages[*out].place == Place::Arena;
-            if !born || !kernel.writes(o) {
+            if !born || taken[*out] || !kernel.writes(o) {
                 continue;
             }
             let heir = step.buffers.iter().enumerate().find(|(i, from)| {

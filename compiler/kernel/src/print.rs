@@ -16,6 +16,14 @@ pub fn program(p: &Program, plan: &MemoryPlan) -> String {
     out
 }
 
+/// One kernel.
+pub fn kernel(k: &Kernel) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_kernel(&mut out, k, &k.body);
+    out
+}
+
 fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Result {
     writeln!(out, "program @{} arena {} bytes", p.name, plan.size)?;
     for (i, s) in p.storages.iter().enumerate() {
@@ -44,6 +52,13 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
         write_kernel(out, k, &k.body)?;
     }
     for (i, s) in p.steps.iter().enumerate() {
+        for l in p.loops.iter().filter(|l| l.steps.start == i) {
+            writeln!(out, "loop {} times: steps {} to {}", l.count, i, l.steps.end - 1)?;
+            for m in &l.moves {
+                let (way, bytes) = (&m.way, &m.bytes);
+                writeln!(out, "  step {} b{} {way:?} by {bytes} bytes", m.step, m.buffer)?;
+            }
+        }
         let buffers: Vec<String> = s.buffers.iter().map(|b| format!("s{b}")).collect();
         let dims: Vec<String> = s.dims.iter().map(ToString::to_string).collect();
         writeln!(

@@ -26,6 +26,8 @@ pub struct Program {
     pub weights: Vec<Weight>,
     pub kernels: Vec<Kernel>,
     pub steps: Vec<Step>,
+    /// By first step, outer ones before inner ones.
+    pub loops: Vec<Loop>,
     /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
     pub requirements: Vec<(Dim, Dim)>,
     /// Holds the constants and the recipes that `weights` refer to.
@@ -238,6 +240,33 @@ pub struct ContractionSchedule {
     pub mc: usize,
 }
 
+/// Steps that run `count` times in a row.
+#[derive(Clone, Debug)]
+pub struct Loop {
+    pub steps: std::ops::Range<usize>,
+    pub count: Dim,
+    pub moves: Vec<Move>,
+}
+
+/// A buffer of a step that lies elsewhere in the next iteration.
+#[derive(Clone, Debug)]
+pub struct Move {
+    pub step: usize,
+    pub buffer: usize,
+    pub way: Way,
+    pub bytes: Dim,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Further by the bytes each time.
+    Advance,
+    /// In the first of two halves, then the second, then the first again.
+    Forth,
+    /// In the second of two halves first.
+    Back,
+}
+
 /// A call of a kernel.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -286,6 +315,11 @@ impl Kernels {
 }
 
 impl Program {
+    /// Whether the step runs more than once.
+    pub fn in_loop(&self, step: usize) -> bool {
+        self.loops.iter().any(|l| l.steps.contains(&step))
+    }
+
     /// Storage bytes, symbolic.
     pub fn bytes(&self, storage: usize) -> Dim {
         let s = &self.storages[storage];

@@ -157,39 +157,13 @@ fn schedule(body: &KernelBody) -> String {
 
 /// The kernels as dumps show them.
 fn kernels(p: &Program) -> Vec<String> {
-    let nothing = MemoryPlan {
-        offsets: vec![],
-        size: Dim::ZERO,
-    };
-    let alone = |kernel: &Kernel| {
-        let alone = Program {
-            name: "".into(),
-            symbols: vec![],
-            inputs: vec![],
-            outputs: vec![],
-            storages: vec![],
-            weights: vec![],
-            kernels: vec![kernel.clone()],
-            steps: vec![],
-            requirements: vec![],
-            graph: Graph::default(),
-        };
-        let text = cameo_kernel::print::program(&alone, &nothing);
-        // Without the line about the program and the number in it.
-        let text = text.split_once("kernel k0 ").map_or(&*text, |(_, kernel)| kernel);
-        text.trim_end().to_owned()
-    };
-    p.kernels.iter().map(alone).collect()
+    let text = |kernel: &Kernel| cameo_kernel::print::kernel(kernel).trim_end().to_owned();
+    p.kernels.iter().map(text).collect()
 }
 
 /// The arena over the steps, at the nominal sizes.
 fn memory(p: &Program, plan: &MemoryPlan) -> Value {
-    let mut lives: Vec<Option<(usize, usize)>> = vec![None; p.storages.len()];
-    for (i, step) in p.steps.iter().enumerate() {
-        for s in &step.buffers {
-            lives[*s].get_or_insert((i, i)).1 = i;
-        }
-    }
+    let lives = cameo_kernel::memory::lifetimes(p);
     let mut tensors = vec![];
     let mut spans: Vec<Vec<(i64, i64)>> = vec![vec![]; p.steps.len()];
     for (i, storage) in p.storages.iter().enumerate() {

@@ -6,11 +6,12 @@
 //!
 //! How a run works: the caller's input shapes fix the symbols; [`ModelDesc::shape`] evaluates every symbolic quantity
 //! once for these symbols into a table of `dims` and a table of byte `offsets`; the runtime resolves `buffers` into
-//! pointers; then every [`Step`] runs in order, each on all threads, each thread working on its own part.
+//! pointers; then every [`Step`] runs in order, each on all threads, each thread working on its own part. The steps of a
+//! [`Loop`] run once per iteration, and between iterations the pointers that its [`Move`]s name go on.
 #![no_std]
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -215,6 +216,49 @@ pub struct Step {
     pub name: Str,
 }
 
+/// Steps that are done several times in a row. Loops are listed by first step, outer ones before inner ones; two loops are
+/// either apart or one inside of the other, at most [`LOOP_DEPTH`] deep.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Loop {
+    /// First step.
+    pub first_step: u32,
+    /// Number of steps, at least 1.
+    pub step_count: u32,
+    /// Index in the `dims` table of the number of iterations.
+    pub count: u32,
+    /// First of its moves in [`ModelDesc::moves`].
+    pub first_move: u32,
+    /// Number of moves.
+    pub move_count: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// Most loops inside of each other.
+pub const LOOP_DEPTH: usize = 8;
+
+/// What happens to a resolved buffer between two iterations of a loop. After the last one it is where it was at first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    /// Index into [`ModelDesc::buffers`].
+    pub buffer: u32,
+    /// One of the `MOVE_*` constants.
+    pub kind: u32,
+    /// Index in the `dims` table of the number of bytes.
+    pub bytes: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// The next slice: forward by the bytes each time.
+pub const MOVE_ADVANCE: u32 = 0;
+/// The other one of two halves: forward after the first iteration, back after the second, and so on.
+pub const MOVE_FORTH: u32 = 1;
+/// The other one of two halves: back first.
+pub const MOVE_BACK: u32 = 2;
+
 /// Evaluates everything that depends on the symbols.
 ///
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
@@ -238,6 +282,8 @@ pub struct ModelDesc {
     pub outputs: Slice<Io>,
     pub buffers: Slice<Buffer>,
     pub steps: Slice<Step>,
+    pub loops: Slice<Loop>,
+    pub moves: Slice<Move>,
     pub dim_count: u64,
     pub offset_count: u64,
     pub shape: ShapeFn,

@@ -10,8 +10,8 @@
 use crate::error::{Error, Side};
 use crate::tensor::byte_size;
 use cameo_abi::{
-    ABI_VERSION, Buffer, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, MAGIC, ModelDesc, REGION_ARENA,
-    REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str, Symbol,
+    ABI_VERSION, Buffer, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Loop, MAGIC,
+    MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str, Symbol,
 };
 
 /// The descriptor's tables as slices.
@@ -167,6 +167,18 @@ impl Tables {
         slice(self.desc.steps)
     }
 
+    /// The loops over steps, by first step.
+    #[must_use]
+    pub fn loops(&self) -> &'static [Loop] {
+        slice(self.desc.loops)
+    }
+
+    /// What loops do to buffers.
+    #[must_use]
+    pub fn moves(&self) -> &'static [Move] {
+        slice(self.desc.moves)
+    }
+
     /// Kernel and ONNX nodes of a step, for people.
     #[must_use]
     pub fn step_name(&self, index: usize) -> &'static str {
@@ -294,7 +306,44 @@ impl Tables {
                 return Err("a step points outside the tables");
             }
         }
-        Ok(())
+        self.check_loops()
+    }
+
+    fn check_loops(&self) -> Result<(), &'static str> {
+        let (loops, moves) = (self.loops(), self.moves());
+        for (index, one) in loops.iter().enumerate() {
+            let range = |l: &Loop| {
+                let first = u64::from(l.first_step);
+                first..first + u64::from(l.step_count)
+            };
+            let own = range(one);
+            let inside = own.start < own.end && own.end <= self.desc.steps.len as u64;
+            let moved = u64::from(one.first_move) + u64::from(one.move_count) <= moves.len() as u64;
+            if !inside || !moved || u64::from(one.count) >= self.desc.dim_count {
+                return Err("a loop points outside the tables");
+            }
+            let mut depth = 1;
+            for before in loops[..index].iter().map(range) {
+                let around = before.start <= own.start && own.end <= before.end;
+                depth += usize::from(around);
+                if before.start > own.start || !around && before.end > own.start {
+                    return Err("loops cross each other");
+                }
+            }
+            if depth > LOOP_DEPTH {
+                return Err("loops are too deep");
+            }
+        }
+        let legal = |m: &Move| {
+            (m.buffer as usize) < self.desc.buffers.len
+                && u64::from(m.bytes) < self.desc.dim_count
+                && m.kind <= MOVE_BACK
+        };
+        if moves.iter().all(legal) {
+            Ok(())
+        } else {
+            Err("a move points outside the tables")
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 //! the workspace lint stands.
 #![no_std]
 
+mod cursor;
 mod description;
 mod error;
 mod float;

@@ -1,12 +1,16 @@
 //! The steps of one run on the processor's cores.
 //!
-//! Every thread of the team walks the same list of steps. Step `s` is done in `parts[s]` shares, share `p` by thread
-//! `p`; between two steps there is a barrier unless both have one share, because then thread 0 does both in order.
+//! Every thread of the team walks the same list of steps, those of a loop once per iteration. Step `s` is done in `parts[s]` shares, share `p` by thread
+//! `p`; between two steps there is a barrier unless both have one share, because then thread 0 does both in order. What a
+//! loop does to pointers between two iterations is like a step of one share.
 #![expect(unsafe_code, reason = "calls the model's kernels")]
 
+use crate::cursor::{Cursor, Event};
+use crate::description::Tables;
 use crate::error::Error;
 use crate::float::FlushDenormals;
-use cameo_abi::Step;
+use cameo_abi::{Loop, MOVE_ADVANCE, MOVE_FORTH, Move, Step};
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Scalar operations that are worth a thread. A barrier of spinning threads costs about 0.25 µs (two threads on an
@@ -37,38 +41,43 @@ pub unsafe trait Parallel: Send + Sync {
 /// One run, shared by its team of threads.
 pub struct Run<'a> {
     steps: &'a [Step],
+    loops: &'a [Loop],
+    moves: &'a [Move],
     parts: &'a [u32],
-    buffers: &'a [*mut u8],
+    buffers: &'a [Cell<*mut u8>],
     dims: &'a [i64],
     scratch: *mut u8,
     scratch_stride: usize,
     failed: AtomicUsize,
 }
 
-// SAFETY: shares of a step touch disjoint outputs (contract of `KernelFn`), each thread has its own scratch, and
-// barriers order the steps.
+// SAFETY: shares of a step touch disjoint outputs (contract of `KernelFn`), each thread has its own scratch, barriers
+// order the steps, and pointers are written between two barriers by one thread.
 unsafe impl Sync for Run<'_> {}
 
 impl<'a> Run<'a> {
-    /// A run of `steps`.
+    /// A run of a model's steps.
     ///
     /// # Safety
-    /// `buffers` and `dims` are the resolved tables of the model that `steps` belongs to; `scratch` has
+    /// `buffers` and `dims` are the resolved tables of the model; `scratch` has
     /// `scratch_stride` bytes for each of as many threads as `parts` names. All stay valid and unshared while it runs.
     #[must_use]
     pub unsafe fn new(
-        steps: &'a [Step],
+        tables: Tables,
         parts: &'a [u32],
-        buffers: &'a [*mut u8],
+        buffers: &'a mut [*mut u8],
         dims: &'a [i64],
         scratch: *mut u8,
         scratch_stride: usize,
     ) -> Self {
+        let steps = tables.steps();
         debug_assert_eq!(steps.len(), parts.len());
         Self {
             steps,
+            loops: tables.loops(),
+            moves: tables.moves(),
             parts,
-            buffers,
+            buffers: Cell::from_mut(buffers).as_slice_of_cells(),
             dims,
             scratch,
             scratch_stride,
@@ -82,13 +91,20 @@ impl<'a> Run<'a> {
         self.parts
     }
 
-    /// One past the last step that has several shares.
+    /// One past the last step that has several shares, or past the loops that it is in.
     #[must_use]
     pub fn parallel_end(&self) -> usize {
-        self.parts
-            .iter()
-            .rposition(|&parts| parts > 1)
-            .map_or(0, |last| last + 1)
+        let last = self.parts.iter().rposition(|&parts| parts > 1);
+        let end = last.map_or(0, |last| last + 1);
+        let ends = self.loops.iter().filter_map(|l| {
+            let first = l.first_step as usize;
+            (first < end).then_some(first + l.step_count as usize)
+        });
+        ends.fold(end, usize::max)
+    }
+
+    fn events(&self, from: usize, to: usize) -> Cursor<'a> {
+        Cursor::new(self.loops, self.dims, from, to)
     }
 
     /// The first step, in order, that reported an index out of range.
@@ -103,7 +119,13 @@ impl<'a> Run<'a> {
     /// [`Error::InvalidArgument`] when the pool left tasks out.
     pub fn on<T>(&mut self, pool: &dyn Parallel) -> Result<(), Error<T>> {
         let run = &*self;
-        for (step, &parts) in run.parts.iter().enumerate() {
+        for event in run.events(0, run.parts.len()) {
+            let Event::Step(step) = event else {
+                // SAFETY: `Parallel` returned from every step before.
+                unsafe { run.move_buffers(event) };
+                continue;
+            };
+            let parts = run.parts[step];
             let done = AtomicU32::new(0);
             let task = |part: usize| {
                 if part < parts as usize {
@@ -132,17 +154,80 @@ impl<'a> Run<'a> {
     /// No other thread runs under the same number, and `barrier` is a barrier of the whole team.
     pub unsafe fn walk(&self, thread: usize, barrier: impl Fn()) {
         // Nothing lies before the first step that could still be running.
-        let mut previous = 1;
-        for step in 0..self.parallel_end() {
-            let parts = self.parts[step];
-            if step > 0 && (parts > 1 || previous > 1) {
+        let (mut previous, mut first) = (1, true);
+        for event in self.events(0, self.parallel_end()) {
+            let parts = match event {
+                Event::Step(step) => self.parts[step],
+                _ => 1,
+            };
+            if !first && (parts > 1 || previous > 1) {
                 barrier();
             }
             if thread < parts as usize {
                 // SAFETY: share `thread` is this thread's alone; the barrier ordered it behind the steps before.
-                unsafe { self.share(step, thread) };
+                unsafe { self.happen(event, thread) };
             }
-            previous = parts;
+            (previous, first) = (parts, false);
+        }
+    }
+
+    /// The steps behind [`Run::parallel_end`], which have one share each.
+    ///
+    /// # Safety
+    /// All steps before are complete, and no other thread runs.
+    pub unsafe fn rest(&self) {
+        for event in self.events(self.parallel_end(), self.parts.len()) {
+            // SAFETY: this is the only thread.
+            unsafe { self.happen(event, 0) };
+        }
+    }
+
+    /// Share `part` of an event.
+    ///
+    /// # Safety
+    /// That of [`Run::share`] or [`Run::move_buffers`].
+    unsafe fn happen(&self, event: Event, part: usize) {
+        match event {
+            // SAFETY: as the caller promised.
+            Event::Step(step) => unsafe { self.share(step, part) },
+            // SAFETY: as the caller promised.
+            _ => unsafe { self.move_buffers(event) },
+        }
+    }
+
+    /// Moves the buffers of a loop.
+    ///
+    /// # Safety
+    /// No step is under way, and no other thread moves buffers.
+    unsafe fn move_buffers(&self, event: Event) {
+        let (index, iteration, back) = match event {
+            Event::Step(_) => return,
+            Event::Advance(index, iteration) => (index, iteration, false),
+            Event::Rewind(index, iteration) => (index, iteration, true),
+        };
+        let Loop {
+            first_move, move_count, ..
+        } = self.loops[index];
+        for m in &self.moves[first_move as usize..][..move_count as usize] {
+            let odd = iteration % 2 != 0;
+            // In multiples of the bytes; nothing is below the first half and above the second.
+            let times = match (m.kind, back) {
+                (MOVE_ADVANCE, false) => 1,
+                (MOVE_ADVANCE, true) => -iteration,
+                (kind, false) => {
+                    if (kind == MOVE_FORTH) == odd {
+                        -1
+                    } else {
+                        1
+                    }
+                }
+                (_, true) if !odd => 0,
+                (MOVE_FORTH, true) => -1,
+                (_, true) => 1,
+            };
+            let buffer = &self.buffers[m.buffer as usize];
+            let bytes = self.dims[m.bytes as usize].wrapping_mul(times);
+            buffer.set(buffer.get().wrapping_offset(bytes as isize));
         }
     }
 
@@ -161,7 +246,7 @@ impl<'a> Run<'a> {
         // as the kernel reads; scratch and shares as the caller promised.
         let status = unsafe {
             kernel(
-                self.buffers.as_ptr().add(first_buffer as usize),
+                self.buffers.as_ptr().add(first_buffer as usize).cast(),
                 self.dims.as_ptr().add(first_dim as usize),
                 part as i64,
                 i64::from(self.parts[step]),

@@ -81,6 +81,8 @@ static MODEL: ModelDesc = ModelDesc {
     ]),
     // The second one's input is the first one's output.
     steps: slice(&[step("first", 0), step("second", 2)]),
+    loops: slice(&[]),
+    moves: slice(&[]),
     dim_count: 2,
     offset_count: 1,
     shape,
@@ -169,7 +171,7 @@ fn a_run_in_arrays() {
         for (pool, complete) in [(Upto(1), expected_parts == [1, 1]), (Upto(threads), true)] {
             let scratch = scratch.0.as_mut_ptr();
             // SAFETY: the tables are the model's, and the memory is as large as they say.
-            let mut run = unsafe { Run::new(tables.steps(), &parts, &pointers, &dims, scratch, stride) };
+            let mut run = unsafe { Run::new(tables, &parts, &mut pointers, &dims, scratch, stride) };
             assert_eq!(run.on::<&str>(&pool).is_ok(), complete);
             assert_eq!(run.failed_step(), None);
         }

@@ -156,6 +156,8 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         outputs: constant(vec![io("y", DType::F32, vec![named(0)])]),
         buffers: constant(buffers),
         steps: constant(list),
+        loops: constant(vec![]),
+        moves: constant(vec![]),
         dim_count: 3,
         offset_count: 2,
         shape: relay_shape,
@@ -163,6 +165,83 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         weight_hash: 0,
         weights: std::ptr::null(),
         cpu_features: 0,
+    }
+}
+
+// The same with `count` steps between the first and the last done by one step in a loop, which goes to and fro between two
+// halves of the arena; `count` must be even. The outputs of all of them are stacked in `z [count, S] f32` too.
+
+const COUNT: i64 = 6;
+
+unsafe extern "C" fn loop_shape(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32 {
+    let status = unsafe { relay_shape(symbols, dims, offsets, sizes) };
+    unsafe {
+        let half = *offsets.add(1);
+        dims.add(3)
+            .copy_from_nonoverlapping([COUNT, half, 4 * *symbols].as_ptr(), 3);
+    }
+    status
+}
+
+unsafe extern "C" fn relay_twice(
+    buffers: *const *mut u8,
+    dims: *const i64,
+    part: i64,
+    parts: i64,
+    scratch: *mut u8,
+) -> i32 {
+    unsafe {
+        let [from, to, also] = std::array::from_fn(|i| *buffers.add(i));
+        relay([from, to].as_ptr(), dims, part, parts, scratch);
+        relay([from, also].as_ptr(), dims, part, parts, scratch)
+    }
+}
+
+/// The outer steps are parallel or not, and so are those of the loop.
+pub fn loop_model(outer: bool, inner: bool) -> ModelDesc {
+    let work = |parallel| if parallel { 1 } else { 2 };
+    let arena = |half| buffer(REGION_ARENA, 0, half);
+    let moved = |buffer, kind, bytes| Move {
+        buffer,
+        kind,
+        bytes,
+        reserved: 0,
+    };
+    ModelDesc {
+        outputs: constant(vec![
+            io("y", DType::F32, vec![named(0)]),
+            io("z", DType::F32, vec![fixed(COUNT), named(0)]),
+        ]),
+        buffers: constant(vec![
+            buffer(REGION_INPUT, 0, 0),
+            arena(0),
+            arena(0),
+            arena(1),
+            buffer(REGION_OUTPUT, 1, 0),
+            arena(0),
+            buffer(REGION_OUTPUT, 0, 0),
+        ]),
+        steps: constant(vec![
+            step("first", relay, 0, 0, work(outer)),
+            step("loop", relay_twice, 2, 0, work(inner)),
+            step("last", relay, 5, 0, work(outer)),
+        ]),
+        loops: constant(vec![Loop {
+            first_step: 1,
+            step_count: 1,
+            count: 3,
+            first_move: 0,
+            move_count: 3,
+            reserved: 0,
+        }]),
+        moves: constant(vec![
+            moved(2, MOVE_FORTH, 4),
+            moved(3, MOVE_BACK, 4),
+            moved(4, MOVE_ADVANCE, 5),
+        ]),
+        dim_count: 6,
+        shape: loop_shape,
+        ..relay_model(2, |_| false)
     }
 }
 
@@ -223,6 +302,8 @@ pub fn lookup_model(embedded: bool) -> ModelDesc {
             buffer(REGION_OUTPUT, 0, 0),
         ]),
         steps: constant(vec![step("lookup", lookup, 0, 0, 2)]),
+        loops: constant(vec![]),
+        moves: constant(vec![]),
         dim_count: 3,
         offset_count: 0,
         shape: lookup_shape,

@@ -281,7 +281,7 @@ mod tests {
         };
         match Conv.lower(&cx).expect("legal") {
             Lowering::Compute(mut c) => c.remove(0),
-            Lowering::Decompose(_) => panic!("one nest of loops"),
+            Lowering::Decompose(_) | Lowering::Scan => panic!("one nest of loops"),
         }
     }
 

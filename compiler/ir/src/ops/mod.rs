@@ -31,6 +31,7 @@ pub mod response;
 mod rotary;
 #[cfg(test)]
 mod samples;
+pub mod scan;
 mod scatter;
 pub mod shape;
 mod slice;
@@ -60,6 +61,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Convolution", conv::OPS),
     ("Pooling", pool::OPS),
     ("Resize", resize::OPS),
+    ("Loops over time", scan::OPS),
     ("Contributed", contrib::OPS),
 ];
 

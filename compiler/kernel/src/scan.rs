@@ -1,0 +1,325 @@
+//! Loops over time: the body becomes a program of its own, whose steps run once per step of time.
+//!
+//! ```text
+//! last, y = Scan(h, x, w)              copy h to half 0 of H
+//!   h', y[t] = body(h, x[t], w)    →   loop t: the body's steps, with h = half t%2 of H, h' = the other half,
+//!                                              x[t] and y[t] one slice further each time
+//!                                      copy half T%2 of H to last
+//! ```
+//!
+//! Kernels never see the time: between two iterations the runtime moves the pointers that they are called with. What is cut
+//! into slices is stored row-major, time outermost.
+
+use cameo_ir::ops::scan::Parts;
+use cameo_ir::structured::{Body, Expr};
+use cameo_ir::{Bounds, Def, Dim, Graph, OpError, Origin, ValueId};
+use rustc_hash::FxHashMap;
+
+use crate::build::{Builder, Draft};
+use crate::chain::counted;
+use crate::expand::LowerError;
+use crate::group::Group;
+use crate::program::{Buffer, Loop, Move, Nest, NestSchedule, Place, Step, Storage, Store, Way, Weight};
+
+/// Where a tensor of the body lies.
+struct Bound {
+    storage: usize,
+    /// How it moves between iterations, and by how many bytes.
+    way: Option<(Way, Dim)>,
+}
+
+impl Builder<'_> {
+    pub(crate) fn scan(&mut self, g: &Group) -> Result<(), Vec<LowerError>> {
+        let node = self.info.graph.node(g.seed).clone();
+        let here = |error: OpError| LowerError {
+            op: node.op.to_string(),
+            origin: node.origin.clone(),
+            error,
+        };
+        let parts = Parts::of(&node.attrs).map_err(|e| vec![here(e)])?;
+        let body = crate::partition(parts.body, self.target)?;
+        let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
+        let one = |e| vec![e];
+        let bytes = |v: ValueId| {
+            let fact = parts.body.fact(v);
+            fact.element_count() * Dim::from(fact.dtype.size())
+        };
+
+        // Extents of which only a run can tell that they are equal.
+        let agree = |inner: &[Dim], outer: &[Dim]| {
+            inner
+                .iter()
+                .zip(outer)
+                .filter(|(a, b)| a != b)
+                .map(|(a, b)| (a.clone(), b.clone()))
+                .collect::<Vec<_>>()
+        };
+        let mut equal = vec![];
+        for (i, (v, inner)) in operands.iter().zip(parts.body.inputs()).enumerate() {
+            let shape = &self.info.graph.fact(*v).shape;
+            let cut = (parts.states..parts.states + parts.slices).contains(&i);
+            if cut {
+                equal.extend(agree(&shape[..1], std::slice::from_ref(parts.length)));
+            }
+            equal.extend(agree(&parts.body.fact(*inner).shape, &shape[usize::from(cut)..]));
+        }
+        for (v, (_, inner)) in operands.iter().zip(&parts.body.outputs()[..parts.states]) {
+            equal.extend(agree(&parts.body.fact(*inner).shape, &self.info.graph.fact(*v).shape));
+        }
+        for (a, b) in equal {
+            self.require(b.clone(), a.clone());
+            self.require(a, b);
+        }
+
+        let mut inputs = vec![];
+        for (i, (v, inner)) in operands.iter().zip(parts.body.inputs()).enumerate() {
+            inputs.push(if i < parts.states {
+                let storage = self.halves(*v);
+                self.copy(*v, storage, &self.row_major(*v)).map_err(one)?;
+                Bound {
+                    storage,
+                    way: Some((Way::Forth, bytes(*inner))),
+                }
+            } else {
+                let storage = self.dense(*v).map_err(one)?;
+                let cut = i < parts.states + parts.slices;
+                Bound {
+                    storage,
+                    way: cut.then(|| (Way::Advance, bytes(*inner))),
+                }
+            });
+        }
+        let mut outputs = vec![];
+        for (i, (_, inner)) in parts.body.outputs().iter().enumerate() {
+            outputs.push(if i < parts.states {
+                Bound {
+                    storage: inputs[i].storage,
+                    way: Some((Way::Back, bytes(*inner))),
+                }
+            } else if let v = node.outputs[i]
+                && g.exits.contains(&v)
+            {
+                Bound {
+                    storage: self.place(v, self.row_major(v)),
+                    way: Some((Way::Advance, bytes(*inner))),
+                }
+            } else {
+                // Nobody reads it: every iteration may write to the same place.
+                let fact = parts.body.fact(*inner);
+                let storage = self.add_storage("", fact.dtype, fact.element_count());
+                Bound { storage, way: None }
+            });
+        }
+        self.splice(body, parts.length, &inputs, &outputs, &node.origin);
+        for (i, v) in node.outputs.iter().enumerate().take(parts.states) {
+            if g.exits.contains(v) {
+                self.last_half(*v, inputs[i].storage, parts.length, &node.origin);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the body's steps as a loop.
+    fn splice(&mut self, body: crate::Program, length: &Dim, inputs: &[Bound], outputs: &[Bound], origin: &Origin) {
+        let mut moved = Transplant::default();
+        let places: Vec<Bound> = body
+            .storages
+            .iter()
+            .map(|s| match s.place {
+                Place::Input(i) => Bound {
+                    storage: inputs[i].storage,
+                    way: inputs[i].way.clone(),
+                },
+                Place::Output(i) => Bound {
+                    storage: outputs[i].storage,
+                    way: outputs[i].way.clone(),
+                },
+                Place::Arena => Bound {
+                    storage: self.add_storage(&s.name, s.dtype, s.elements.clone()),
+                    way: None,
+                },
+                Place::Weight(w) => {
+                    let weight = &body.weights[w];
+                    let value = moved.value(&body.graph, &mut self.program.graph, weight.value);
+                    let storage = self.weight(Weight {
+                        value,
+                        ..weight.clone()
+                    });
+                    Bound { storage, way: None }
+                }
+            })
+            .collect();
+        let first = self.program.steps.len();
+        let mut moves = vec![];
+        for (i, step) in body.steps.into_iter().enumerate() {
+            let kernel = self.kernels.number(body.kernels[step.kernel].clone());
+            for (buffer, s) in step.buffers.iter().enumerate() {
+                if let Some((way, bytes)) = &places[*s].way {
+                    moves.push(Move {
+                        step: first + i,
+                        buffer,
+                        way: *way,
+                        bytes: bytes.clone(),
+                    });
+                }
+            }
+            self.program.steps.push(Step {
+                kernel,
+                buffers: step.buffers.iter().map(|s| places[*s].storage).collect(),
+                flops: step.flops * length.clone(),
+                origin: if step.origin.names().is_empty() {
+                    origin.clone()
+                } else {
+                    step.origin
+                },
+                // They are not values of the graph.
+                values: vec![],
+                ..step
+            });
+        }
+        let end = self.program.steps.len();
+        if first < end {
+            self.program.loops.push(Loop {
+                steps: first..end,
+                count: length.clone(),
+                moves,
+            });
+        }
+        for mut inner in body.loops {
+            inner.steps = inner.steps.start + first..inner.steps.end + first;
+            inner.moves.iter_mut().for_each(|m| m.step += first);
+            self.program.loops.push(inner);
+        }
+        for (a, b) in body.requirements {
+            self.require(a, b);
+        }
+    }
+
+    fn require(&mut self, a: Dim, b: Dim) {
+        let r = (a, b);
+        if !self.program.requirements.contains(&r) {
+            self.program.requirements.push(r);
+        }
+    }
+
+    fn row_major(&self, v: ValueId) -> Vec<usize> {
+        (0..self.info.graph.fact(v).rank()).collect()
+    }
+
+    fn add_storage(&mut self, name: &str, dtype: cameo_ir::DType, elements: Dim) -> usize {
+        self.program.storages.push(Storage {
+            name: name.into(),
+            dtype,
+            elements,
+            place: Place::Arena,
+        });
+        self.program.storages.len() - 1
+    }
+
+    /// Memory for two tensors like `v`, one behind the other.
+    fn halves(&mut self, v: ValueId) -> usize {
+        let value = self.info.graph.value(v);
+        let (name, fact) = (value.name.clone(), value.fact.clone());
+        self.add_storage(&name, fact.dtype, fact.element_count() * Dim::from(2i64))
+    }
+
+    /// A kernel that writes the half that the last iteration wrote to where `v` is placed.
+    fn last_half(&mut self, v: ValueId, halves: usize, length: &Dim, origin: &Origin) {
+        let order = self.row_major(v);
+        let to = self.place(v, order.clone());
+        let buffer = self.buffer_of(v, &order);
+        let outer = buffer.extents.clone();
+        let index: Vec<Dim> = (0..outer.len()).map(Dim::iter).collect();
+        let two = |first: Dim, rest: &[Dim]| std::iter::once(first).chain(rest.iter().cloned()).collect::<Vec<_>>();
+        let from = Buffer {
+            dtype: buffer.dtype,
+            strides: two(Dim::product(&outer), &buffer.strides),
+            extents: two(Dim::from(2i64), &outer),
+        };
+        let mut d = Draft::new(outer.clone());
+        let operand = d.buffer(halves, from) as u32;
+        let root = d.body.push(Expr::Load {
+            operand,
+            dtype: buffer.dtype,
+            index: two(length.modulo(&Dim::from(2i64)), &index),
+            fill: None,
+        });
+        let buffer = d.buffer(to, buffer);
+        let nest = Nest {
+            outer,
+            row: vec![],
+            body: Body::new(),
+            reductions: vec![],
+            stores: vec![Store { buffer, index, root }],
+            temps: vec![],
+            schedule: NestSchedule { vector: None },
+        };
+        self.push_nest(d, nest, origin.clone(), vec![(v, to)]);
+    }
+
+    /// Where the elements of `v` lie row-major, after a copy if they do not yet.
+    fn dense(&mut self, v: ValueId) -> Result<usize, LowerError> {
+        let shape = self.info.graph.fact(v).shape.clone();
+        let (base, index) = self.info.resolve(v, (0..shape.len()).map(Dim::iter).collect());
+        if self.placed.contains_key(&base) || self.info.constant[base.0 as usize] {
+            let (storage, buffer) = self.stored(base);
+            let bounds = Bounds::of(&shape);
+            if bounds.simplify(&buffer.offset(&index)) == bounds.simplify(&counted(&shape)) {
+                return Ok(storage);
+            }
+        }
+        let value = self.info.graph.value(v);
+        let (name, dtype, elements) = (value.name.clone(), value.fact.dtype, value.fact.element_count());
+        let storage = self.add_storage(&name, dtype, elements);
+        self.copy(v, storage, &self.row_major(v))?;
+        Ok(storage)
+    }
+}
+
+/// Constants of one graph that become constants of another, each once.
+#[derive(Default)]
+struct Transplant {
+    new: FxHashMap<ValueId, ValueId>,
+}
+
+impl Transplant {
+    fn value(&mut self, from: &Graph, to: &mut Graph, v: ValueId) -> ValueId {
+        let mut stack = vec![v];
+        while let Some(v) = stack.last().copied() {
+            if self.new.contains_key(&v) {
+                stack.pop();
+                continue;
+            }
+            match &from.value(v).def {
+                Def::Weight(t) => {
+                    let w = to.add_weight(&from.value(v).name, t.clone());
+                    self.new.insert(v, w);
+                }
+                Def::Node(n, _) => {
+                    let node = from.node(*n);
+                    let missing: Vec<ValueId> = node
+                        .inputs
+                        .iter()
+                        .flatten()
+                        .copied()
+                        .filter(|i| !self.new.contains_key(i))
+                        .collect();
+                    if !missing.is_empty() {
+                        stack.extend(missing);
+                        continue;
+                    }
+                    let inputs = node.inputs.iter().map(|i| i.map(|i| self.new[&i])).collect();
+                    let facts = node.outputs.iter().map(|o| from.fact(*o).clone()).collect();
+                    let made = to.add_typed_node(node.op, node.attrs.clone(), inputs, facts, node.origin.clone());
+                    self.new.extend(node.outputs.iter().copied().zip(made));
+                }
+                // Recipes depend on weights only.
+                Def::Input(_) | Def::Removed => {
+                    self.new.insert(v, v);
+                }
+            }
+            stack.pop();
+        }
+        self.new[&v]
+    }
+}
