@@ -104,6 +104,8 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("cse")?;
     // Less to look at; afterwards "is read once" means what it says.
     run("dce")?;
+    // Time steps that were written out are one loop: everything below sees each of them once.
+    run("reroll")?;
     // All need "is read once", and come before factors move, which would tear the formulas apart: normalisations,
     // activations, attention and rotary embeddings that exporters spelled out become one operation each.
     run("norms")?;

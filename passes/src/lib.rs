@@ -21,6 +21,7 @@ mod known_shapes;
 mod norms;
 mod pattern;
 mod reparam;
+mod reroll;
 mod rotary;
 #[cfg(test)]
 mod testing;
@@ -50,6 +51,7 @@ pub const PASSES: &[&Pass] = &[
     &known_shapes::PASS,
     &norms::PASS,
     &reparam::PASS,
+    &reroll::PASS,
     &rotary::PASS,
     &transposes::PASS,
 ];

@@ -18,11 +18,12 @@ from pathlib import Path
 from compiled import Checks
 from match import compare
 
-# One of each kind that matters: both exporters, transformers, plain, depthwise and attention-free image networks.
+# One of each kind that matters: both exporters, transformers, plain, depthwise and attention-free image
+# networks, recurrences that are written out.
 NAMES = [
     "bert_base_eager_ts", "bert_base_sdpa_dynamo", "distilbert", "resnet50", "mobilenetv2_100", "efficientnet_b0",
     "deit_small_ts", "deit_small_dynamo", "convnext_atto_ts", "convnext_atto_dynamo", "efficientformer_l1",
-    "squeezenet1_0", "mixer_s32_224",
+    "squeezenet1_0", "mixer_s32_224", "mamba_s128", "rwkv",
 ]
 
 
@@ -48,7 +49,7 @@ def test_cases(zoo, name):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    ap.add_argument("names", nargs="*", help="default: the thirteen of this file")
+    ap.add_argument("names", nargs="*", help="default: those of this file")
     ap.add_argument("--zoo", type=Path, required=True)
     ap.add_argument("--cache", type=Path, help="keep the written models here")
     ap.add_argument("--threads", type=int, default=2)
