@@ -102,6 +102,7 @@ check "digits against ONNX Runtime" "$python" "$tests/oracle/match.py" "$example
     --at N=1 --at N=7 --at N=64
 check "light models" "$python" "$tests/oracle/light.py"
 check "contributed operators" "$python" "$tests/oracle/contrib.py"
+check "loops over time" "$python" "$tests/oracle/loops.py"
 check "digits in C" digits_program
 # The quickstart also writes minilm.onnx.
 check "quickstart" quickstart

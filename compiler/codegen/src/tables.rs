@@ -20,6 +20,9 @@ use crate::artifact::ArtifactError;
 use crate::object::{Arch, Machine};
 use crate::shape::{self, Quantities};
 
+// What the kernel room allows the runtime can walk.
+const _: () = assert!(cameo_kernel::program::LOOP_DEPTH <= abi::LOOP_DEPTH);
+
 /// Longest name of a step, in bytes: enough for a few ONNX nodes in one line of a profile.
 const STEP_NAME_BYTES: usize = 160;
 
@@ -461,16 +464,6 @@ impl Layout {
 
     fn loops(&mut self, program: &Program, plan: &MemoryPlan) -> Result<(), ArtifactError> {
         for l in &program.loops {
-            if program
-                .loops
-                .iter()
-                .filter(|o| o.steps.start <= l.steps.start && l.steps.end <= o.steps.end)
-                .count()
-                > abi::LOOP_DEPTH
-            {
-                let deep = format!("more than {} loops inside of each other", abi::LOOP_DEPTH);
-                return Err(ArtifactError::Tables(deep));
-            }
             let first_move = index(self.moves.len())?;
             for m in &l.moves {
                 let buffer = self.steps[m.step][0] + index(m.buffer)?;

@@ -417,6 +417,21 @@ impl Graph {
         self.values[v.0 as usize].name = name.into();
     }
 
+    /// The graph with these of its inputs and outputs, in this order. Inputs that are left out must not be read.
+    #[must_use]
+    pub fn with_ends(&self, inputs: &[usize], outputs: &[usize]) -> Self {
+        let mut out = self.clone();
+        out.inputs = inputs.iter().map(|i| self.inputs[*i]).collect();
+        for v in &self.inputs {
+            out.values[v.0 as usize].def = match out.inputs.iter().position(|i| i == v) {
+                Some(i) => Def::Input(i as u32),
+                None => Def::Removed,
+            };
+        }
+        out.outputs = outputs.iter().map(|i| self.outputs[*i].clone()).collect();
+        out
+    }
+
     /// The graph with every dim of facts and attributes replaced, those of bodies too; `f` keeps what dims are equal. Its
     /// symbols are those that are left.
     #[must_use]

@@ -240,6 +240,9 @@ pub struct ContractionSchedule {
     pub mc: usize,
 }
 
+/// Most loops inside of each other that a program may have.
+pub const LOOP_DEPTH: usize = 8;
+
 /// Steps that run `count` times in a row.
 #[derive(Clone, Debug)]
 pub struct Loop {

@@ -19,7 +19,7 @@ use crate::build::{Builder, Draft};
 use crate::chain::counted;
 use crate::expand::LowerError;
 use crate::group::Group;
-use crate::program::{Buffer, Loop, Move, Nest, NestSchedule, Place, Step, Storage, Store, Way, Weight};
+use crate::program::{Buffer, LOOP_DEPTH, Loop, Move, Nest, NestSchedule, Place, Step, Storage, Store, Way, Weight};
 
 /// Where a tensor of the body lies.
 struct Bound {
@@ -38,6 +38,16 @@ impl Builder<'_> {
         };
         let parts = Parts::of(&node.attrs).map_err(|e| vec![here(e)])?;
         let body = crate::partition(parts.body, self.target)?;
+        let around = |l: &Loop| {
+            body.loops
+                .iter()
+                .filter(|o| o.steps.start <= l.steps.start && l.steps.end <= o.steps.end)
+                .count()
+        };
+        if body.loops.iter().map(around).max().unwrap_or(0) >= LOOP_DEPTH {
+            let deep = format!("more than {LOOP_DEPTH} loops inside of each other");
+            return Err(vec![here(OpError::Unsupported(deep))]);
+        }
         let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
         let one = |e| vec![e];
         let bytes = |v: ValueId| {

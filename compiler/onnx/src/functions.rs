@@ -12,7 +12,7 @@ use crate::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot, domain, opsets};
 
 /// Calls and branches inside each other. Exporters nest by module, a dozen deep.
-const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// The functions of a model by domain, name and overload.
 #[derive(Debug, Default)]
@@ -32,6 +32,19 @@ impl<'m> Functions<'m> {
             }
         }
         Self { by_name, stack: vec![] }
+    }
+
+    /// Notes that a branch or a body is being imported; `false` when it would be too deep.
+    pub fn enter(&mut self) -> bool {
+        let fits = self.stack.len() < MAX_DEPTH;
+        if fits {
+            self.stack.push(None);
+        }
+        fits
+    }
+
+    pub fn leave(&mut self) {
+        self.stack.pop();
     }
 
     /// The function that a node calls. A function goes before an operator of the same name: the file knows what it means.
@@ -166,14 +179,13 @@ impl<'m> Importer<'m> {
             self.problems.node(site, f);
             return false;
         }
-        if self.functions.stack.len() >= MAX_DEPTH {
+        if !self.functions.enter() {
             let f = Fault::unsupported(format!("branches are nested deeper than {MAX_DEPTH}"));
             self.problems.node(site, f);
             return false;
         }
-        self.functions.stack.push(None);
         let slots = self.subgraph(scope, node, site, taken);
-        self.functions.stack.pop();
+        self.functions.leave();
         for (name, slot) in slots {
             scope.set(name, slot);
         }

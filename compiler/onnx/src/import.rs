@@ -149,13 +149,14 @@ pub(crate) fn known(site: &Site) -> bool {
     if site.op.starts_with("cameo::") {
         return false;
     }
-    site.op == "Constant" || Op::find(&site.op).is_some() || opset::renamed(&site.op, site.opset.unwrap_or(i64::MAX))
+    matches!(site.op.as_str(), "Constant" | "Loop" | "Scan")
+        || Op::find(&site.op).is_some()
+        || opset::renamed(&site.op, site.opset.unwrap_or(i64::MAX))
 }
 
 pub(crate) fn unknown(op: &str) -> Fault {
     let fault = Fault::unsupported(format!("unsupported operator `{op}`"));
     match op {
-        "Loop" | "Scan" => fault.hint("export the model with the loop unrolled"),
         "If" => fault.hint("only conditions that are known at compile time are supported: export one branch"),
         _ if op.contains("::") => fault.hint(
             "operators of this domain are runtime extensions; export without them, or add them to the model as a function",
@@ -369,11 +370,7 @@ impl<'m> Importer<'m> {
         match site.op.as_str() {
             "Constant" => self.constant(scope, node, site, &attrs),
             "If" => self.branch(scope, node, site, &attrs),
-            "Loop" | "Scan" => {
-                self.problems.node(site, unknown(&site.op));
-                self.unknown_inside(scope, site, &attrs);
-                false
-            }
+            "Loop" | "Scan" => self.over_time(scope, node, site, &attrs),
             _ => self.operator(scope, node, site, &attrs, used),
         }
     }

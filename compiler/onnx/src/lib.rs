@@ -27,6 +27,7 @@ mod error;
 mod external;
 mod functions;
 mod import;
+mod loops;
 pub mod opset;
 mod plan;
 pub mod proto;

@@ -32,7 +32,8 @@ pub(crate) fn subgraphs(a: &AttributeProto) -> impl Iterator<Item = &GraphProto>
     a.g.as_deref().into_iter().chain(&a.graphs)
 }
 
-fn captures<'m>(graph: &'m GraphProto, f: &mut dyn FnMut(&'m str)) {
+/// Calls `f` for every name that the nodes and outputs of a graph read, and harmlessly some that it defines.
+pub(crate) fn captures<'m>(graph: &'m GraphProto, f: &mut dyn FnMut(&'m str)) {
     graph.node.iter().for_each(|n| reads(n, f));
     graph.output.iter().for_each(|o| f(&o.name));
 }

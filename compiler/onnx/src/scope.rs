@@ -51,6 +51,17 @@ impl<'m> Scope<'m> {
         }
     }
 
+    /// The inside of a body that becomes a graph of its own.
+    pub fn body(&self, prefix: String) -> Self {
+        Self {
+            layers: vec![BTreeMap::new()],
+            opsets: self.opsets.clone(),
+            attrs: self.attrs.clone(),
+            prefix,
+            in_function: self.in_function,
+        }
+    }
+
     /// Whether this code may be there many times.
     pub fn in_function(&self) -> bool {
         self.in_function

@@ -3,6 +3,7 @@
 mod fuzz;
 mod import;
 mod independent;
+mod loops;
 mod models;
 mod mutate;
 mod seeds;

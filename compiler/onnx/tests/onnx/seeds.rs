@@ -224,7 +224,56 @@ pub fn seeds() -> Vec<ModelProto> {
         function("G", &["p"], &["r"], vec![node("Neg", &["p"], &["r"], vec![])]),
     ];
     structure.opset_import.push(opset("local", 1));
-    vec![conv, shapes, structure]
+    let row = graph(
+        vec![value("s", DType::F32, &["3"]), value("e", DType::F32, &["3"])],
+        vec![],
+        vec![node("Add", &["s", "e"], &["t"], vec![])],
+        &["t", "t"],
+    );
+    let step = graph(
+        vec![
+            value("i", DType::I64, &[]),
+            value("cond", DType::Bool, &[]),
+            value("h", DType::F32, &["3"]),
+        ],
+        vec![f32s("w", &[3], &[1.0, 2.0, 3.0])],
+        vec![
+            node("Gather", &["x", "i"], &["row"], vec![int("axis", 0)]),
+            node("Mul", &["row", "w"], &["p"], vec![]),
+            node("Sub", &["h", "p"], &["next"], vec![]),
+        ],
+        &["cond", "next", "p"],
+    );
+    let loops = model(
+        16,
+        graph(
+            vec![value("x", DType::F32, &["T", "3"])],
+            vec![
+                f32s("h0", &[3], &[0.0; 3]),
+                weight("four", &cameo_ir::Tensor::i64(&[], [4])),
+            ],
+            vec![
+                node(
+                    "Scan",
+                    &["h0", "x"],
+                    &["sum", "sums"],
+                    vec![
+                        graph_attr("body", row),
+                        int("num_scan_inputs", 1),
+                        ints("scan_input_axes", &[0]),
+                    ],
+                ),
+                node(
+                    "Loop",
+                    &["four", "", "sum"],
+                    &["last", "all"],
+                    vec![graph_attr("body", step)],
+                ),
+            ],
+            &["sums", "last", "all"],
+        ),
+    );
+    vec![conv, shapes, structure, loops]
 }
 
 /// Operators with operands and attributes that their schemas allow by kind, and numbers that they should not allow.

@@ -1,0 +1,425 @@
+//! `Scan`, and `Loop` with a number of iterations that is known: loops over time with closed bodies.
+//!
+//! A body of ONNX sees all names around it; here it becomes a graph of its own, and what it reads from around are its last
+//! inputs (weights stay weights). Slices are cut along axis 0: other axes and directions are turned before and after.
+//! Refused: a `Loop` that ends when data says so, states whose shape changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cameo_ir::ops::scan::Parts;
+use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId, interp};
+
+use crate::error::{Fault, Site};
+use crate::functions::MAX_DEPTH;
+use crate::import::Importer;
+use crate::plan::captures;
+use crate::proto::{AttributeProto, GraphProto, NodeProto};
+use crate::scope::{Scope, Slot};
+
+type Attributes<'m> = [(&'m str, &'m AttributeProto)];
+
+/// What a body's input is.
+enum Formal {
+    Input(Fact),
+    /// Always true.
+    Condition,
+}
+
+/// A body with the values around it that it reads, which are its last inputs.
+struct Body {
+    graph: Graph,
+    captured: Vec<ValueId>,
+}
+
+fn body_of<'m>(attrs: &Attributes<'m>) -> Result<&'m GraphProto, Fault> {
+    let body = attrs
+        .iter()
+        .find(|(n, _)| *n == "body")
+        .and_then(|(_, a)| a.g.as_deref());
+    body.ok_or_else(|| Fault::invalid("attribute `body` is missing"))
+}
+
+/// A list of integers, one per slice: the attribute, or zeros.
+fn list(attrs: &Attributes, name: &str, count: usize) -> Result<Vec<i64>, Fault> {
+    match attrs.iter().find(|(n, _)| *n == name) {
+        None => Ok(vec![0; count]),
+        Some((_, a)) if a.ints.len() == count => Ok(a.ints.clone()),
+        Some((_, a)) => Err(Fault::invalid(format!(
+            "attribute `{name}` has {} entries for {count} tensors",
+            a.ints.len()
+        ))),
+    }
+}
+
+impl<'m> Importer<'m> {
+    /// `false`: the node's outputs have no meaning.
+    pub fn over_time(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &Attributes<'m>,
+    ) -> bool {
+        let depth = self.functions.enter();
+        let made = match depth {
+            false => Err(Fault::unsupported(format!("loops are nested deeper than {MAX_DEPTH}"))),
+            true if site.op == "Loop" => self.repeat(scope, node, site, attrs),
+            true => self.scan(scope, node, site, attrs),
+        };
+        if depth {
+            self.functions.leave();
+        }
+        match made {
+            Ok(Some(results)) => {
+                for (name, v) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
+                    if self.graph.producer(v).is_some() {
+                        self.graph.set_name(v, name);
+                    }
+                    scope.set(name, Slot::Value(v));
+                }
+                true
+            }
+            // What it depends on failed and is reported.
+            Ok(None) => false,
+            Err(fault) => {
+                self.problems.node(site, fault);
+                self.unknown_inside(scope, site, attrs);
+                false
+            }
+        }
+    }
+
+    fn scan(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &Attributes<'m>,
+    ) -> Result<Option<Vec<ValueId>>, Fault> {
+        if site.opset.is_some_and(|v| v < 9) {
+            return Err(
+                Fault::unsupported("Scan of opset 8, with a batch axis").hint("convert the model to opset 9 or later")
+            );
+        }
+        let graph = body_of(attrs)?;
+        let count = attrs.iter().find(|(n, _)| *n == "num_scan_inputs").map(|(_, a)| a.i);
+        let count = count
+            .and_then(|c| usize::try_from(c).ok())
+            .filter(|c| (1..=node.input.len()).contains(c));
+        let Some(count) = count else {
+            return Err(Fault::invalid("attribute `num_scan_inputs` does not fit the inputs"));
+        };
+        let states = node.input.len() - count;
+        if graph.input.len() != node.input.len() || graph.output.len() < states {
+            return Err(Fault::invalid(format!(
+                "{} inputs given, the body has {} inputs and {} outputs",
+                node.input.len(),
+                graph.input.len(),
+                graph.output.len()
+            )));
+        }
+        let stacked = graph.output.len() - states;
+        let (axes, back) = (
+            list(attrs, "scan_input_axes", count)?,
+            list(attrs, "scan_input_directions", count)?,
+        );
+        let out_axes = list(attrs, "scan_output_axes", stacked)?;
+        let out_back = list(attrs, "scan_output_directions", stacked)?;
+        let origin = Origin::new(&site.origin);
+        let mut operands = vec![];
+        for (i, name) in node.input.iter().enumerate() {
+            let Some(mut v) = self.read(scope, name)? else {
+                return Ok(None);
+            };
+            if i >= states {
+                let rank = self.graph.fact(v).rank();
+                let axis = cameo_ir::op::normalize_axis(axes[i - states], rank)?;
+                v = self.turned(v, &(0..rank).filter(|a| *a != axis).fold(vec![axis], push), &origin)?;
+                v = self.reversed(v, back[i - states] != 0, &origin)?;
+            }
+            operands.push(v);
+        }
+        let length = self.graph.fact(operands[states]).shape[0].clone();
+        let formals = operands.iter().enumerate().map(|(i, v)| {
+            let fact = self.graph.fact(*v);
+            let shape = fact.shape[usize::from(i >= states)..].to_vec();
+            Formal::Input(Fact::new(fact.dtype, shape))
+        });
+        let formals: Vec<Formal> = formals.collect();
+        let outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+        let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
+            return Ok(None);
+        };
+        operands.extend(&body.captured);
+        let mut results = self.time(body.graph, states, count, &length, operands, &origin)?;
+        for (i, v) in results[states..].iter_mut().enumerate() {
+            let rank = self.graph.fact(*v).rank();
+            let axis = cameo_ir::op::normalize_axis(out_axes[i], rank)?;
+            *v = self.reversed(*v, out_back[i] != 0, &origin)?;
+            let mut perm: Vec<usize> = (1..rank).collect();
+            perm.insert(axis, 0);
+            *v = self.turned(*v, &perm, &origin)?;
+        }
+        Ok(Some(results))
+    }
+
+    fn repeat(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &Attributes<'m>,
+    ) -> Result<Option<Vec<ValueId>>, Fault> {
+        let endless = || {
+            Fault::unsupported("a loop whose number of iterations depends on data")
+                .hint("export a loop with a fixed number of iterations")
+        };
+        let graph = body_of(attrs)?;
+        let inputs: Vec<&'m str> = node.input.iter().map(String::as_str).collect();
+        let states = inputs.len().saturating_sub(2);
+        if graph.input.len() != states + 2 || graph.output.len() < states + 1 {
+            return Err(Fault::invalid(format!(
+                "{} inputs given, the body has {} inputs and {} outputs",
+                inputs.len(),
+                graph.input.len(),
+                graph.output.len()
+            )));
+        }
+        let trips = match inputs.first() {
+            None | Some(&"") => return Err(endless()),
+            Some(name) => match self.read(scope, name)? {
+                Some(v) => v,
+                None => return Ok(None),
+            },
+        };
+        let fact = self.graph.fact(trips);
+        let count = self
+            .graph
+            .constant(trips)
+            .and_then(|t| t.to_i64().first().copied())
+            .map(Dim::from);
+        let known = fact.known.as_deref().and_then(|k| k.first().cloned());
+        let Some(length) = count.or(known) else {
+            return Err(endless());
+        };
+        let length = if length.as_const().is_some_and(|n| n < 0) {
+            Dim::ZERO
+        } else {
+            length
+        };
+        if let Some(name) = inputs.get(1).filter(|n| !n.is_empty()) {
+            let Some(v) = self.read(scope, name)? else {
+                return Ok(None);
+            };
+            if truth(&self.graph, v) != Some(true) {
+                return Err(endless());
+            }
+        }
+        let mut operands = vec![];
+        for name in &inputs[2..] {
+            match self.read(scope, name)? {
+                Some(v) => operands.push(v),
+                None => return Ok(None),
+            }
+        }
+        // The number of the iteration is a slice of all of them.
+        let origin = Origin::new(&site.origin);
+        let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
+        let limit = match length.as_const() {
+            Some(n) => self.graph.add_weight("", Tensor::i64(&[], [n])),
+            None => self.plain("Reshape", vec![("shape", Attr::Dims(vec![]))], trips, &origin)?,
+        };
+        let Some(range) = Op::find("Range") else {
+            return Err(endless());
+        };
+        let numbers = self.typed(
+            range,
+            Attrs::new(),
+            vec![Some(zero), Some(limit), Some(one)],
+            1,
+            &origin,
+        )?[0];
+        operands.push(numbers);
+
+        let state =
+            |v: &ValueId| Formal::Input(Fact::new(self.graph.fact(*v).dtype, self.graph.fact(*v).shape.clone()));
+        let mut formals = vec![
+            Formal::Input(Fact::new(cameo_ir::DType::I64, vec![])),
+            Formal::Condition,
+        ];
+        formals.extend(operands[..states].iter().map(state));
+        let outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+        let Some(mut body) = self.body(scope, site, graph, formals, &outputs)? else {
+            return Ok(None);
+        };
+        if truth(&body.graph, body.graph.outputs()[0].1) != Some(true) {
+            return Err(endless());
+        }
+        body.graph = ordered(&body.graph, states);
+        operands.extend(&body.captured);
+        self.time(body.graph, states, 1, &length, operands, &origin).map(Some)
+    }
+
+    /// The loop itself: final states, then what is stacked.
+    fn time(
+        &mut self,
+        body: Graph,
+        states: usize,
+        slices: usize,
+        length: &Dim,
+        operands: Vec<ValueId>,
+        origin: &Origin,
+    ) -> Result<Vec<ValueId>, Fault> {
+        let outputs = body.outputs().len();
+        let parts = Parts {
+            body: &Arc::new(body),
+            states,
+            slices,
+            length,
+        };
+        let Some(op) = Op::find("cameo::Scan") else {
+            return Err(Fault::unsupported("loops"));
+        };
+        self.typed(
+            op,
+            parts.attrs(),
+            operands.into_iter().map(Some).collect(),
+            outputs,
+            origin,
+        )
+    }
+
+    fn plain(&mut self, op: &str, attrs: Vec<(&str, Attr)>, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+        let Some(op) = Op::find(op) else {
+            return Err(Fault::unsupported(format!("operator `{op}`")));
+        };
+        let attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
+        Ok(self.typed(op, attrs, vec![Some(v)], 1, origin)?[0])
+    }
+
+    /// `v` with its axes in this order.
+    fn turned(&mut self, v: ValueId, perm: &[usize], origin: &Origin) -> Result<ValueId, Fault> {
+        if perm.iter().enumerate().all(|(i, a)| i == *a) {
+            return Ok(v);
+        }
+        let perm = Attr::Ints(perm.iter().map(|a| *a as i64).collect());
+        self.plain("Transpose", vec![("perm", perm)], v, origin)
+    }
+
+    /// `v` backwards along axis 0.
+    fn reversed(&mut self, v: ValueId, back: bool, origin: &Origin) -> Result<ValueId, Fault> {
+        if !back {
+            return Ok(v);
+        }
+        let one = |d: i64| Attr::Dims(vec![Dim::from(d)]);
+        let attrs = vec![
+            ("axes", one(0)),
+            ("ends", one(i64::MIN + 1)),
+            ("starts", one(-1)),
+            ("steps", one(-1)),
+        ];
+        self.plain("Slice", attrs, v, origin)
+    }
+
+    /// Imports a body as a graph of its own; `Ok(None)` when something in it failed and is reported.
+    fn body(
+        &mut self,
+        scope: &mut Scope<'m>,
+        site: &Site,
+        graph: &'m GraphProto,
+        formals: Vec<Formal>,
+        outputs: &[&'m str],
+    ) -> Result<Option<Body>, Fault> {
+        let mut inner = scope.body(format!("{}/", site.origin));
+        let mut own: BTreeSet<&'m str> = graph.input.iter().map(|i| i.name.as_str()).collect();
+        own.extend(graph.initializer.iter().map(|t| t.name.as_str()));
+        own.extend(graph.node.iter().flat_map(|n| &n.output).map(String::as_str));
+        let mut around: BTreeMap<&'m str, ()> = BTreeMap::new();
+        captures(graph, &mut |name| {
+            if !own.contains(name) {
+                around.insert(name, ());
+            }
+        });
+        let mut body = Graph::new(&graph.name);
+        for (input, formal) in graph.input.iter().zip(formals) {
+            let v = match formal {
+                Formal::Input(fact) => body.add_input(&input.name, fact),
+                Formal::Condition => body.add_weight(&input.name, Tensor::bool(&[], [true])),
+            };
+            if inner.defines(&input.name) {
+                return Err(Fault::invalid(format!(
+                    "the body's input `{}` is there twice",
+                    input.name
+                )));
+            }
+            inner.set(&input.name, Slot::Value(v));
+        }
+        let mut captured = vec![];
+        for name in around.into_keys() {
+            match scope.get(name) {
+                // A name of a subgraph further inside.
+                None => {}
+                Some(slot @ (Slot::Absent | Slot::Failed)) => inner.set(name, slot),
+                Some(_) => {
+                    let slot = match self.read(scope, name)? {
+                        None => Slot::Failed,
+                        Some(v) => Slot::Value(match self.graph.constant(v) {
+                            Some(t) => body.add_weight(name, t.clone()),
+                            None => {
+                                captured.push(v);
+                                body.add_input(name, self.graph.fact(v).clone())
+                            }
+                        }),
+                    };
+                    inner.set(name, slot);
+                }
+            }
+        }
+        let around = std::mem::replace(&mut self.graph, body);
+        self.initializers(graph, &mut inner);
+        self.nodes(&mut inner, &graph.node, outputs, scope.in_function());
+        let mut failed = false;
+        let mut seen = BTreeSet::new();
+        for (i, name) in outputs.iter().enumerate() {
+            match self.read(&mut inner, name) {
+                Ok(Some(v)) if seen.insert(*name) => self.graph.add_output(name, v),
+                Ok(Some(v)) => self.graph.add_output(&format!("{name}#{i}"), v),
+                Ok(None) => failed = true,
+                Err(f) => {
+                    self.problems.node(site, f);
+                    failed = true;
+                }
+            }
+        }
+        let mut graph = std::mem::replace(&mut self.graph, around);
+        for (name, range) in &mut graph.symbols {
+            if let Some(known) = self.graph.symbols.get(name) {
+                *range = *known;
+            }
+        }
+        Ok((!failed).then_some(Body { graph, captured }))
+    }
+}
+
+fn push(mut list: Vec<usize>, axis: usize) -> Vec<usize> {
+    list.push(axis);
+    list
+}
+
+/// Whether a value is known to be true, or false.
+fn truth(g: &Graph, v: ValueId) -> Option<bool> {
+    let t = interp::constant_cost(g, v)
+        .filter(|cost| *cost < 1000)
+        .and_then(|_| interp::eval_constant(g, v).ok())?;
+    t.scalar_f64().map(|x| x != 0.0)
+}
+
+/// The body of a `Loop` in the order of a scan: states, the number of the iteration, captured values. Without the condition.
+fn ordered(g: &Graph, states: usize) -> Graph {
+    let mut order: Vec<usize> = (1..=states).collect();
+    order.push(0);
+    order.extend(states + 1..g.inputs().len());
+    let outputs: Vec<usize> = (1..g.outputs().len()).collect();
+    g.with_ends(&order, &outputs)
+}

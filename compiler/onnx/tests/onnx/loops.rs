@@ -1,0 +1,144 @@
+//! Loops over time: bodies with what they capture, and loops that cannot be.
+
+use cameo_ir::{DType, Tensor, interp};
+use cameo_onnx::proto::*;
+
+use crate::models::*;
+
+fn bools(name: &str, b: bool) -> TensorProto {
+    weight(name, &Tensor::bool(&[], [b]))
+}
+
+fn scalar(name: &str, n: i64) -> TensorProto {
+    weight(name, &Tensor::i64(&[], [n]))
+}
+
+/// `h = h * i + x + w`, stacked before `x` is added; the condition goes through.
+pub fn body(condition: NodeProto) -> GraphProto {
+    let inputs = vec![
+        value("i", DType::I64, &[]),
+        value("cond", DType::Bool, &[]),
+        value("h", DType::F32, &["2"]),
+    ];
+    graph(
+        inputs,
+        vec![],
+        vec![
+            condition,
+            node("Cast", &["i"], &["f"], vec![int("to", 1)]),
+            node("Mul", &["h", "f"], &["hf"], vec![]),
+            node("Add", &["hf", "w"], &["y"], vec![]),
+            node("Add", &["y", "x"], &["next"], vec![]),
+        ],
+        &["going", "next", "y"],
+    )
+}
+
+/// A loop of three iterations around a body.
+pub fn looped(body: GraphProto, inputs: &[&str]) -> ModelProto {
+    model(
+        18,
+        graph(
+            vec![value("x", DType::F32, &["2"]), value("n", DType::I64, &[])],
+            vec![scalar("three", 3), bools("yes", true), f32s("w", &[2], &[1.0, 2.0])],
+            vec![node("Loop", inputs, &["last", "ys"], vec![graph_attr("body", body)])],
+            &["last", "ys"],
+        ),
+    )
+}
+
+fn through() -> NodeProto {
+    node("Identity", &["cond"], &["going"], vec![])
+}
+
+#[test]
+fn a_counted_loop_reads_what_is_around_it() {
+    let g = import(&looped(body(through()), &["three", "yes", "x"])).expect("imports");
+    let x = Tensor::f32(&[2], [1.0, 0.0]);
+    let out = interp::run(&g, &[x, Tensor::i64(&[], [0])]).expect("runs");
+    // i = 0: y = w, then y + x, and so on.
+    assert_eq!(out[1].to_f32(), [1.0, 2.0, 3.0, 4.0, 9.0, 10.0]);
+    assert_eq!(out[0].to_f32(), [10.0, 10.0]);
+    assert_eq!(g.nodes().filter(|(_, n)| n.op == "cameo::Scan").count(), 1);
+}
+
+fn refused(m: &ModelProto) -> String {
+    let problems = import(m).expect_err("is refused");
+    problems
+        .iter()
+        .map(|p| format!("{}: {}\n", p.node.as_deref().unwrap_or(""), p.message))
+        .collect()
+}
+
+#[test]
+fn loops_that_data_ends_are_refused() {
+    let all = [
+        (through(), vec!["n", "yes", "x"]),
+        (through(), vec!["", "yes", "x"]),
+        (node("Less", &["i", "n"], &["going"], vec![]), vec!["three", "yes", "x"]),
+    ];
+    for (condition, inputs) in all {
+        let said = refused(&looped(body(condition), &inputs));
+        assert_eq!(said, "n_last: a loop whose number of iterations depends on data\n");
+    }
+}
+
+#[test]
+fn bodies_that_do_not_fit_are_refused() {
+    let said = refused(&looped(body(through()), &["three", "yes"]));
+    assert!(said.contains("2 inputs given, the body has 3 inputs"), "{said}");
+    // A state that grows.
+    let mut grows = body(through());
+    grows.node[4] = node("Concat", &["y", "x"], &["next"], vec![int("axis", 0)]);
+    let said = refused(&looped(grows, &["three", "yes", "x"]));
+    assert!(
+        said.contains("state 0 is f32[2], the body's output `next` is f32[4]"),
+        "{said}"
+    );
+    // What is wrong inside is said with the place.
+    let mut wrong = body(through());
+    wrong.node[2] = node("Nonsense", &["h", "f"], &["hf"], vec![]);
+    let said = refused(&looped(wrong, &["three", "yes", "x"]));
+    assert_eq!(said, "n_last/n_hf: unsupported operator `Nonsense`\n");
+}
+
+#[test]
+fn scans_turn_axes_and_directions() {
+    let body = graph(
+        vec![value("s", DType::F32, &["2"]), value("e", DType::F32, &["2"])],
+        vec![],
+        vec![
+            node("Add", &["s", "e"], &["t"], vec![]),
+            node("Identity", &["t"], &["u"], vec![]),
+        ],
+        &["t", "u"],
+    );
+    let attrs = vec![
+        graph_attr("body", body),
+        int("num_scan_inputs", 1),
+        ints("scan_input_axes", &[1]),
+        ints("scan_input_directions", &[1]),
+        ints("scan_output_axes", &[-1]),
+        ints("scan_output_directions", &[1]),
+    ];
+    let scan = |opset, attrs| {
+        let inputs = vec![value("s0", DType::F32, &["2"]), value("x", DType::F32, &["2", "T"])];
+        let nodes = vec![node("Scan", &["s0", "x"], &["last", "all"], attrs)];
+        model(opset, graph(inputs, vec![], nodes, &["last", "all"]))
+    };
+    let g = import(&scan(11, attrs.clone())).expect("imports");
+    let (s, x) = (
+        Tensor::f32(&[2], [0.0, 10.0]),
+        Tensor::f32(&[2, 3], [1.0, 2.0, 4.0, 1.0, 1.0, 1.0]),
+    );
+    let out = interp::run(&g, &[s, x]).expect("runs");
+    assert_eq!(out[0].to_f32(), [7.0, 13.0]);
+    assert_eq!(
+        (out[1].shape(), out[1].to_f32()),
+        ([2, 3].as_slice(), vec![7.0, 6.0, 4.0, 13.0, 12.0, 11.0])
+    );
+    assert!(refused(&scan(8, attrs.clone())).contains("Scan of opset 8"));
+    let mut short = attrs;
+    short[2] = ints("scan_input_axes", &[1, 1]);
+    assert!(refused(&scan(11, short)).contains("attribute `scan_input_axes` has 2 entries for 1 tensors"));
+}

@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Compares loops over time with ONNX Runtime: Scan, counted Loop, and recurrences that are written out.
+
+    python loops.py [NAME...] [--threads N]
+
+Batch and length are symbols of every model that has them; it is compiled once and run at two shapes. Of models that are
+written out the number of kernels must not depend on the length.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compiled import Checks, Compiled, Failed, call, compiler, outputs, session
+
+FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+SIZES = [{"B": 1, "T": 5}, {"B": 3, "T": 18}]
+RANDOM = np.random.default_rng(11)
+node, value = helper.make_node, helper.make_tensor_value_info
+
+
+def weight(name, *shape):
+    return numpy_helper.from_array((RANDOM.standard_normal(shape) * 0.4).astype(np.float32), name)
+
+
+def number(name, x):
+    return numpy_helper.from_array(np.array(x), name)
+
+
+def model(name, nodes, inputs, results, weights=()):
+    ins = [value(n, FLOAT, shape) for n, shape in inputs.items()]
+    graph = helper.make_graph(nodes, name, ins, [onnx.ValueInfoProto(name=r) for r in results], list(weights))
+    return name, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def graph(nodes, inputs, results, weights=()):
+    """A body: `inputs` are (name, type, shape)."""
+    outs = [onnx.ValueInfoProto(name=r) for r in results]
+    for o in outs:
+        o.type.tensor_type.elem_type = BOOL if o.name.startswith("cond") else FLOAT
+    return helper.make_graph(nodes, "body", [value(*i) for i in inputs], outs, list(weights))
+
+
+def scans():
+    # A gated cell: products with the state, a weight and a tensor from around, two results, one of them unused.
+    body = graph(
+        [node("MatMul", ["h", "u"], ["hu"]), node("Add", ["hu", "x"], ["s"]), node("Tanh", ["s"], ["c"]),
+         node("Sigmoid", ["s"], ["g"]), node("Sub", ["c", "h"], ["d"]), node("Mul", ["g", "d"], ["gd"]),
+         node("Add", ["h", "gd"], ["h2"]), node("Mul", ["h2", "scale"], ["y"]), node("Neg", ["y"], ["z"])],
+        [("h", FLOAT, ("B", 24)), ("x", FLOAT, ("B", 24))], ["h2", "y", "z"], [weight("u", 24, 24)])
+    attrs = {"body": body, "num_scan_inputs": 1}
+    inputs = {"h0": ("B", 24), "xs": ("T", "B", 24), "scale": ("B", 1)}
+    yield model("scan", [node("Scan", ["h0", "xs"], ["last", "ys", "unread"], **attrs)], inputs, ["last", "ys"])
+    inputs["xs"] = ("B", "T", 24)
+    turned = node("Scan", ["h0", "xs"], ["last", "ys", "zs"], scan_input_axes=[1], scan_input_directions=[1],
+                  scan_output_axes=[1, -1], scan_output_directions=[1, 0], **attrs)
+    yield model("scan other axes and directions", [turned], inputs, ["last", "ys", "zs"])
+    # A scan in a scan, and states that change places (by way of a node: ONNX Runtime mixes them up otherwise).
+    inner = graph([node("Mul", ["s", "decay"], ["sd"]), node("Add", ["sd", "e"], ["s2"]), node("Identity", ["s2"], ["y"])],
+                  [("s", FLOAT, (6,)), ("e", FLOAT, (6,))], ["s2", "y"], [number("decay", np.float32(0.5))])
+    outer = graph([node("Scan", ["a", "rows"], ["a2", "all"], body=inner, num_scan_inputs=1),
+                   node("ReduceSum", ["all", "axes"], ["sum"], keepdims=0), node("Neg", ["b"], ["nb"])],
+                  [("a", FLOAT, (6,)), ("b", FLOAT, (6,)), ("rows", FLOAT, ("B", 6))], ["nb", "a2", "sum"],
+                  [number("axes", [0])])
+    yield model("scan in a scan", [node("Scan", ["a0", "b0", "xs"], ["p", "q", "r"], body=outer, num_scan_inputs=1)],
+                {"a0": (6,), "b0": (6,), "xs": ("T", "B", 6)}, ["p", "q", "r"])
+
+
+def loops():
+    def body(nodes, results, weights=()):
+        return graph([node("Identity", ["cond"], ["cond_out"]), *nodes],
+                     [("i", INT, ()), ("cond", BOOL, ()), ("h", FLOAT, ("B", 8))], ["cond_out", *results], weights)
+
+    weights = [number("trips", 7), number("true", True)]
+    # The number of the iteration picks a row and is a factor; x is from around.
+    picked = body([node("Gather", ["x", "i"], ["row"], axis=1), node("Cast", ["i"], ["f"], to=FLOAT),
+                   node("Mul", ["row", "f"], ["p"]), node("Add", ["h", "p"], ["s"]), node("Tanh", ["s"], ["h2"]),
+                   node("Identity", ["h2"], ["y"])], ["h2", "y"])
+    made = [node("Loop", ["trips", "true", "h0"], ["last", "ys"], body=picked)]
+    yield model("loop", made, {"h0": ("B", 8), "x": ("B", 7, 8)}, ["last", "ys"], weights)
+    # As often as a tensor is long; no condition given.
+    made = [node("Shape", ["x"], ["shape"]), node("Gather", ["shape", "one"], ["trips"]),
+            node("Loop", ["trips", "", "h0"], ["last", "ys"], body=picked)]
+    yield model("loop to a length", made, {"h0": ("B", 8), "x": ("B", "T", 8)}, ["last", "ys"], [number("one", 1)])
+    # Newton's iteration, without anything that is stacked.
+    newton = body([node("Mul", ["h", "h"], ["hh"]), node("Mul", ["hh", "x"], ["q"]), node("Sub", ["three", "q"], ["r"]),
+                   node("Mul", ["h", "r"], ["t"]), node("Mul", ["t", "half"], ["h2"])], ["h2"],
+                  [number("three", np.float32(3)), number("half", np.float32(0.5))])
+    made = [node("Abs", ["x0"], ["x1"]), node("Add", ["x1", "c"], ["x"]), node("Reciprocal", ["x"], ["h0"]),
+            node("Loop", ["trips", "true", "h0"], ["last"], body=newton)]
+    yield model("loop without slices", made, {"x0": ("B", 8)}, ["last"], [*weights, number("c", np.float32(1))])
+
+
+def written_out(name, steps, cell, states, weights):
+    """`cell(t, x, states)` gives nodes, the next states and the result of a step."""
+    nodes, results, state = [], [], list(states)
+    indices = [number(f"t{t}", t) for t in range(steps)]
+    for t in range(steps):
+        nodes.append(node("Gather", ["x", f"t{t}"], [f"x{t}"], axis=1))
+        more, state, y = cell(t, f"x{t}", state)
+        nodes += [*more, node("Unsqueeze", [y, "one"], [f"{y}_u"])]
+        results.append(f"{y}_u")
+    nodes.append(node("Concat", results, ["y"], axis=1))
+    inputs = {"x": ("B", steps, 16)} | {s: ("B", 16) for s in states}
+    return model(f"{name} {steps}", nodes, inputs, ["y", *state], [*weights, *indices, number("one", [1])])
+
+
+def gru(steps):
+    def cell(t, x, states):
+        (h,), n = states, lambda s: f"{s}{t}"
+        nodes = [node("MatMul", [x, "w"], [n("xw")]), node("Add", [n("xw"), "b"], [n("xb")]),
+                 node("MatMul", [h, "u"], [n("hu")]),
+                 node("Split", [n("xb")], [n("xr"), n("xz"), n("xn")], axis=1, num_outputs=3),
+                 node("Split", [n("hu")], [n("hr"), n("hz"), n("hn")], axis=1, num_outputs=3),
+                 node("Add", [n("xr"), n("hr")], [n("ra")]), node("Sigmoid", [n("ra")], [n("r")]),
+                 node("Add", [n("hz"), n("xz")], [n("za")]), node("Sigmoid", [n("za")], [n("z")]),
+                 node("Mul", [n("r"), n("hn")], [n("rn")]), node("Add", [n("xn"), n("rn")], [n("na")]),
+                 node("Tanh", [n("na")], [n("n")]), node("Sub", [h, n("n")], [n("d")]),
+                 node("Mul", [n("z"), n("d")], [n("zd")]), node("Add", [n("n"), n("zd")], [n("h")])]
+        return nodes, [n("h")], n("h")
+
+    return written_out("GRU cells", steps, cell, ["h"], [weight("w", 16, 48), weight("b", 48), weight("u", 16, 48)])
+
+
+def lif(steps):
+    """Leaky neurons that fire and are reset."""
+    def cell(t, x, states):
+        (v,), n = states, lambda s: f"{s}{t}"
+        nodes = [node("Sub", [x, v], [n("d")]), node("Div", [n("d"), "tau"], [n("dv")]), node("Add", [v, n("dv")], [n("v")]),
+                 node("GreaterOrEqual", [n("v"), "threshold"], [n("fired")]), node("Cast", [n("fired")], [n("s")], to=FLOAT),
+                 node("Where", [n("fired"), "zero", n("v")], [n("reset")])]
+        return nodes, [n("reset")], n("s")
+
+    constants = [number("tau", np.float32(2)), number("threshold", np.float32(0.6)), number("zero", np.float32(0))]
+    return written_out("spiking neurons", steps, cell, ["v"], constants)
+
+
+def kernels(path):
+    said = json.loads(call([compiler(), "inspect", path, "--optimized", "--json"]))
+    return said["kernels"], said["steps"]
+
+
+def check(checks, threads, name, made):
+    """Two shapes against ONNX Runtime; gives the counts of kernels and steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(made, path)
+        reference = session(path, threads)
+        try:
+            compiled = Compiled(path, folder)
+            for sizes in SIZES:
+                feeds = {}
+                for i in made.graph.input:
+                    shape = [sizes.get(d.dim_param, d.dim_value) for d in i.type.tensor_type.shape.dim]
+                    feeds[i.name] = RANDOM.standard_normal(shape).astype(np.float32)
+                got = compiled.run(feeds, threads)
+                checks.matches(f"{name} {','.join(f'{k}={v}' for k, v in sizes.items())}", got, outputs(reference, feeds))
+            return kernels(path)
+        except Failed as error:
+            checks.add(False, f"{name}: {error}")
+            return None
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("names", nargs="*", help="only models whose names contain one of these")
+    ap.add_argument("--threads", type=int, default=2)
+    args = ap.parse_args()
+    checks = Checks()
+    wanted = lambda name: not args.names or any(n in name for n in args.names)
+    for family in [scans, loops]:
+        for name, made in family():
+            if wanted(name):
+                check(checks, args.threads, name, made)
+    for family in [gru, lif]:
+        few, many = family(12), family(40)
+        if wanted(few[0]):
+            counts = [check(checks, args.threads, *f) for f in [few, many]]
+            checks.add(counts[0] == counts[1], f"{few[0]} and {many[0]}: kernels and calls {counts}")
+    return checks.code()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
