@@ -1,12 +1,15 @@
 //! Writing at positions, running sums and masks by position.
 //!
-//! Law: scattering has no loop form here (several updates may meet in one element), so it is only evaluated.
+//! Law: scattering is turned round: each element asks all updates that could be meant for it, and takes the last one, or
+//! joins them in order. That costs the extent of the updates for each element, needs no order of writes, and is right
+//! when several updates meet. An index outside of its axis is found by gathering it from the positions that there are.
 
 use crate::index::{self, element_count, linear, static_shape, strides};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
 use crate::structured::{Binary, Combine, Compute, Expr};
-use crate::{DType, Dim, Fact, Tensor};
+use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
+use super::fragment::Fragment;
 use super::gather::{compare, need_axis, within, wrapped};
 use super::movement::required_dims;
 use super::pointwise::working;
@@ -80,6 +83,61 @@ impl Reduction {
     }
 }
 
+impl Reduction {
+    /// `data` joined with the updates along the last axis that are meant for each element.
+    fn join(self, f: &mut Fragment, hit: ValueId, updates: ValueId, data: ValueId) -> Result<ValueId, OpError> {
+        let to = f.dtype(data);
+        let (data, updates) = (f.widen(data)?, f.widen(updates)?);
+        let last = f.fact(hit).rank() - 1;
+        let (reduce, join) = match self {
+            Self::None => return invalid("updates that replace are not joined"),
+            Self::Add => ("ReduceSum", "Add"),
+            Self::Mul => ("ReduceProd", "Mul"),
+            Self::Min => ("ReduceMin", "Min"),
+            Self::Max => ("ReduceMax", "Max"),
+        };
+        let other = match self {
+            Self::Add => f.number(data, 0.0),
+            Self::Mul => f.number(data, 1.0),
+            _ => f.apply("Unsqueeze", &[("axes", Attr::Dims(vec![Dim::from(last)]))], &[data])?,
+        };
+        let meant = f.apply("Where", &[], &[hit, updates, other])?;
+        let joined = f.reduce(reduce, meant, &[last], false)?;
+        let out = f.binary(join, data, joined)?;
+        f.cast(out, to)
+    }
+}
+
+/// Numbers `0..` along axis `axis` of `data`, as axis `at` of `rank`.
+fn counted(f: &mut Fragment, data: ValueId, axis: usize, at: usize, rank: usize) -> Result<ValueId, OpError> {
+    let extent = f.fact(data).shape[axis].clone();
+    let all = f.unary("Shape", data)?;
+    let which = f.constant(Tensor::i64(&[], [axis as i64]));
+    let limit = f.apply("Gather", &[("axis", Attr::Int(0))], &[all, which])?;
+    let [zero, one] = [0, 1].map(|n| f.constant(Tensor::i64(&[], [n])));
+    let numbers = f.apply("Range", &[], &[zero, limit, one])?;
+    let mut shape = vec![Dim::ONE; rank];
+    shape[at] = extent;
+    f.apply("Reshape", &[("shape", Attr::Dims(shape))], &[numbers])
+}
+
+/// Indices into `axis` of `data` as positions: negative ones count from the end, others outside are an error of the run.
+fn positions(f: &mut Fragment, data: ValueId, axis: usize, indices: ValueId) -> Result<ValueId, OpError> {
+    let all = counted(f, data, axis, 0, 1)?;
+    f.apply("Gather", &[("axis", Attr::Int(0))], &[all, indices])
+}
+
+/// The position along the last axis of the last hit, and whether there is one; 0 where there is none.
+fn last(f: &mut Fragment, hit: ValueId) -> Result<(ValueId, ValueId), OpError> {
+    let axis = f.fact(hit).rank() - 1;
+    let numbers = counted(f, hit, axis, axis, axis + 1)?;
+    let [none, zero] = [-1, 0].map(|n| f.constant(Tensor::i64(&[], [n])));
+    let meant = f.apply("Where", &[], &[hit, numbers, none])?;
+    let last = f.reduce("ReduceMax", meant, &[axis], false)?;
+    let written = f.binary("GreaterOrEqual", last, zero)?;
+    Ok((f.binary("Max", last, zero)?, written))
+}
+
 pub struct ScatterElements;
 
 impl OpDef for ScatterElements {
@@ -127,8 +185,52 @@ impl OpDef for ScatterElements {
         Ok(vec![Reduction::of(cx)?.scatter(x, &places, updates)?])
     }
 
-    fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
-        unsupported("ScatterElements is not compiled yet")
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let (x, indices) = (cx.fact(0)?, cx.fact(1)?);
+        let (rank, axis) = (x.rank(), normalize_axis(cx.int("axis")?, x.rank())?);
+        let mut f = Fragment::new(cx);
+        let (data, mut updates) = (f.required(cx, 0)?, f.required(cx, 2)?);
+        let at = f.required(cx, 1)?;
+        let mut at = positions(&mut f, data, axis, at)?;
+        // Beyond what the indices cover nothing is written.
+        let missing: Vec<Dim> = (0..rank)
+            .map(|d| match d == axis {
+                true => Dim::ZERO,
+                false => x.shape[d].clone() - indices.shape[d].clone(),
+            })
+            .collect();
+        if missing.iter().any(|d| !d.is_zero()) {
+            let pads = vec![Dim::ZERO; rank].into_iter().chain(missing).collect();
+            let attrs = [("pads", Attr::Dims(pads))];
+            let never = f.constant(Tensor::i64(&[], [-1]));
+            at = f.node("Pad", &attrs, &[Some(at), None, Some(never)])?;
+            updates = f.node("Pad", &attrs, &[Some(updates)])?;
+        }
+        // The updates along a last axis of their own.
+        let mut perm: Vec<i64> = (0..rank as i64).filter(|d| *d != axis as i64).collect();
+        perm.push(axis as i64);
+        let open = [("axes", Attr::Dims(vec![Dim::from(axis)]))];
+        let aside = |f: &mut Fragment, v: ValueId| {
+            let turned = f.apply("Transpose", &[("perm", Attr::Ints(perm.clone()))], &[v])?;
+            f.apply("Unsqueeze", &open, &[turned])
+        };
+        let meant = aside(&mut f, at)?;
+        let here = counted(&mut f, data, axis, axis, rank + 1)?;
+        let hit = f.binary("Equal", meant, here)?;
+        let reduction = Reduction::of(cx)?;
+        let out = match reduction {
+            Reduction::None => {
+                let (last, written) = last(&mut f, hit)?;
+                let attrs = [("axis", Attr::Int(axis as i64))];
+                let new = f.apply("GatherElements", &attrs, &[updates, last])?;
+                f.apply("Where", &[], &[written, new, data])?
+            }
+            _ => {
+                let updates = aside(&mut f, updates)?;
+                reduction.join(&mut f, hit, updates, data)?
+            }
+        };
+        Ok(f.finish(&[out]))
     }
 }
 
@@ -188,8 +290,54 @@ impl OpDef for ScatterNd {
         Ok(vec![Reduction::of(cx)?.scatter(x, &places, updates)?])
     }
 
-    fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
-        unsupported("ScatterND is not compiled yet")
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let (x, indices) = (cx.fact(0)?, cx.fact(1)?);
+        let Some((named, outer)) = indices.shape.split_last() else {
+            return invalid("indices are a scalar");
+        };
+        let Some(named) = named.as_const().and_then(|k| usize::try_from(k).ok()) else {
+            return unsupported("the extent of the last axis of the indices must be known");
+        };
+        let rows = Dim::product(outer);
+        let slice = &x.shape[named..];
+        let shape = |dims: Vec<Dim>| [("shape", Attr::Dims(dims))];
+        let mut f = Fragment::new(cx);
+        let (data, updates) = (f.required(cx, 0)?, f.required(cx, 2)?);
+        let all = f.required(cx, 1)?;
+        let all = f.apply("Reshape", &shape(vec![rows.clone(), Dim::from(named)]), &[all])?;
+        let flat = std::iter::once(rows.clone()).chain(slice.iter().cloned()).collect();
+        let updates = f.apply("Reshape", &shape(flat), &[updates])?;
+        // Over the named axes and the updates.
+        let mut hit = f.constant(Tensor::bool(&vec![1; named + 1], [true]));
+        for axis in 0..named {
+            let which = f.constant(Tensor::i64(&[], [axis as i64]));
+            let at = f.apply("Gather", &[("axis", Attr::Int(1))], &[all, which])?;
+            let at = positions(&mut f, data, axis, at)?;
+            let here = counted(&mut f, data, axis, axis, named + 1)?;
+            let equal = f.binary("Equal", at, here)?;
+            hit = f.binary("And", hit, equal)?;
+        }
+        let mut full = x.shape[..named].to_vec();
+        full.push(rows);
+        hit = f.apply("Expand", &shape(full), &[hit])?;
+        let after: Vec<Dim> = (named..x.rank()).map(Dim::from).collect();
+        let reduction = Reduction::of(cx)?;
+        let out = match reduction {
+            Reduction::None => {
+                let (last, written) = last(&mut f, hit)?;
+                let new = f.apply("Gather", &[("axis", Attr::Int(0))], &[updates, last])?;
+                let written = f.apply("Unsqueeze", &[("axes", Attr::Dims(after))], &[written])?;
+                f.apply("Where", &[], &[written, new, data])?
+            }
+            _ => {
+                let mut perm: Vec<i64> = (1..=slice.len() as i64).collect();
+                perm.push(0);
+                let updates = f.apply("Transpose", &[("perm", Attr::Ints(perm))], &[updates])?;
+                let hit = f.apply("Unsqueeze", &[("axes", Attr::Dims(after))], &[hit])?;
+                reduction.join(&mut f, hit, updates, data)?
+            }
+        };
+        Ok(f.finish(&[out]))
     }
 }
 
@@ -513,6 +661,36 @@ mod tests {
             }
         }
         check("Trilu", &[], &[numbers(DType::F32, &[1, 1])], 1);
+        for t in [DType::F32, DType::F16, DType::I32, DType::Bool] {
+            for r in ["none", "add", "mul", "min", "max"] {
+                if t == DType::Bool && r != "none" {
+                    continue;
+                }
+                let attrs = |axis: i64| vec![("axis", Attr::Int(axis)), ("reduction", Attr::Str(r.into()))];
+                let repeated = Some(Tensor::i64(&[2, 3], [2, -1, 2, 0, 0, 1]));
+                let all = [numbers(t, &[2, 4]), repeated.clone(), numbers(t, &[2, 3])];
+                check("ScatterElements", &attrs(1), &all, 1);
+                // Fewer rows than there are.
+                let all = [numbers(t, &[3, 5]), repeated.clone(), numbers(t, &[2, 3])];
+                check("ScatterElements", &attrs(0), &all, 1);
+                let nd = &attrs(0)[1..];
+                let pairs = Some(Tensor::i64(&[3, 2], [0, 1, -1, 0, 0, 1]));
+                check(
+                    "ScatterND",
+                    nd,
+                    &[numbers(t, &[2, 3]), pairs.clone(), numbers(t, &[3])],
+                    1,
+                );
+                check(
+                    "ScatterND",
+                    nd,
+                    &[numbers(t, &[2, 3, 2]), pairs, numbers(t, &[3, 2])],
+                    1,
+                );
+                let rows = Some(Tensor::i64(&[2, 2, 1], [1, 0, 1, 2]));
+                check("ScatterND", nd, &[numbers(t, &[3, 2]), rows, numbers(t, &[2, 2, 2])], 1);
+            }
+        }
         for axis in [-1, 0, 1] {
             let indices = Some(Tensor::i64(&[2, 2], [0, -1, 7, 2]));
             let values = Some(Tensor::f32(&[2], [0.5, 2.0]));
