@@ -1,15 +1,27 @@
-//! What a user sees of a compilation: a line per phase, the time of each stage, the decisions of passes, and dumps.
+//! What a user sees of a compilation: a line per phase, the time and work of each stage, the decisions of passes, and
+//! dumps.
 //!
 //! The clock is read here only; the compiler itself never sees it.
 
 use std::time::{Duration, Instant};
 
+use cameo_ir::rewrite::Outcome;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::explain::Explain;
 use super::show;
 use crate::dump::Dump;
 use crate::{Diagnostics, Event, Product, Stage};
+
+/// What a pass did, in numbers.
+#[derive(Clone, Copy)]
+struct Work {
+    /// Nodes before and after it.
+    nodes: [usize; 2],
+    /// Changes, and candidates that were left alone.
+    applied: usize,
+    refused: usize,
+}
 
 /// Watches a compilation.
 #[derive(Default)]
@@ -24,7 +36,9 @@ pub struct Observer {
     running: Vec<(Stage, Instant)>,
     /// Time that dumps took inside the running stages, which is not the stages'.
     elsewhere: Duration,
-    took: Vec<(Stage, Duration)>,
+    took: Vec<(Stage, Duration, Option<Work>)>,
+    /// Nodes of the last graph that a stage made.
+    nodes: usize,
     bar: Option<ProgressBar>,
 }
 
@@ -54,7 +68,8 @@ impl Observer {
                 } else {
                     Duration::ZERO
                 });
-                self.took.push((*stage, took));
+                let work = self.work(product);
+                self.took.push((*stage, took, work));
                 if let (Some(form), Product::Graph(_, Some(report))) = (self.explain, product) {
                     report.events.iter().for_each(|e| self.say(form, &form.line(e)));
                 }
@@ -79,25 +94,49 @@ impl Observer {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    /// The table of `--time-passes`.
+    /// The table of `--time-passes`: milliseconds of each stage; of a pass also the number of nodes before and after it,
+    /// of its changes and of what it left alone.
     pub fn times(&self) -> String {
         let mut out = String::new();
         let mut total = Duration::ZERO;
         // A phase ends after its parts; it is shown before them.
-        let mut parts: Vec<&(Stage, Duration)> = vec![];
-        let line = |name: &str, d: Duration| format!("{name:24} {:>9.1} ms\n", d.as_secs_f64() * 1e3);
-        for entry @ (stage, took) in &self.took {
+        let mut parts: Vec<(Stage, Duration, Option<Work>)> = vec![];
+        let line = |name: &str, d: Duration, w: Option<Work>| {
+            let time = format!("{name:24} {:>9.1} ms", d.as_secs_f64() * 1e3);
+            match w {
+                None => time + "\n",
+                Some(Work {
+                    nodes: [before, after],
+                    applied,
+                    refused,
+                }) => format!("{time}  {before:>6} → {after:<6} nodes {applied:>6} applied {refused:>6} refused\n"),
+            }
+        };
+        for (stage, took, work) in &self.took {
             if !stage.is_phase() {
-                parts.push(entry);
+                parts.push((*stage, *took, *work));
                 continue;
             }
             total += *took;
-            out += &line(stage.name, *took);
-            for (part, took) in parts.drain(..) {
-                out += &line(&format!("  {}", part.name), *took);
+            out += &line(stage.name, *took, None);
+            for (part, took, work) in parts.drain(..) {
+                out += &line(&format!("  {}", part.name), took, work);
             }
         }
-        out + &line("total", total)
+        out + &line("total", total, None)
+    }
+
+    /// Counts what a stage did to the graph; `None` when it is no pass.
+    fn work(&mut self, product: &Product) -> Option<Work> {
+        let Product::Graph(graph, report) = product else {
+            return None;
+        };
+        let before = std::mem::replace(&mut self.nodes, graph.node_count());
+        report.map(|r| Work {
+            nodes: [before, self.nodes],
+            applied: r.changes,
+            refused: r.events.iter().filter(|e| matches!(e.outcome, Outcome::Refused(_))).count(),
+        })
     }
 
     fn write(&mut self, stage: Stage, product: &Product) {
@@ -149,21 +188,31 @@ mod tests {
     #[test]
     fn a_phase_stands_before_its_parts_in_the_table() {
         let mut o = Observer::default();
-        let pass = Stage {
+        let stage = |name| Stage {
             phase: Phase::Passes,
-            name: "cse",
+            name,
         };
-        let phase = Stage::phase(Phase::Passes);
+        let phases = [Phase::Import, Phase::Passes].map(Stage::phase);
+        let source = "graph @g (%0 \"x\": f32[2]) {\n %1 = Neg(%0)\n %2 = Neg(%0)\n return %1 \"y\", %2 \"z\"\n}";
+        let before = cameo_ir::text::parse(source, &|_, _| None).expect("parses");
+        let mut after = before.clone();
+        let report = cameo_passes::run(cameo_passes::by_name("cse").expect("a pass"), &mut after);
         for e in [
-            Event::Begin(phase),
-            Event::Begin(pass),
-            Event::End(pass, Product::None),
-            Event::End(phase, Product::None),
+            Event::Begin(phases[0]),
+            Event::End(phases[0], Product::Graph(&before, None)),
+            Event::Begin(phases[1]),
+            Event::Begin(stage("cse")),
+            Event::End(stage("cse"), Product::Graph(&after, Some(&report))),
+            Event::End(phases[1], Product::None),
         ] {
             o.observe(&e);
         }
         let table = o.times();
-        let names: Vec<&str> = table.lines().filter_map(|l| l.split_whitespace().next()).collect();
-        assert_eq!(names, ["passes", "cse", "total"]);
+        let words: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
+        let names: Vec<&str> = words.iter().map(|l| l[0]).collect();
+        assert_eq!(names, ["import", "passes", "cse", "total"]);
+        // Times differ from run to run; the counts do not.
+        let counts = "2 → 1 nodes 1 applied 0 refused";
+        assert_eq!(words[2][3..], counts.split(' ').collect::<Vec<_>>(), "{table}");
     }
 }
