@@ -59,7 +59,7 @@ fn to_weights(rw: &mut Rewriter, n: NodeId) -> Outcome {
             let fact = g.fact(*v);
             let elements: Vec<i64> = fact.known.as_ref()?.iter().map(Dim::as_const).collect::<Option<_>>()?;
             let shape = fact.static_shape()?;
-            let read = !g.users(*v).is_empty() && !g.is_output(*v);
+            let read = g.user_count(*v) > 0 && !g.is_output(*v);
             (read && shape.iter().product::<usize>() == elements.len())
                 .then(|| Tensor::from_i64(fact.dtype, &shape, elements))
         })

@@ -47,7 +47,7 @@ fn lift(rw: &mut Rewriter, n: NodeId) -> Outcome {
     if rw.graph().producer(y).is_none_or(|(p, _)| rw.node(p).op == "Transpose") {
         return Outcome::NoMatch;
     }
-    let constants = rw.graph().constants();
+    let constants = rw.constants();
     let mut nodes = vec![n];
     match liftable(rw.graph(), &constants, y, &perm, &mut nodes, 0) {
         Err(Stop::NoPattern) => Outcome::NoMatch,
@@ -77,7 +77,7 @@ fn liftable(
     let Some((n, _)) = g.producer(v) else {
         return Err(Stop::NoPattern);
     };
-    let single = !g.is_output(v) && g.users(v).len() == 1;
+    let single = !g.is_output(v) && g.user_count(v) == 1;
     if let Some(inner) = permutation(g, n) {
         nodes.push(n);
         // A shared Transpose stays for the others: only one that vanishes here is a gain.

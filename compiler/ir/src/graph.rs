@@ -121,6 +121,9 @@ pub struct Graph {
     pub name: Arc<str>,
     dag: StableDiGraph<Node, ValueId>,
     values: Vec<Value>,
+    /// Of each value the nodes that read it, sorted, once per operand: edges know it only of what nodes compute, and a
+    /// weight may have thousands of readers.
+    readers: Vec<Vec<NodeId>>,
     inputs: Vec<ValueId>,
     outputs: Vec<(Arc<str>, ValueId)>,
     /// Model dimensions, in order of first appearance in the inputs.
@@ -193,24 +196,12 @@ impl Graph {
 
     /// Nodes that read `v`, sorted, once per operand that reads it.
     pub fn users(&self, v: ValueId) -> Vec<NodeId> {
-        let mut out: Vec<NodeId> = match self.producer(v) {
-            Some((n, _)) => self
-                .dag
-                .edges_directed(NodeIndex::new(n.0 as usize), Direction::Outgoing)
-                .filter(|e| *e.weight() == v)
-                .map(|e| NodeId(e.target().index() as u32))
-                .collect(),
-            None => self
-                .dag
-                .node_indices()
-                .flat_map(|n| {
-                    let k = self.dag[n].inputs.iter().filter(|i| **i == Some(v)).count();
-                    std::iter::repeat_n(NodeId(n.index() as u32), k)
-                })
-                .collect(),
-        };
-        out.sort();
-        out
+        self.readers[v.0 as usize].clone()
+    }
+
+    /// How many operands `v` is.
+    pub fn user_count(&self, v: ValueId) -> usize {
+        self.readers[v.0 as usize].len()
     }
 
     pub fn is_output(&self, v: ValueId) -> bool {
@@ -270,20 +261,25 @@ impl Graph {
     pub fn constants(&self) -> Vec<bool> {
         let mut out: Vec<bool> = self.values.iter().map(|v| matches!(v.def, Def::Weight(_))).collect();
         for n in self.order() {
-            let node = self.node(n);
-            // Shapes can hide in attributes: a result whose extents or attributes have symbols is not constant.
-            let constant = node.inputs.iter().flatten().all(|v| out[v.0 as usize])
-                && node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
-                && node.attrs.values().all(|a| match a {
-                    Attr::Dims(d) => d.iter().all(|d| d.as_const().is_some()),
-                    Attr::Graph(_) => false,
-                    _ => true,
-                });
-            for v in &node.outputs {
+            let constant = self.computes_constant(n, &out);
+            for v in &self.node(n).outputs {
                 out[v.0 as usize] = constant;
             }
         }
         out
+    }
+
+    /// Whether the results of `n` are constant, when those of its operands are as `known` says.
+    pub(crate) fn computes_constant(&self, n: NodeId, known: &[bool]) -> bool {
+        let node = self.node(n);
+        // Shapes can hide in attributes: a result whose extents or attributes have symbols is not constant.
+        node.inputs.iter().flatten().all(|v| known[v.0 as usize])
+            && node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
+            && node.attrs.values().all(|a| match a {
+                Attr::Dims(d) => d.iter().all(|d| d.as_const().is_some()),
+                Attr::Graph(_) => false,
+                _ => true,
+            })
     }
 
     /// The arguments of a node, as its operation sees them.
@@ -325,6 +321,7 @@ impl Graph {
             fact,
             def,
         });
+        self.readers.push(vec![]);
         id
     }
 
@@ -384,6 +381,7 @@ impl Graph {
         });
         let id = NodeId(ix.index() as u32);
         for v in inputs.into_iter().flatten() {
+            self.add_reader(v, id);
             if let Some((p, _)) = self.producer(v) {
                 self.dag.add_edge(NodeIndex::new(p.0 as usize), ix, v);
             }
@@ -486,20 +484,32 @@ impl Graph {
     pub(crate) fn set_input(&mut self, n: NodeId, slot: usize, new: Option<ValueId>) {
         let ix = NodeIndex::new(n.0 as usize);
         let old = std::mem::replace(&mut self.dag[ix].inputs[slot], new);
-        if let Some((p, _)) = old.and_then(|v| self.producer(v)) {
-            let edge = self
-                .dag
-                .edges_connecting(NodeIndex::new(p.0 as usize), ix)
-                .find(|e| Some(*e.weight()) == old)
-                .map(|e| e.id());
-            if let Some(e) = edge {
+        if let Some(v) = old {
+            self.remove_reader(v, n);
+            // A node has few operands, its producer may have many readers.
+            let mut edges = self.dag.edges_directed(ix, Direction::Incoming);
+            if let Some(e) = edges.find(|e| *e.weight() == v).map(|e| e.id()) {
                 self.dag.remove_edge(e);
             }
         }
-        if let Some(v) = new
-            && let Some((p, _)) = self.producer(v)
-        {
-            self.dag.add_edge(NodeIndex::new(p.0 as usize), ix, v);
+        if let Some(v) = new {
+            self.add_reader(v, n);
+            if let Some((p, _)) = self.producer(v) {
+                self.dag.add_edge(NodeIndex::new(p.0 as usize), ix, v);
+            }
+        }
+    }
+
+    fn add_reader(&mut self, v: ValueId, n: NodeId) {
+        let all = &mut self.readers[v.0 as usize];
+        all.insert(all.partition_point(|r| *r <= n), n);
+    }
+
+    /// Forgets one operand of `n` that is `v`.
+    fn remove_reader(&mut self, v: ValueId, n: NodeId) {
+        let all = &mut self.readers[v.0 as usize];
+        if let Ok(at) = all.binary_search(&n) {
+            all.remove(at);
         }
     }
 
@@ -523,6 +533,9 @@ impl Graph {
 
     pub(crate) fn remove_node(&mut self, n: NodeId) {
         if let Some(node) = self.dag.remove_node(NodeIndex::new(n.0 as usize)) {
+            for v in node.inputs.into_iter().flatten() {
+                self.remove_reader(v, n);
+            }
             for v in node.outputs {
                 self.values[v.0 as usize].def = Def::Removed;
             }

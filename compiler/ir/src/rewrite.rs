@@ -5,6 +5,7 @@
 //! that a node computes is not turned into an input or weight; a change that breaks a law is refused as a whole and
 //! leaves no trace but an event. What became dead is removed at once. Every decision is logged, for `--explain`.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -74,6 +75,8 @@ pub struct Rewriter<'g> {
     /// Nodes and weights added since the outermost `replace` began.
     born: Vec<NodeId>,
     born_weights: Vec<ValueId>,
+    /// What [`Rewriter::constants`] said last, kept true by every change since.
+    constants: OnceCell<Arc<Vec<bool>>>,
     changes: usize,
     events: Vec<Event>,
     seen: FxHashSet<Event>,
@@ -87,6 +90,7 @@ impl<'g> Rewriter<'g> {
             origin: Origin::default(),
             born: vec![],
             born_weights: vec![],
+            constants: OnceCell::new(),
             changes: 0,
             events: vec![],
             seen: FxHashSet::default(),
@@ -123,6 +127,11 @@ impl<'g> Rewriter<'g> {
         self.graph.constant(v)
     }
 
+    /// [`Graph::constants`] of the graph as it is. Changes keep it up to date, so that a pass may ask for it at every node.
+    pub fn constants(&self) -> Arc<Vec<bool>> {
+        self.constants.get_or_init(|| Arc::new(self.graph.constants())).clone()
+    }
+
     /// Operand `slot` of `n`, when present.
     pub fn input(&self, n: NodeId, slot: usize) -> Option<ValueId> {
         self.graph.node(n).inputs.get(slot).copied().flatten()
@@ -136,7 +145,7 @@ impl<'g> Rewriter<'g> {
 
     /// Whether exactly one operand of one node reads `v` and no graph output is `v`.
     pub fn used_once(&self, v: ValueId) -> bool {
-        !self.graph.is_output(v) && self.graph.users(v).len() == 1
+        !self.graph.is_output(v) && self.graph.user_count(v) == 1
     }
 
     // ---- walking
@@ -207,8 +216,13 @@ impl<'g> Rewriter<'g> {
             inputs.pop();
         }
         let out = self.graph.add_node(op, attrs, inputs, outputs, self.origin.clone())?;
-        self.born
-            .extend(out.first().and_then(|v| self.graph.producer(*v)).map(|(n, _)| n));
+        if let Some((n, _)) = out.first().and_then(|v| self.graph.producer(*v)) {
+            self.born.push(n);
+            if let Some(known) = self.constants.get_mut() {
+                let constant = self.graph.computes_constant(n, known);
+                Arc::make_mut(known).resize(self.graph.value_count(), constant);
+            }
+        }
         Ok(out)
     }
 
@@ -231,6 +245,9 @@ impl<'g> Rewriter<'g> {
     pub fn add_weight(&mut self, name: &str, t: Tensor) -> ValueId {
         let v = self.graph.add_weight(name, t);
         self.born_weights.push(v);
+        if let Some(known) = self.constants.get_mut() {
+            Arc::make_mut(known).resize(self.graph.value_count(), true);
+        }
         v
     }
 
@@ -312,6 +329,7 @@ impl<'g> Rewriter<'g> {
                 continue;
             }
             self.graph.replace_uses(*o, *n, &born_now);
+            self.relearn(*o, *n);
             let known = self.graph.fact(*o).known.clone();
             let name = self.graph.value(*o).name.clone();
             let is_born = self.born_weights[weights..].contains(n)
@@ -325,7 +343,7 @@ impl<'g> Rewriter<'g> {
             if is_born && new_value.name.is_empty() {
                 new_value.name = name;
             }
-            if self.graph.constant(*o).is_some() && self.graph.users(*o).is_empty() {
+            if self.graph.constant(*o).is_some() && self.graph.user_count(*o) == 0 {
                 self.graph.remove_weight(*o);
             }
         }
@@ -431,6 +449,31 @@ impl<'g> Rewriter<'g> {
         Ok(())
     }
 
+    /// Keeps [`Rewriter::constants`] true after the readers of `old` read `new`.
+    fn relearn(&mut self, old: ValueId, new: ValueId) {
+        let Some(known) = self.constants.get_mut() else { return };
+        match (known[old.0 as usize], known[new.0 as usize]) {
+            (false, true) => {}
+            // Rare enough to begin anew.
+            (true, false) => {
+                self.constants.take();
+                return;
+            }
+            _ => return,
+        }
+        let known = Arc::make_mut(known);
+        let mut work = self.graph.users(new);
+        while let Some(n) = work.pop() {
+            let news = self.graph.node(n).outputs.iter().any(|v| !known[v.0 as usize]);
+            if news && self.graph.computes_constant(n, known) {
+                for v in &self.graph.node(n).outputs {
+                    known[v.0 as usize] = true;
+                    work.extend(self.graph.users(*v));
+                }
+            }
+        }
+    }
+
     /// Infers again what depends on `v`, whose fact got more specific. A node that no longer types keeps its facts: the
     /// verifier will name it.
     fn refresh_users(&mut self, v: ValueId) {
@@ -463,7 +506,7 @@ impl<'g> Rewriter<'g> {
             if node
                 .outputs
                 .iter()
-                .any(|v| self.graph.is_output(*v) || !self.graph.users(*v).is_empty())
+                .any(|v| self.graph.is_output(*v) || self.graph.user_count(*v) > 0)
             {
                 continue;
             }
@@ -555,6 +598,56 @@ mod tests {
         assert_eq!(g.order().len(), 3);
         let ops: Vec<&str> = g.order().into_iter().map(|n| g.node(n).op.name()).collect();
         assert_eq!(ops, ["Neg", "Abs", "Neg"]);
+    }
+
+    #[test]
+    fn readers_are_those_of_a_search() {
+        let (mut g, nodes, x) = twice();
+        let w = g.add_weight("w", Tensor::f32(&[3], [1.0, 2.0, 3.0]));
+        let sum = g.apply("Add", &[], &[x, w]).expect("types");
+        g.apply("Mul", &[], &[sum, sum]).expect("types");
+        let searched = |g: &Graph| {
+            for v in g.value_ids() {
+                let operands = g.nodes().flat_map(|(n, node)| node.inputs.iter().map(move |i| (n, *i)));
+                let found: Vec<NodeId> = operands.filter(|(_, i)| *i == Some(v)).map(|(n, _)| n).collect();
+                assert_eq!((g.users(v), g.user_count(v)), (found.clone(), found.len()), "{v}");
+            }
+        };
+        searched(&g);
+        let mut rw = Rewriter::new(&mut g, "test");
+        rw.replace_values(&[x], &[], "shifted", |_| Ok(vec![sum]));
+        searched(rw.graph());
+        rw.replace_one(&nodes[1..], "abs", |rw| rw.apply("Abs", &[], &[x]));
+        searched(rw.graph());
+        rw.sweep();
+        searched(rw.graph());
+    }
+
+    #[test]
+    fn what_is_constant_stays_known() {
+        // Neg(Abs(w)) + Neg(x), of which pieces are exchanged.
+        let mut g = Graph::new("g");
+        let fact = Fact::new(DType::F32, [Dim::from(2usize)]);
+        let x = g.add_input("x", fact);
+        let w = g.add_weight("w", Tensor::f32(&[2], [1.0, 2.0]));
+        let abs = g.apply("Abs", &[], &[w]).expect("types");
+        let neg = g.apply("Neg", &[], &[x]).expect("types");
+        let exp = g.apply("Exp", &[], &[neg]).expect("types");
+        let sum = g.apply("Add", &[], &[abs, exp]).expect("types");
+        g.add_output("y", sum);
+        let mut rw = Rewriter::new(&mut g, "test");
+        assert_eq!(*rw.constants(), rw.graph().constants());
+        // A computed value becomes a weight, and with it all that reads it.
+        rw.replace_values(&[neg], &[], "frozen", |rw| {
+            Ok(vec![rw.add_weight("f", Tensor::f32(&[2], [0.0, 1.0]))])
+        });
+        assert!(rw.constants()[sum.0 as usize]);
+        assert_eq!(*rw.constants(), rw.graph().constants());
+        // And the other way round.
+        let held = rw.constants();
+        rw.replace_values(&[abs], &[], "thawed", |rw| Ok(vec![rw.apply("Sqrt", &[], &[x])?]));
+        assert!(held[sum.0 as usize] && !rw.constants()[sum.0 as usize]);
+        assert_eq!(*rw.constants(), rw.graph().constants());
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn find(rw: &Rewriter, n: NodeId, nodes: &mut Vec<NodeId>) -> Result<Found, Stop
         && rw.input(nan, 0) == Some(x)
         && splat(rw.graph(), zero) == Some(0.0)
     {
-        if !rw.used_once(p) || !rw.used_once(c) || rw.graph().is_output(x) || rw.graph().users(x).len() != 2 {
+        if !rw.used_once(p) || !rw.used_once(c) || rw.graph().is_output(x) || rw.graph().user_count(x) != 2 {
             return Err(Some("the probabilities are also read by others".into()));
         }
         nodes.extend([w, nan]);

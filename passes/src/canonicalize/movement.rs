@@ -46,7 +46,7 @@ fn does_nothing(g: &Graph, n: NodeId) -> Option<ValueId> {
         // Repeating an empty axis is the only other way to keep a shape, and moves nothing either.
         "Tile" => true,
         "Dropout" => {
-            let idle = |v: &ValueId| g.users(*v).is_empty() && !g.is_output(*v);
+            let idle = |v: &ValueId| g.user_count(*v) == 0 && !g.is_output(*v);
             node.outputs[1..].iter().all(idle) && given(2).is_none_or(|v| splat(g, v) == Some(0.0))
         }
         "Transpose" => is_identity(&permutation(g, n)?),

@@ -32,7 +32,7 @@ pub fn scale(rw: &mut Rewriter, n: NodeId) -> Outcome {
         return Outcome::NoMatch;
     };
     let op = if rw.node(n).op == "Mul" { "Mul" } else { "Div" };
-    let constants = rw.graph().constants();
+    let constants = rw.constants();
     let is_constant = |v: ValueId| constants[v.0 as usize];
     let (x, c) = match (is_constant(a), is_constant(b)) {
         (false, true) => (a, b),
@@ -76,6 +76,10 @@ pub fn channel_axis(c: &[Dim], shape: &[Dim]) -> Option<Option<usize>> {
     }
 }
 
+/// How far a factor is carried: a few nodes lie between the heads of an attention and the weights of its queries. Longer
+/// chains would be walked again for each of their factors.
+const MAX_NODES: usize = 64;
+
 struct Search<'a> {
     g: &'a Graph,
     constants: &'a [bool],
@@ -87,7 +91,7 @@ impl Search<'_> {
     }
 
     fn read_once(&self, v: ValueId) -> bool {
-        !self.g.is_output(v) && self.g.users(v).len() == 1
+        !self.g.is_output(v) && self.g.user_count(v) == 1
     }
 
     /// Whether [`scaled`] can carry `f` from `v` into a weight; collects the nodes on the way.
@@ -97,6 +101,9 @@ impl Search<'_> {
         };
         let node = self.g.node(n);
         let input = |i: usize| node.inputs.get(i).copied().flatten();
+        if nodes.len() == MAX_NODES {
+            return Err(Stop::NoWeight);
+        }
         nodes.push(n);
         let way = match (node.op.name(), input(0)) {
             ("Reshape", Some(x)) if f.axis.is_none() => self.carry(x, f, nodes),
@@ -164,7 +171,7 @@ impl Search<'_> {
         if !matches!(self.g.fact(w).dtype, DType::F32 | DType::F64) {
             return refused("a product would be rounded to the 16-bit weight");
         }
-        if self.g.users(w).len() != 1 {
+        if self.g.user_count(w) != 1 {
             return refused("others read the weight");
         }
         let bias = node.inputs.get(2).copied().flatten();

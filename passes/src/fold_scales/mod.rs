@@ -50,7 +50,7 @@ fn normalization(rw: &mut Rewriter, n: NodeId) -> Outcome {
     if node.outputs.len() != 1 || matches!(node.attrs.get("training_mode"), Some(Attr::Int(t)) if *t != 0) {
         return rw.refuse(&[n], detail, "it is in training mode");
     }
-    let constants = rw.graph().constants();
+    let constants = rw.constants();
     if [gamma, beta, mean, var].iter().any(|v| !constants[v.0 as usize]) {
         return rw.refuse(&[n], detail, "its statistics are not constant");
     }
@@ -96,7 +96,7 @@ pub(crate) fn reshaped(rw: &mut Rewriter, v: ValueId, shape: &[Dim]) -> Result<V
 
 /// `Conv(x, w) + c` → `Conv(x, w, c)`, likewise ConvTranspose and Gemm, and into the bias that is there
 fn shift(rw: &mut Rewriter, n: NodeId) -> Outcome {
-    let constants = rw.graph().constants();
+    let constants = rw.constants();
     let (Some(y), Some(c)) = (rw.input(n, 0), rw.input(n, 1)) else {
         return Outcome::NoMatch;
     };

@@ -168,7 +168,7 @@ impl Search<'_> {
     }
 
     pub fn read_once(&self, v: ValueId) -> bool {
-        !self.g.is_output(v) && self.g.users(v).len() == 1
+        !self.g.is_output(v) && self.g.user_count(v) == 1
     }
 
     /// Whether weights made of weights would be rounded more than the results of the branches are.

@@ -35,34 +35,15 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(rw: &mut Rewriter) {
-    let mut known = Known::default();
     rw.fixpoint(|rw, n| match rw.node(n).op.name() {
-        "Add" | "Sub" | "Mul" | "Div" | "Neg" => sums::merge(rw, known.of(rw), n),
-        "MatMul" => match unfold::merge(rw, known.of(rw), n) {
-            Outcome::NoMatch => products::merge(rw, known.of(rw), n),
+        "Add" | "Sub" | "Mul" | "Div" | "Neg" => sums::merge(rw, &rw.constants(), n),
+        "MatMul" => match unfold::merge(rw, &rw.constants(), n) {
+            Outcome::NoMatch => products::merge(rw, &rw.constants(), n),
             done => done,
         },
-        "Conv" | "Gemm" => products::merge(rw, known.of(rw), n),
+        "Conv" | "Gemm" => products::merge(rw, &rw.constants(), n),
         _ => Outcome::NoMatch,
     });
-}
-
-/// Which values are constant, computed again only after changes.
-#[derive(Default)]
-struct Known {
-    at: Option<(usize, usize)>,
-    constants: Vec<bool>,
-}
-
-impl Known {
-    fn of(&mut self, rw: &Rewriter) -> &[bool] {
-        let now = (rw.changes(), rw.graph().value_count());
-        if self.at != Some(now) {
-            self.at = Some(now);
-            self.constants = rw.graph().constants();
-        }
-        &self.constants
-    }
 }
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ impl Cluster {
         };
         // A single scaled weight is fold_scales' business; here it is one that this pass made.
         let own = matches!(&b.map, Map::Conv(Conv { kernel: Kernel::Weight(w), .. })
-            if g.producer(*w).is_some() && g.users(*w).len() == 1);
+            if g.producer(*w).is_some() && g.user_count(*w) == 1);
         own && !b.after.is_empty() && !search.is_coarse(b.value)
     }
 }
