@@ -135,7 +135,11 @@ impl Observer {
         report.map(|r| Work {
             nodes: [before, self.nodes],
             applied: r.changes,
-            refused: r.events.iter().filter(|e| matches!(e.outcome, Outcome::Refused(_))).count(),
+            refused: r
+                .events
+                .iter()
+                .filter(|e| matches!(e.outcome, Outcome::Refused(_)))
+                .count(),
         })
     }
 

@@ -20,6 +20,8 @@ struct Choice {
 /// The chosen terms.
 pub struct Extraction {
     choices: FxHashMap<Id, Choice>,
+    /// How often a term was considered.
+    pub offers: usize,
 }
 
 /// Costs sink from round to round; a chain of improvements longer than this is not worth waiting for.
@@ -41,10 +43,12 @@ impl Extraction {
             .collect();
         let mut out = Self {
             choices: FxHashMap::default(),
+            offers: 0,
         };
         for _ in 0..MAX_ROUNDS {
             let mut changed = false;
             for (id, nodes) in &priced {
+                out.offers += nodes.len();
                 for (own, node) in nodes {
                     changed |= out.offer(g, *id, *own, node);
                 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use cameo_ir::graph::infer;
 use cameo_ir::op::Arg;
-use cameo_ir::{Attrs, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId};
+use cameo_ir::{Attrs, Dim, Fact, Graph, Op, Sym, Tensor, ValueId};
 use egg::{Analysis, DidMerge, Id, Language};
 use rustc_hash::FxHashMap;
 
@@ -67,6 +67,9 @@ impl Language for ENode {
     }
 }
 
+/// A set of nodes of a region, by their place in it: names would be merged for every term.
+pub type Nodes = u64;
+
 /// What is known of an e-class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Data {
@@ -78,8 +81,8 @@ pub struct Data {
     pub private: bool,
     /// The value of all elements, for constants.
     pub splat: Option<f64>,
-    /// The ONNX nodes that the class comes from.
-    pub origin: Origin,
+    /// The nodes of the region that the class comes from.
+    pub origin: Nodes,
     /// The elements of small weights, which some operations type by.
     small: Option<Tensor>,
 }
@@ -90,9 +93,9 @@ pub struct Terms {
     attrs: Vec<Attrs>,
     numbers: FxHashMap<Attrs, u32>,
     leaves: FxHashMap<ValueId, Data>,
-    nominal: FxHashMap<Arc<str>, i64>,
+    nominal: Nominal,
     /// Given to classes that are made.
-    pub origin: Origin,
+    pub origin: Nodes,
     /// Two classes of different types were united: the region must be left alone.
     pub contradiction: bool,
 }
@@ -103,14 +106,19 @@ pub type EGraph = egg::EGraph<ENode, Terms>;
 /// does in use.
 const NOMINAL: i64 = 64;
 
+/// What symbols stand for where costs are compared.
+pub type Nominal = Arc<FxHashMap<Arc<str>, i64>>;
+
+pub fn nominal(g: &Graph) -> Nominal {
+    let one =
+        |(s, r): (&Arc<str>, &cameo_ir::graph::SymbolRange)| (s.clone(), NOMINAL.clamp(r.min.max(1), r.max.max(1)));
+    Arc::new(g.symbols.iter().map(one).collect())
+}
+
 impl Terms {
-    pub fn new(g: &Graph) -> Self {
-        let nominal = g
-            .symbols
-            .iter()
-            .map(|(s, r)| (s.clone(), NOMINAL.clamp(r.min.max(1), r.max.max(1))));
+    pub fn new(nominal: &Nominal) -> Self {
         Self {
-            nominal: nominal.collect(),
+            nominal: nominal.clone(),
             ..Self::default()
         }
     }
@@ -129,16 +137,17 @@ impl Terms {
         n
     }
 
-    /// Describes `v`, to be added as a leaf.
-    pub fn leaf(&mut self, g: &Graph, v: ValueId) -> ENode {
+    /// Describes `v`, to be added as a leaf; `constants` are those of the graph.
+    pub fn leaf(&mut self, g: &Graph, constants: &[bool], v: ValueId) -> ENode {
         self.leaves.entry(v).or_insert_with(|| {
             let weight = g.constant(v);
+            let constant = constants[v.0 as usize];
             Data {
                 fact: Some(g.fact(v).clone()),
-                constant: weight.is_some(),
-                private: weight.is_some() && g.users(v).len() == 1,
+                constant,
+                private: constant && private(g, v, RECIPE_DEPTH),
                 splat: weight.and_then(|_| splat(g, v)),
-                origin: Origin::default(),
+                origin: 0,
                 small: weight.filter(|t| t.len() <= Fact::KNOWN_MAX).cloned(),
             }
         });
@@ -156,6 +165,16 @@ impl Terms {
         };
         d.eval(&symbol).unwrap_or(NOMINAL).max(1) as u64
     }
+}
+
+/// Recipes of weights are a few nodes: fold, transpose, reshape.
+const RECIPE_DEPTH: usize = 16;
+
+/// Whether nothing else reads the constant `v` or what it is made of.
+fn private(g: &Graph, v: ValueId, depth: usize) -> bool {
+    let inputs = g.producer(v).map(|(n, _)| &g.node(n).inputs);
+    let mut below = inputs.into_iter().flatten().flatten();
+    g.user_count(v) == 1 && depth > 0 && below.all(|v| private(g, *v, depth - 1))
 }
 
 impl Analysis<ENode> for Terms {
@@ -202,7 +221,7 @@ impl Analysis<ENode> for Terms {
             constant,
             private: private && constant,
             splat: None,
-            origin: egraph.analysis.origin.clone(),
+            origin: egraph.analysis.origin,
             small: None,
         }
     }
@@ -220,7 +239,7 @@ impl Analysis<ENode> for Terms {
             constant: a.constant || b.constant,
             private: a.private && b.private,
             splat: a.splat.or(b.splat),
-            origin: a.origin.merge(&b.origin),
+            origin: a.origin | b.origin,
             small: a.small.clone().or_else(|| b.small.clone()),
         };
         let did = DidMerge(merged != *a, merged != b);

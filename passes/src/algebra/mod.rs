@@ -6,10 +6,12 @@
 //! %5 = Add(%3, %4) : f32[N,4]               %4 = Mul(%0, %3) : f32[N,4]
 //! ```
 //!
-//! The rules are in `rules/*.rules`, one line each. The graph is cut into regions of consecutive nodes; for each, an
-//! e-graph is grown within limits of rounds and nodes (never of time: that would make results depend on the machine), and
-//! terms are extracted by a cost that counts shared work once. A region changes only if that makes it cheaper. Refused:
-//! regions in which the rules contradict each other's types, and extractions with cycles.
+//! The rules are in `rules/*.rules`, one line each. Nodes of the operations on their left sides, as far as they read each
+//! other, are cut into regions, and a region is left alone unless some left side can match in it; what else there is are
+//! leaves. For each region, an e-graph is grown within limits of rounds and nodes (never of time: that would make results
+//! depend on the machine), and terms are extracted by a cost that counts shared work once. A region changes only if that
+//! makes it cheaper; then it is looked at again, cut at other places. Refused: regions in which the rules contradict each
+//! other's types, and extractions with cycles.
 
 mod cost;
 mod extract;
@@ -17,14 +19,14 @@ mod language;
 mod rule;
 
 use cameo_ir::op::{OpError, invalid};
-use cameo_ir::rewrite::Rewriter;
-use cameo_ir::{Attr, NodeId, ValueId};
+use cameo_ir::rewrite::{Outcome, Rewriter};
+use cameo_ir::{Attr, NodeId, Op, Origin, ValueId};
 use egg::{Id, Language};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::cost::COSTS;
 use self::extract::Extraction;
-use self::language::{EGraph, ENode, Head, OPS, Terms};
+use self::language::{EGraph, ENode, Head, Nodes, Nominal, OPS, Terms, nominal};
 use self::rule::{RULES, Rule};
 use crate::Pass;
 
@@ -34,42 +36,131 @@ pub const PASS: Pass = Pass {
     run,
 };
 
-/// Rewrites reach over a few nodes; larger regions cost more than linearly in extraction.
-const REGION_NODES: usize = 500;
+/// Rewrites reach over a few nodes, and extraction takes time with the square of a region. As many as a set of them holds.
+const REGION_NODES: usize = Nodes::BITS as usize;
 /// The rules settle in 2 to 4 rounds on all models seen.
 const ROUNDS: usize = 8;
-/// Twenty alternatives for each node of a full region.
-const E_NODES: usize = 10_000;
+/// Eight alternatives for each node of a full region.
+const E_NODES: usize = 8 * REGION_NODES;
+/// A sweep makes a chain as much shorter as a region's becomes: thousands of nodes are a few after three of them, and the
+/// last two find nothing.
+const SWEEPS: usize = 16;
 
 fn run(rw: &mut Rewriter) {
-    let rules = match RULES.as_ref() {
-        Ok(rules) => rules,
+    match RULES.as_ref() {
+        Ok(rules) => {
+            explore(rw, rules);
+        }
         Err(e) => {
             rw.refuse(&[], "rules", e.clone());
-            return;
         }
-    };
-    for region in regions(rw) {
-        simplify(rw, rules, &region);
     }
 }
 
-/// Runs of consecutive nodes with one output each, so that no path leaves a region and comes back.
-fn regions(rw: &Rewriter) -> Vec<Vec<NodeId>> {
-    let mut out = vec![vec![]];
-    for n in rw.graph().order() {
-        let node = rw.node(n);
-        let opaque = node.outputs.len() != 1 || node.attrs.values().any(|a| matches!(a, Attr::Graph(_)));
-        let full = out.last().is_some_and(|r| r.len() == REGION_NODES);
-        if opaque || full {
-            out.push(vec![]);
+/// What the search cost, in numbers that are the same on every machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Work {
+    regions: usize,
+    /// In all e-graphs together.
+    e_nodes: usize,
+    /// Terms that were considered for their classes.
+    offers: usize,
+}
+
+/// Simplifies region by region until nothing changes.
+fn explore(rw: &mut Rewriter, rules: &[Rule]) -> Work {
+    let mut work = Work::default();
+    let nominal = nominal(rw.graph());
+    let mut operations = FxHashSet::default();
+    rules.iter().for_each(|r| r.operations(&mut operations));
+    let operations: FxHashSet<Op> = operations.into_iter().map(|o| OPS.get(o)).collect();
+    // Regions that were looked at and stayed.
+    let mut settled: FxHashSet<Vec<NodeId>> = FxHashSet::default();
+    let mut idle = 0;
+    for sweep in 0..SWEEPS {
+        // Where one sweep cuts, the next does not.
+        let first = if sweep % 2 == 0 { REGION_NODES } else { REGION_NODES / 2 };
+        let before = rw.changes();
+        for region in regions(rw, rules, &operations, first) {
+            // A region may lose nodes to one before it.
+            if settled.contains(&region) || !region.iter().all(|n| rw.graph().contains(*n)) {
+                continue;
+            }
+            work.regions += 1;
+            if simplify(rw, rules, &nominal, &region, &mut work) != Outcome::Applied {
+                settled.insert(region);
+            }
         }
-        if !opaque && let Some(region) = out.last_mut() {
-            region.push(n);
+        idle = if rw.changes() == before { idle + 1 } else { 0 };
+        if idle == 2 {
+            break;
         }
     }
-    out.retain(|r| !r.is_empty());
-    out
+    work
+}
+
+/// Nodes of the given operations that are connected to each other, in pieces: of each set the first piece has at most
+/// `first` nodes, the others have [`REGION_NODES`]. Pieces in which no left side can match are left out. The order and the
+/// pieces depend on the text of the graph alone.
+///
+/// A path may leave a region and come back: terms of a class all read the same leaves, so that nothing extracted reads
+/// what comes after it.
+fn regions(rw: &Rewriter, rules: &[Rule], operations: &FxHashSet<Op>, first: usize) -> Vec<Vec<NodeId>> {
+    let constants = rw.constants();
+    let takes_part = |n: NodeId| {
+        let node = rw.node(n);
+        operations.contains(&node.op)
+            && node.outputs.iter().all(|v| !constants[v.0 as usize])
+            && node.outputs.len() == 1
+            && !node.attrs.values().any(|a| matches!(a, Attr::Graph(_)))
+    };
+    let nodes: Vec<NodeId> = rw.graph().order().into_iter().filter(|n| takes_part(*n)).collect();
+    let places: FxHashMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, n)| (*n, i)).collect();
+    // Sets of connected nodes, as trees of which the first node is the root.
+    let mut parents: Vec<usize> = (0..nodes.len()).collect();
+    fn root(parents: &mut [usize], mut i: usize) -> usize {
+        while parents[i] != i {
+            parents[i] = parents[parents[i]];
+            i = parents[i];
+        }
+        i
+    }
+    for (i, n) in nodes.iter().enumerate() {
+        for (p, _) in rw
+            .node(*n)
+            .inputs
+            .iter()
+            .flatten()
+            .filter_map(|v| rw.graph().producer(*v))
+        {
+            if let Some(j) = places.get(&p) {
+                let (a, b) = (root(&mut parents, i), root(&mut parents, *j));
+                parents[a.max(b)] = a.min(b);
+            }
+        }
+    }
+    let mut out: Vec<(Vec<NodeId>, bool)> = vec![];
+    // Of each set the piece that grows, and how far.
+    let mut open: FxHashMap<usize, (usize, usize)> = FxHashMap::default();
+    for (i, n) in nodes.iter().enumerate() {
+        let set = root(&mut parents, i);
+        let piece = match open.get(&set) {
+            Some((piece, limit)) if out[*piece].0.len() < *limit => *piece,
+            grown => {
+                let limit = if grown.is_some() { REGION_NODES } else { first };
+                out.push((vec![], false));
+                open.insert(set, (out.len() - 1, limit));
+                out.len() - 1
+            }
+        };
+        let v = rw.node(*n).outputs[0];
+        out[piece].0.push(*n);
+        out[piece].1 |= rules.iter().any(|r| r.may_match(rw, &constants, v));
+    }
+    out.into_iter()
+        .filter(|(_, hope)| *hope)
+        .map(|(nodes, _)| nodes)
+        .collect()
 }
 
 /// A region as an e-graph.
@@ -81,13 +172,14 @@ struct Region {
     roots: Vec<ValueId>,
 }
 
-fn load(rw: &Rewriter, region: &[NodeId]) -> Region {
+fn load(rw: &Rewriter, nominal: &Nominal, region: &[NodeId]) -> Region {
     let g = rw.graph();
-    let mut egraph = EGraph::new(Terms::new(g));
+    let constants = rw.constants();
+    let mut egraph = EGraph::new(Terms::new(nominal));
     let mut classes: FxHashMap<ValueId, Id> = FxHashMap::default();
     let inside: FxHashSet<NodeId> = region.iter().copied().collect();
     let mut roots = vec![];
-    for n in region {
+    for (place, n) in region.iter().enumerate() {
         let node = g.node(*n);
         let mut children = vec![];
         for v in &node.inputs {
@@ -99,7 +191,7 @@ fn load(rw: &Rewriter, region: &[NodeId]) -> Region {
                 Some(v) => match classes.get(v) {
                     Some(id) => *id,
                     None => {
-                        let leaf = egraph.analysis.leaf(g, *v);
+                        let leaf = egraph.analysis.leaf(g, &constants, *v);
                         let id = egraph.add(leaf);
                         classes.insert(*v, id);
                         id
@@ -109,12 +201,12 @@ fn load(rw: &Rewriter, region: &[NodeId]) -> Region {
         }
         let attrs = egraph.analysis.intern(&node.attrs);
         let op = OPS.number(node.op.name()).unwrap_or(u16::MAX);
-        egraph.analysis.origin = node.origin.clone();
+        egraph.analysis.origin = 1 << place;
         let id = egraph.add(ENode {
             head: Head::Op(op, attrs),
             children,
         });
-        egraph.analysis.origin = cameo_ir::Origin::default();
+        egraph.analysis.origin = 0;
         let v = node.outputs[0];
         classes.insert(v, id);
         if g.is_output(v) || g.users(v).iter().any(|u| !inside.contains(u)) {
@@ -171,26 +263,25 @@ fn saturate<'r>(egraph: &mut EGraph, rules: &'r [Rule]) -> Vec<&'r str> {
     used
 }
 
-fn simplify(rw: &mut Rewriter, rules: &[Rule], nodes: &[NodeId]) {
-    let mut region = load(rw, nodes);
+fn simplify(rw: &mut Rewriter, rules: &[Rule], nominal: &Nominal, nodes: &[NodeId], work: &mut Work) -> Outcome {
+    let mut region = load(rw, nominal, nodes);
     let used = saturate(&mut region.egraph, rules);
+    work.e_nodes += region.egraph.total_size();
     if used.is_empty() {
-        return;
+        return Outcome::NoMatch;
     }
     let Region { egraph, classes, roots } = &region;
     let detail = used.join(", ");
     if egraph.analysis.contradiction {
-        rw.refuse(
-            nodes,
-            &detail,
-            "internal error in pass `algebra`: types contradict each other",
-        );
-        return;
+        let reason = "internal error in pass `algebra`: types contradict each other";
+        return rw.refuse(nodes, &detail, reason);
     }
     let extraction = Extraction::new(egraph, &COSTS);
+    work.offers += extraction.offers;
     let mut plan = Plan {
         egraph,
         extraction: &extraction,
+        origins: nodes.iter().map(|n| rw.node(*n).origin.clone()).collect(),
         originals: FxHashMap::default(),
         terms: FxHashMap::default(),
         built: FxHashMap::default(),
@@ -220,11 +311,10 @@ fn simplify(rw: &mut Rewriter, rules: &[Rule], nodes: &[NodeId]) {
     }
     let now = plan.price(classes);
     let Some(then) = plan.extracted_price(roots, classes) else {
-        rw.refuse(nodes, &detail, "the cheapest terms need each other");
-        return;
+        return rw.refuse(nodes, &detail, "the cheapest terms need each other");
     };
     if then >= now {
-        return;
+        return Outcome::NoMatch;
     }
     let dying: Vec<NodeId> = nodes
         .iter()
@@ -233,13 +323,15 @@ fn simplify(rw: &mut Rewriter, rules: &[Rule], nodes: &[NodeId]) {
         .collect();
     rw.replace_values(roots, &dying, &detail, |rw| {
         roots.iter().map(|v| plan.value(rw, classes[v])).collect()
-    });
+    })
 }
 
 /// How extracted terms become nodes.
 struct Plan<'a> {
     egraph: &'a EGraph,
     extraction: &'a Extraction,
+    /// Of the nodes of the region.
+    origins: Vec<Origin>,
     /// Terms of the region as it is, and their values.
     originals: FxHashMap<ENode, ValueId>,
     /// The same the other way round: the term of each value.
@@ -291,7 +383,7 @@ impl Plan<'_> {
             .get(&v)
             .and_then(|id| self.extraction.term(self.egraph.find(*id)));
         let same = term.is_some_and(|t| self.originals.get(t) == Some(&v));
-        same && (roots.contains(&v) || !rw.graph().users(v).is_empty())
+        same && (roots.contains(&v) || rw.graph().user_count(v) > 0)
     }
 
     /// The value of a class: an existing one where the extracted term is a node of the graph that reads the same values.
@@ -325,7 +417,9 @@ impl Plan<'_> {
                     (Some(_), Some(v)) => v,
                     _ => {
                         let attrs = self.egraph.analysis.attrs(attrs).clone();
-                        let origin = self.egraph[id].data.origin.clone();
+                        let from = self.egraph[id].data.origin;
+                        let names = (0..self.origins.len()).filter(|i| from & (1 << i) != 0);
+                        let origin = Origin::from_names(names.flat_map(|i| self.origins[i].names().iter().cloned()));
                         rw.with_origin(origin, |rw| rw.add_node(OPS.get(op), attrs, inputs, 1))?[0]
                     }
                 }
@@ -339,7 +433,10 @@ impl Plan<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::PASS;
+    use cameo_ir::Graph;
+    use cameo_ir::rewrite::Rewriter;
+
+    use super::{PASS, RULES, Work, explore};
     use crate::testing::{Random, graph, rewrite, same};
 
     #[test]
@@ -494,5 +591,116 @@ mod tests {
             cameo_ir::verify::verify(&a).expect("a legal graph");
             same(&before, &a);
         }
+    }
+
+    /// A graph of `n` nodes on rows of four numbers: `next` writes the node after `before`, in which `%1` to `%4` are
+    /// weights, `%5` is a matrix and `%6` the input.
+    fn long(n: usize, mut next: impl FnMut(usize, &[usize]) -> String) -> Graph {
+        let weights: String = (1..5)
+            .map(|i| format!("weight %{i}: f32[4] = dense(0.5, 1.0, {i}.0, -1.0)\n"))
+            .collect();
+        let mut source =
+            format!("graph @g (%6 \"x\": f32[N,4]) symbols N=1.. {{\n{weights}weight %5: f32[4,4] = random\n");
+        let mut values = vec![6];
+        for i in 7..7 + n {
+            source += &format!("%{i} = {}\n", next(i, &values));
+            values.push(i);
+        }
+        source += &format!("return %{} \"y\"\n}}\n", 6 + n);
+        graph(&source)
+    }
+
+    fn chain(i: usize, values: &[usize]) -> String {
+        format!(
+            "{}(%{}, %{})",
+            ["Mul", "Add"][i % 2],
+            values[values.len() - 1],
+            1 + i % 4
+        )
+    }
+
+    fn diamonds(i: usize, values: &[usize]) -> String {
+        let last = |k: usize| values[values.len().saturating_sub(k)];
+        match i % 3 {
+            0 => format!("Add(%{}, %{})", last(1), last(2)),
+            1 => format!("Mul(%{}, %1)", last(1)),
+            _ => format!("Mul(%{}, %2)", last(2)),
+        }
+    }
+
+    fn mixed(random: &mut Random, values: &[usize]) -> String {
+        let mut pick = |n: usize| (random.next() % n as u64) as usize;
+        let recent = values.len().min(6);
+        let (a, b) = (
+            values[values.len() - 1 - pick(recent)],
+            values[values.len() - 1 - pick(recent)],
+        );
+        match pick(12) {
+            0 | 1 => format!("Mul(%{a}, %{})", 1 + pick(4)),
+            2 | 3 => format!("Add(%{a}, %{})", 1 + pick(4)),
+            4 | 5 => format!("Add(%{a}, %{b})"),
+            6 => format!("Mul(%{a}, %{b})"),
+            7 => format!("Sub(%{a}, %{b})"),
+            8 => format!("Neg(%{a})"),
+            9 => format!("MatMul(%{a}, %5)"),
+            10 => format!("Relu(%{a})"),
+            _ => format!("Softmax(%{a})"),
+        }
+    }
+
+    fn searched(g: &mut Graph) -> Work {
+        let rules = RULES.as_ref().unwrap_or_else(|e| panic!("{e}"));
+        let mut rw = Rewriter::new(g, PASS.name);
+        explore(&mut rw, rules)
+    }
+
+    #[test]
+    fn the_work_is_linear_in_the_graph() {
+        for n in [1_000, 10_000] {
+            let mut random = Random::new(3);
+            let graphs = [
+                long(n, chain),
+                long(n, diamonds),
+                long(n, |_, values| mixed(&mut random, values)),
+            ];
+            for (kind, mut g) in graphs.into_iter().enumerate() {
+                let work = searched(&mut g);
+                cameo_ir::verify::verify(&g).expect("a legal graph");
+                // A full e-graph has 8 for each node, and is searched again where it changed.
+                assert!(work.e_nodes <= 40 * n, "kind {kind}, {n} nodes: {work:?}");
+                assert!(work.offers <= 400 * n, "kind {kind}, {n} nodes: {work:?}");
+                let constants = g.constants();
+                let left = g.nodes().filter(|(_, n)| !constants[n.outputs[0].0 as usize]).count();
+                assert!(kind == 2 || left <= 4, "kind {kind}: {left} nodes of {n} are left");
+            }
+        }
+    }
+
+    #[test]
+    fn long_graphs_stay_equal() {
+        let mut random = Random::new(5);
+        for before in [
+            long(40, chain),
+            long(60, diamonds),
+            long(150, |_, values| mixed(&mut random, values)),
+        ] {
+            let mut after = before.clone();
+            crate::run(&PASS, &mut after);
+            same(&before, &after);
+        }
+    }
+
+    #[test]
+    fn where_no_rule_can_match_nothing_is_searched() {
+        // The residual sums of a network: Add over Add, but of nothing constant.
+        let mut g = long(300, |i, values| {
+            let last = values[values.len() - 1];
+            match i % 3 {
+                0 => format!("Add(%{}, %{last})", values[values.len().saturating_sub(3)]),
+                1 => format!("MatMul(%{last}, %5)"),
+                _ => format!("Relu(%{last})"),
+            }
+        });
+        assert_eq!(searched(&mut g), Work::default());
     }
 }

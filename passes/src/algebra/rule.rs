@@ -1,12 +1,15 @@
 //! Rewrite rules: their text form, matching in the e-graph, and application.
 //!
-//! Law: a replacement has the type and shape of what it replaces, or the rule does not apply. Operands of commutative
-//! operations match in either order.
+//! Laws: a replacement has the type and shape of what it replaces, or the rule does not apply; both sides of a rule have
+//! the same variables, so that all terms of a class read the same values from outside, and what is extracted depends on
+//! nothing that it did not depend on before. Operands of commutative operations match in either order.
 
 use std::sync::{Arc, LazyLock};
 
-use cameo_ir::{Attr, Attrs, Origin};
+use cameo_ir::rewrite::Rewriter;
+use cameo_ir::{Attr, Attrs, ValueId};
 use egg::Id;
+use rustc_hash::FxHashSet;
 
 use super::language::{EGraph, ENode, Head, OPS};
 use crate::pattern::{compose, is_identity, perm_attr};
@@ -39,6 +42,8 @@ pub struct Rule {
     right: Pattern,
     conditions: Vec<Condition>,
     variables: usize,
+    /// The variables that must be constant.
+    constant: Vec<usize>,
 }
 
 enum Pattern {
@@ -61,6 +66,17 @@ enum AttrTerm {
     Compose(usize, usize),
     /// The shape of the matched class.
     Result,
+}
+
+impl Pattern {
+    /// The variables that stand for values.
+    fn values(&self) -> Vec<usize> {
+        match self {
+            Self::Variable(v) => vec![*v],
+            Self::Number(_) => vec![],
+            Self::Op(_, args, _) => args.iter().flat_map(Self::values).collect(),
+        }
+    }
 }
 
 /// What a variable stands for.
@@ -127,6 +143,46 @@ impl Rule {
         }
     }
 
+    /// Adds the operations of the left side to `out`.
+    pub fn operations(&self, out: &mut FxHashSet<u16>) {
+        fn collect(p: &Pattern, out: &mut FxHashSet<u16>) {
+            if let Pattern::Op(op, args, _) = p {
+                out.insert(*op);
+                args.iter().for_each(|a| collect(a, out));
+            }
+        }
+        collect(&self.left, out);
+    }
+
+    /// Whether the operations of the left side, and the constants that the rule asks for, are there at `v`. Where this
+    /// says no for all rules, an e-graph finds nothing.
+    pub fn may_match(&self, rw: &Rewriter, constants: &[bool], v: ValueId) -> bool {
+        self.resembles(&self.left, rw, constants, v)
+    }
+
+    fn resembles(&self, p: &Pattern, rw: &Rewriter, constants: &[bool], v: ValueId) -> bool {
+        let constant = constants[v.0 as usize];
+        match p {
+            Pattern::Variable(x) => constant || !self.constant.contains(x),
+            Pattern::Number(_) => constant,
+            Pattern::Op(op, args, _) => {
+                let Some((n, _)) = rw.graph().producer(v) else {
+                    return false;
+                };
+                let node = rw.node(n);
+                if constant || node.op != OPS.get(*op) || node.inputs.len() != args.len() {
+                    return false;
+                }
+                let fits = |inputs: &mut dyn Iterator<Item = &Option<ValueId>>| {
+                    let mut pairs = args.iter().zip(inputs);
+                    pairs.all(|(a, v)| v.is_some_and(|v| self.resembles(a, rw, constants, v)))
+                };
+                let either = args.len() == 2 && node.op.schema().commutative;
+                fits(&mut node.inputs.iter()) || (either && fits(&mut node.inputs.iter().rev()))
+            }
+        }
+    }
+
     /// All matches at class `id` whose conditions hold.
     pub fn matches(&self, g: &EGraph, id: Id) -> Vec<Match> {
         let start = Match {
@@ -145,13 +201,9 @@ impl Rule {
 
     /// Adds the right side and unites it with `id`; says whether that is news.
     pub fn apply(&self, g: &mut EGraph, id: Id, m: &Match) -> bool {
-        let origin = m
-            .classes
-            .iter()
-            .fold(Origin::default(), |o, c| o.merge(&g[*c].data.origin));
-        g.analysis.origin = origin;
+        g.analysis.origin = m.classes.iter().fold(0, |all, c| all | g[*c].data.origin);
         let new = build(g, &self.right, id, m);
-        g.analysis.origin = Origin::default();
+        g.analysis.origin = 0;
         let Some(new) = new else { return false };
         let same = match (&g[id].data.fact, &g[new].data.fact) {
             (Some(a), Some(b)) => a.dtype == b.dtype && a.shape == b.shape,
@@ -293,7 +345,7 @@ fn parse(line: &str) -> Result<Rule, String> {
     let Pattern::Op(..) = left else {
         return Err("the left side must be an operation".into());
     };
-    let mut out = vec![];
+    let (mut out, mut constant) = (vec![], vec![]);
     if let Some(text) = conditions {
         let mut p = Parser::new(text, &mut variables);
         loop {
@@ -316,6 +368,9 @@ fn parse(line: &str) -> Result<Rule, String> {
             if arguments.len() != *arity {
                 return Err(format!("`{name}` takes {arity} arguments"));
             }
+            if name == "const" && !negated {
+                constant.extend(&arguments);
+            }
             out.push(Condition {
                 test: *test,
                 arguments,
@@ -330,12 +385,17 @@ fn parse(line: &str) -> Result<Rule, String> {
     if variables.len() > bound {
         return Err(format!("`{}` does not occur on the left side", variables[bound]));
     }
+    let (from, to) = (left.values(), right.values());
+    if let Some(lost) = from.iter().find(|v| !to.contains(v)) {
+        return Err(format!("`{}` does not occur on the right side", variables[*lost]));
+    }
     Ok(Rule {
         name: name.into(),
         left,
         right,
         conditions: out,
         variables: bound,
+        constant,
     })
 }
 
@@ -477,6 +537,7 @@ mod tests {
     fn mistakes_are_named() {
         let error = |line: &str| parse(line).err().unwrap_or_default();
         assert_eq!(error("a: Neg(x) => y"), "`y` does not occur on the left side");
+        assert_eq!(error("a: Sub(x, y) => x"), "`y` does not occur on the right side");
         assert_eq!(error("a: Nag(x) => x"), "no operation `Nag`");
         assert_eq!(error("a: Neg(x) => x if odd(x)"), "no condition `odd`");
         assert_eq!(error("a: Neg(x => x"), "`)` expected before ``");
