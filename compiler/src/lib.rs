@@ -41,6 +41,9 @@ pub struct Options {
     pub name: Option<String>,
     /// The form that code is generated for.
     pub emit: Emit,
+    /// Passes that are left out, by name: to find the one that is to blame, or to see what it is worth. What depends on one
+    /// may then be slower, or not be compiled at all.
+    pub disabled_passes: Vec<String>,
     /// Verify the graph after every pass; builds with debug assertions always do.
     pub verify: bool,
     /// Keep MLIR and LLVM IR as text, for dumps.
@@ -57,6 +60,7 @@ impl Default for Options {
             frozen: vec![],
             name: None,
             emit: Emit::Exe,
+            disabled_passes: vec![],
             verify: false,
             keep_text: false,
             stop_after: None,

@@ -86,11 +86,21 @@ pub fn import(model: &Path, options: &Options, observe: &mut dyn FnMut(Event)) -
     Ok(graph)
 }
 
-/// Runs the passes in their order.
+/// Runs the passes in their order, but for those that are disabled.
 pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Event)) -> Result<(), Diagnostics> {
     let phase = Stage::phase(Phase::Passes);
+    if let Some(name) = options
+        .disabled_passes
+        .iter()
+        .find(|p| cameo_passes::by_name(p).is_none())
+    {
+        return Err(unknown_pass(name));
+    }
     observe(Event::Begin(phase));
-    let mut run = |pass| run_pass(pass, graph, options, observe);
+    let mut run = |pass| match options.disabled_passes.iter().any(|p| p == pass) {
+        true => Ok(0),
+        false => run_pass(pass, graph, options, observe),
+    };
 
     // What a runtime has fused for itself is taken apart: below, each thing has one name.
     run("contributed")?;
@@ -190,9 +200,7 @@ pub fn run_pass(
         name,
     };
     let Some(pass) = cameo_passes::by_name(name) else {
-        return Err(Diagnostic::invalid(format!("there is no pass `{name}`"))
-            .help(known_passes())
-            .into());
+        return Err(unknown_pass(name));
     };
     observe(Event::Begin(stage));
     let report = cameo_passes::run(pass, graph);
@@ -200,6 +208,12 @@ pub fn run_pass(
     check(graph, stage, options)?;
     observe(Event::End(stage, Product::Graph(graph, Some(&report))));
     Ok(report.changes)
+}
+
+fn unknown_pass(name: &str) -> Diagnostics {
+    Diagnostic::invalid(format!("there is no pass `{name}`"))
+        .help(known_passes())
+        .into()
 }
 
 /// The sentence that lists the passes.
@@ -415,6 +429,28 @@ mod tests {
         let e = run_pass("nothing", &mut graph(), &Options::default(), &mut |_| {}).expect_err("no such pass");
         let said = e.to_string();
         assert!(said.contains("`nothing`") && said.contains("fold_constants"), "{said}");
+    }
+
+    #[test]
+    fn disabled_passes_do_not_run() {
+        let mut options = Options {
+            disabled_passes: vec!["cse".into(), "dce".into()],
+            ..Options::default()
+        };
+        let mut names = vec![];
+        optimize(&mut graph(), &options, &mut |e| {
+            if let Event::End(s, Product::Graph(..)) = e {
+                names.push(s.name);
+            }
+        })
+        .expect("optimizes");
+        assert!(
+            names.contains(&"norms") && !names.contains(&"cse") && !names.contains(&"dce"),
+            "{names:?}"
+        );
+        options.disabled_passes.push("nothing".into());
+        let e = optimize(&mut graph(), &options, &mut |_| {}).expect_err("no such pass");
+        assert!(e.to_string().contains("`nothing`"), "{e}");
     }
 
     #[test]

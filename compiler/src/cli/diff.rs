@@ -18,6 +18,7 @@ use crate::{Diagnostic, Diagnostics, Options, Target, artifact, pipeline};
 pub fn main(args: &DiffArgs) -> Done {
     let options = Options {
         dims: args.dims.clone(),
+        disabled_passes: args.without.disabled.clone(),
         ..Options::default()
     };
     let mut graph = pipeline::import(&args.file, &options, &mut |_| {})?;

@@ -120,6 +120,7 @@ fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
     Ok(Options {
         dims: args.dims.clone(),
         frozen: args.frozen.read()?,
+        disabled_passes: args.without.disabled.clone(),
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),
         ..Options::default()
     })

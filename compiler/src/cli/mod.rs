@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::explain::Explain;
-use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Target, Tensor};
+use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Target, Tensor, pipeline};
 
 /// Runs the command line; `args` begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -122,6 +122,16 @@ struct ModelArgs {
     dims: Vec<(String, DimBinding)>,
     #[command(flatten)]
     frozen: FreezeArgs,
+    #[command(flatten)]
+    without: WithoutArgs,
+}
+
+#[derive(Args)]
+struct WithoutArgs {
+    /// Leave a pass out, to find the one that is to blame or to see what it is worth (`cameo opt --list` names them); may be
+    /// repeated. The program may then be slower, and a model that needs the pass is refused
+    #[arg(long = "disable-pass", value_name = "PASS", value_parser = pass)]
+    disabled: Vec<String>,
 }
 
 #[derive(Args)]
@@ -216,6 +226,7 @@ impl CompileArgs {
             dims: self.model.dims.clone(),
             frozen: self.model.frozen.read()?,
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
+            disabled_passes: self.model.without.disabled.clone(),
             verify: self.verify,
             stop_after: self.stop_after,
             name: Some(compile::stem(&self.model.model)),
@@ -318,6 +329,8 @@ struct InspectArgs {
     dims: Vec<(String, DimBinding)>,
     #[command(flatten)]
     frozen: FreezeArgs,
+    #[command(flatten)]
+    without: WithoutArgs,
     /// Values that become the outputs instead of the model's own, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     outputs: Vec<String>,
@@ -423,6 +436,7 @@ struct ToleranceArgs {
 Examples:
   cameo diff model.onnx --inputs x.npz
   cameo diff model.onnx --at B=2 --at S=16       with made-up inputs of these extents
+  cameo diff model.onnx --disable-pass algebra   is it that pass?
 
 Every tensor that the compiled program keeps in memory is compared with the interpreter's, in the order of execution. The
 first one that departs is printed with the graph around it; the exit code is then 1.")]
@@ -432,6 +446,8 @@ struct DiffArgs {
     /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
     #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
     dims: Vec<(String, DimBinding)>,
+    #[command(flatten)]
+    without: WithoutArgs,
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
@@ -514,6 +530,14 @@ fn dim(text: &str) -> Result<(String, DimBinding), String> {
         return Err(format!("{min}..{max} is not a range of extents"));
     }
     Ok((name.into(), binding))
+}
+
+/// The name of a pass.
+fn pass(text: &str) -> Result<String, String> {
+    match cameo_passes::by_name(text) {
+        Some(p) => Ok(p.name.into()),
+        None => Err(pipeline::known_passes()),
+    }
 }
 
 /// `B=2`.

@@ -11,6 +11,7 @@ pub fn main(args: &RunArgs) -> Done {
     let options = Options {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
+        disabled_passes: args.model.without.disabled.clone(),
         ..Options::default()
     };
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;

@@ -286,6 +286,27 @@ fn progress_is_plain_lines_and_quiet_is_silent() {
 }
 
 #[test]
+fn a_pass_can_be_left_out() {
+    let dir = folder();
+    models::busy(dir.path());
+    let said = |more: &[&str]| {
+        let args = ["compile", "busy.onnx", "--stop-after", "passes", "--time-passes"];
+        text(&cameo(dir.path(), args.iter().chain(more).copied()).stderr)
+    };
+    let ran = |said: &str, pass: &str| said.lines().any(|l| l.split_whitespace().next() == Some(pass));
+    let without = said(&["--disable-pass", "cse", "--disable-pass", "algebra"]);
+    assert!(ran(&said(&[]), "cse") && ran(&without, "dce"), "{without}");
+    assert!(!ran(&without, "cse") && !ran(&without, "algebra"), "{without}");
+    let out = cameo(dir.path(), ["compile", "busy.onnx", "--disable-pass", "cake"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(
+        text(&out.stderr).contains("the passes are activations"),
+        "{}",
+        text(&out.stderr)
+    );
+}
+
+#[test]
 fn a_compiled_program_computes() {
     let dir = folder();
     models::linear(dir.path());
