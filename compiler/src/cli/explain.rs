@@ -1,9 +1,12 @@
 //! `--explain`: what passes did, and what they left alone for which reason, a line each.
 
-use cameo_ir::rewrite::{Event, Outcome};
+use std::collections::HashSet;
+
+use cameo_ir::rewrite::{Event, Outcome, Report};
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::show;
 use crate::report::outcome;
 
 /// The form of the lines.
@@ -16,6 +19,14 @@ pub enum Explain {
 }
 
 impl Explain {
+    /// Prints a line of this form: text is for people and goes to standard error, like the progress; JSON is a result.
+    pub fn print(self, line: &str) {
+        match self {
+            Self::Text => eprintln!("{line}"),
+            Self::Json => show(&format!("{line}\n")),
+        }
+    }
+
     /// A pass's decision, without the line's end.
     pub fn line(self, e: &Event) -> String {
         let names: Vec<&str> = e.nodes.names().iter().map(|n| &**n).collect();
@@ -33,6 +44,21 @@ impl Explain {
                     .to_string()
             }
         }
+    }
+}
+
+/// The decisions of a sequence of passes.
+#[derive(Default)]
+pub struct Decisions {
+    refused: HashSet<Event>,
+}
+
+impl Decisions {
+    /// What there is to tell of the next pass: what it applied, and what it left alone unless an earlier run of it has done
+    /// so, for the same reason, already.
+    pub fn news<'r>(&mut self, report: &'r Report) -> Vec<&'r Event> {
+        let mut new = |e: &Event| !matches!(e.outcome, Outcome::Refused(_)) || self.refused.insert(e.clone());
+        report.events.iter().filter(|e| new(e)).collect()
     }
 }
 
@@ -66,5 +92,22 @@ mod tests {
         );
         assert_eq!(read(&e)["outcome"], "refused");
         assert_eq!(read(&e)["reason"], "others read it");
+    }
+
+    #[test]
+    fn what_is_left_alone_again_is_told_once() {
+        let event = |outcome| Event {
+            pass: "cse",
+            outcome,
+            nodes: Origin::new("a"),
+            detail: "equal nodes".into(),
+        };
+        let refused = |why: &str| event(Outcome::Refused(why.into()));
+        let report = |events| Report { changes: 0, events };
+        let mut decisions = Decisions::default();
+        let first = report(vec![event(Outcome::Applied), refused("so")]);
+        assert_eq!(decisions.news(&first).len(), 2);
+        let second = report(vec![event(Outcome::Applied), refused("so"), refused("otherwise")]);
+        assert_eq!(decisions.news(&second), [&second.events[0], &second.events[2]]);
     }
 }

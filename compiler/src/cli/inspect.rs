@@ -10,7 +10,7 @@ use cameo_kernel::Program;
 use serde_json::{Value, json};
 
 use super::compile::size;
-use super::explain::Explain;
+use super::explain::{Decisions, Explain};
 use super::{Done, Failure, InspectArgs, operators, show};
 use crate::excerpt::Source;
 use crate::report::{self, Report};
@@ -63,9 +63,12 @@ struct Found {
 fn explain(model: &Path, args: &InspectArgs, form: Explain) -> Done {
     let options = options(args)?;
     let mut graph = pipeline::import(model, &options, &mut |_| {})?;
+    let mut told = Decisions::default();
     pipeline::optimize(&mut graph, &options, &mut |e| {
         if let Event::End(_, Product::Graph(_, Some(report))) = e {
-            report.events.iter().for_each(|e| show(&format!("{}\n", form.line(e))));
+            told.news(report)
+                .into_iter()
+                .for_each(|e| show(&format!("{}\n", form.line(e))));
         }
     })
     .map_err(|d| d.with_source(model))?;
@@ -79,10 +82,10 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
     let silent = &mut |_: Event| {};
     let before = pipeline::import(model, &options, silent)?;
     let mut after = before.clone();
-    let mut decisions = vec![];
+    let (mut told, mut decisions) = (Decisions::default(), vec![]);
     pipeline::optimize(&mut after, &options, &mut |e| {
         if let Event::End(_, Product::Graph(_, Some(report))) = e {
-            decisions.extend_from_slice(&report.events);
+            decisions.extend(told.news(report).into_iter().cloned());
         }
     })
     .map_err(|d| d.with_source(model))?;

@@ -211,8 +211,8 @@ struct CompileArgs {
     /// Check the graph after every pass
     #[arg(long)]
     verify: bool,
-    /// Print what each pass did, and what it left alone for which reason: as text, or (`--explain=json`) as an object per
-    /// line to standard output
+    /// Print what each pass did, and what it left alone (told once) for which reason: as text, or (`--explain=json`) as an
+    /// object per line to standard output
     #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     explain: Option<Explain>,
     /// Print nothing but errors
@@ -342,8 +342,8 @@ struct InspectArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// What each pass does, and what it leaves alone for which reason: as text, or (`--explain=json`) as an object per
-    /// line
+    /// What each pass does, and what it leaves alone (told once) for which reason: as text, or (`--explain=json`) as an
+    /// object per line
     #[arg(
         long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text",
         conflicts_with_all = ["json", "optimized", "report", "ops"],
@@ -382,9 +382,10 @@ struct OptArgs {
     /// Check the graph after every pass
     #[arg(long)]
     verify: bool,
-    /// Print what each pass did, and what it left alone for which reason
-    #[arg(long)]
-    explain: bool,
+    /// Print what each pass did, and what it left alone for which reason: as text, or (`--explain=json`, with `--output`) as
+    /// an object per line to standard output
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    explain: Option<Explain>,
     /// List the passes
     #[arg(long)]
     list: bool,

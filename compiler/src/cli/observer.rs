@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use cameo_ir::rewrite::Outcome;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::explain::Explain;
-use super::show;
+use super::explain::{Decisions, Explain};
 use crate::dump::Dump;
 use crate::{Diagnostics, Event, Product, Stage};
 
@@ -30,6 +29,7 @@ pub struct Observer {
     progress: bool,
     /// What passes did and left alone.
     explain: Option<Explain>,
+    decisions: Decisions,
     dump: Option<Dump>,
     /// The first dump that could not be written; later ones are not tried.
     failed: Option<Diagnostics>,
@@ -71,7 +71,9 @@ impl Observer {
                 let work = self.work(product);
                 self.took.push((*stage, took, work));
                 if let (Some(form), Product::Graph(_, Some(report))) = (self.explain, product) {
-                    report.events.iter().for_each(|e| self.say(form, &form.line(e)));
+                    for e in self.decisions.news(report) {
+                        self.say(form, &form.line(e));
+                    }
                 }
                 self.write(*stage, product);
                 if self.progress && stage.is_phase() {
@@ -149,15 +151,10 @@ impl Observer {
         }
     }
 
-    /// Text is for people, like the progress; JSON is a result.
     fn say(&self, form: Explain, line: &str) {
-        let print = || match form {
-            Explain::Text => eprintln!("{line}"),
-            Explain::Json => show(&format!("{line}\n")),
-        };
         match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
+            Some(bar) => bar.suspend(|| form.print(line)),
+            None => form.print(line),
         }
     }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use cameo_ir::text;
 
-use super::explain::Explain;
+use super::explain::{Decisions, Explain};
 use super::{Done, Failure, OptArgs, PrintArgs, show};
 use crate::{Event, Options, Product, ir_file, pipeline};
 
@@ -25,18 +25,20 @@ pub fn main(args: &OptArgs) -> Done {
         let unknown = || Failure::Usage(format!("there is no pass `{name}`: {}", pipeline::known_passes()));
         passes.push(pass.ok_or_else(unknown)?);
     }
+    if args.explain == Some(Explain::Json) && args.output.is_none() {
+        let message = "`--explain=json` and the graph both go to standard output: add `--output FILE`";
+        return Err(Failure::Usage(message.into()));
+    }
     let options = Options {
         verify: args.verify,
         ..Options::default()
     };
     let mut graph = pipeline::import(file, &options, &mut |_| {})?;
+    let mut told = Decisions::default();
     for pass in passes {
         pipeline::run_pass(pass.name, &mut graph, &options, &mut |e| {
-            if let (true, Event::End(_, Product::Graph(_, Some(report)))) = (args.explain, e) {
-                report
-                    .events
-                    .iter()
-                    .for_each(|e| eprintln!("{}", Explain::Text.line(e)));
+            if let (Some(form), Event::End(_, Product::Graph(_, Some(report)))) = (args.explain, e) {
+                told.news(report).into_iter().for_each(|e| form.print(&form.line(e)));
             }
         })?;
     }

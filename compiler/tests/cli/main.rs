@@ -286,6 +286,37 @@ fn progress_is_plain_lines_and_quiet_is_silent() {
 }
 
 #[test]
+fn opt_explains_as_json() {
+    let dir = folder();
+    models::busy(dir.path());
+    let passes = [
+        "opt",
+        "busy.onnx",
+        "--passes",
+        "canonicalize,cse,dce,canonicalize",
+        "--explain=json",
+    ];
+    let lines = done(dir.path(), passes.into_iter().chain(["-o", "after.ir"]));
+    let decisions: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("an object"))
+        .collect();
+    assert!(
+        decisions
+            .iter()
+            .any(|d| d["pass"] == "cse" && d["outcome"] == "applied"),
+        "{lines}"
+    );
+    let refused: Vec<&Value> = decisions.iter().filter(|d| d["outcome"] == "refused").collect();
+    for (i, d) in refused.iter().enumerate() {
+        assert!(!refused[..i].contains(d), "told twice: {d}");
+    }
+    assert!(dir.path().join("after.ir").exists());
+    // The graph would be on standard output as well.
+    assert_eq!(cameo(dir.path(), passes).status.code(), Some(2));
+}
+
+#[test]
 fn a_pass_can_be_left_out() {
     let dir = folder();
     models::busy(dir.path());
