@@ -103,6 +103,7 @@ check "digits against ONNX Runtime" "$python" "$tests/oracle/match.py" "$example
 check "light models" "$python" "$tests/oracle/light.py"
 check "contributed operators" "$python" "$tests/oracle/contrib.py"
 check "loops over time" "$python" "$tests/oracle/loops.py"
+check "cut networks" "$python" "$tests/oracle/slice.py"
 check "digits in C" digits_program
 # The quickstart also writes minilm.onnx.
 check "quickstart" quickstart

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Invariant: every `.ir` file can be read back, and running the pass that the next `.ir` file is named after gives that
-//! file. A pass that changed nothing writes none.
+//! file (but `slice`, which is no pass: it needs the sizes that were asked for). A pass that changed nothing writes none.
 
 use std::path::PathBuf;
 

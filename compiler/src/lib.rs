@@ -25,6 +25,7 @@ pub use artifact::{Artifact, Output, Target};
 pub use cameo_codegen::{ArtifactReport, Emit};
 pub use cameo_ir::Tensor;
 pub use cameo_onnx::DimBinding;
+pub use cameo_passes::slice::{Sizes, Slice};
 pub use diagnostic::{Diagnostic, Diagnostics, Kind};
 pub use pipeline::{Event, Phase, Product, Stage};
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub outputs: Option<Vec<String>>,
     /// Inputs that become weights with these elements; what depends on them alone is computed at compile time.
     pub frozen: Vec<(String, Tensor)>,
+    /// The smaller network that is cut out of the model's and compiled instead.
+    pub slice: Option<Slice>,
     /// Names symbols, libraries and headers; the graph's name when absent. Any text: what no C identifier holds is replaced.
     pub name: Option<String>,
     /// The form that code is generated for.
@@ -58,6 +61,7 @@ impl Default for Options {
             dims: vec![],
             outputs: None,
             frozen: vec![],
+            slice: None,
             name: None,
             emit: Emit::Exe,
             disabled_passes: vec![],

@@ -19,6 +19,7 @@ use cameo_ir::{Graph, ValueId, text};
 use cameo_kernel::memory::{self, MemoryPlan};
 use cameo_kernel::{LowerError, Program};
 use cameo_onnx::ImportOptions;
+use cameo_passes::slice::Slice;
 
 use crate::artifact::{self, Artifact, Output, Target};
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -122,6 +123,12 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("activations")?;
     run("attention")?;
     run("rotary")?;
+    // The smaller network that the user wants. Attention and normalisations say how their axes belong together, which
+    // primitives do not; and weights are still tensors of the file, not yet recipes with factors of several axes in them.
+    if let Some(wish) = &options.slice {
+        slice(wish, graph, options, observe)?;
+    }
+    let mut run = |pass| run_pass(pass, graph, options, observe);
     // Needs canonical arithmetic: multiplications and additions of constants move into neighbouring weights.
     run("fold_scales")?;
     // Needs folded scales, so that the branches of a training-time block are linear: each sum of them is one convolution.
@@ -214,6 +221,31 @@ fn unknown_pass(name: &str) -> Diagnostics {
     Diagnostic::invalid(format!("there is no pass `{name}`"))
         .help(known_passes())
         .into()
+}
+
+/// Cuts the network that the user wants out of the graph. A stage like a pass, but it changes what is computed.
+fn slice(
+    wish: &Slice,
+    graph: &mut Graph,
+    options: &Options,
+    observe: &mut dyn FnMut(Event),
+) -> Result<(), Diagnostics> {
+    let stage = Stage {
+        phase: Phase::Passes,
+        name: cameo_passes::slice::NAME,
+    };
+    observe(Event::Begin(stage));
+    let report = cameo_passes::slice::slice(graph, wish).map_err(|e| {
+        let d = Diagnostic::invalid(format!("`{}` cannot be cut: {}", e.what, e.reason));
+        match e.node.filter(|n| graph.contains(*n)) {
+            Some(n) => d.excerpt(text::print_around(graph, n, 1)).node(graph.node(n)),
+            None => d,
+        }
+    })?;
+    *graph = numbered(graph);
+    check(graph, stage, options)?;
+    observe(Event::End(stage, Product::Graph(graph, Some(&report))));
+    Ok(())
 }
 
 /// The sentence that lists the passes.

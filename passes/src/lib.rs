@@ -10,6 +10,7 @@ use cameo_ir::rewrite::{Report, Rewriter};
 mod activations;
 pub mod algebra;
 mod attention;
+mod axes;
 mod canonicalize;
 mod contributed;
 mod cse;
@@ -23,6 +24,7 @@ mod pattern;
 mod reparam;
 mod reroll;
 mod rotary;
+pub mod slice;
 #[cfg(test)]
 mod testing;
 mod transposes;

@@ -11,7 +11,8 @@ use crate::{Output, Phase, pipeline};
 
 pub fn main(args: &CompileArgs) -> Done {
     for name in &args.dump_ir_after {
-        if name != Phase::Import.name() && cameo_passes::by_name(name).is_none() {
+        let known = [Phase::Import.name(), cameo_passes::slice::NAME].contains(&&**name);
+        if !known && cameo_passes::by_name(name).is_none() {
             return Err(Failure::Usage(format!(
                 "there is no pass `{name}`: {}",
                 pipeline::known_passes()

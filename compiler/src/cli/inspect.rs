@@ -124,6 +124,7 @@ fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
         dims: args.dims.clone(),
         frozen: args.frozen.read()?,
         disabled_passes: args.without.disabled.clone(),
+        slice: args.slice.clone(),
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),
         ..Options::default()
     })
@@ -142,8 +143,10 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
     let options = options(args)?;
     // A wrong target is the user's mistake, not the model's.
     let machine = args.target.target().machine()?;
+    // Only the passes know enough to cut.
+    let optimized = args.optimized || args.slice.is_some();
     let mut found = Found {
-        optimized: args.optimized,
+        optimized,
         ..Found::default()
     };
     let silent = &mut |_: Event| {};
@@ -156,8 +159,10 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
             return Ok(found);
         }
     };
-    if args.optimized {
-        found.problems = pipeline::optimize(&mut graph, &options, silent).err();
+    if optimized {
+        found.problems = pipeline::optimize(&mut graph, &options, silent)
+            .err()
+            .map(|d| d.with_source(model));
     }
     found.ops = ops(&graph);
     if found.problems.is_none() {

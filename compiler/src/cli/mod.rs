@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::explain::Explain;
-use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Target, Tensor, pipeline};
+use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Slice, Target, Tensor, pipeline};
 
 /// Runs the command line; `args` begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -124,6 +124,8 @@ struct ModelArgs {
     frozen: FreezeArgs,
     #[command(flatten)]
     without: WithoutArgs,
+    #[command(flatten)]
+    slice: SliceArgs,
 }
 
 #[derive(Args)]
@@ -132,6 +134,15 @@ struct WithoutArgs {
     /// repeated. The program may then be slower, and a model that needs the pass is refused
     #[arg(long = "disable-pass", value_name = "PASS", value_parser = pass)]
     disabled: Vec<String>,
+}
+
+#[derive(Args)]
+struct SliceArgs {
+    /// Cut a smaller network out of one that was trained for it: the first `hidden` elements of the residual stream,
+    /// `heads` of each attention, `ffn` inner elements of each feed-forward block, the first `layers`; those that are not
+    /// named stay. `ffn` and `heads` may be a list, one for each: `ffn=[512,1024]`
+    #[arg(long, value_name = "NAME=N,...")]
+    slice: Option<Slice>,
 }
 
 #[derive(Args)]
@@ -225,6 +236,7 @@ impl CompileArgs {
         Ok(Options {
             dims: self.model.dims.clone(),
             frozen: self.model.frozen.read()?,
+            slice: self.model.slice.slice.clone(),
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
             disabled_passes: self.model.without.disabled.clone(),
             verify: self.verify,
@@ -244,6 +256,8 @@ Examples:
       one text at a time, at most 512 tokens, for any processor with AVX2
   cameo compile clip.onnx --freeze-input input_ids=classes.npy -o clip
       the branch that reads `input_ids` alone is computed now and gone from the program
+  cameo compile bert.onnx --slice hidden=384,heads=6,ffn=1536,layers=6 -o small
+      the first half of every axis and of the layers, of weights that were trained to be cut
   cameo compile digits.onnx --emit static --embed-weights -o out/
       `out/libdigits.a` and `out/digits.h` for a C program
   cameo compile minilm.onnx --emit rust -o model/
@@ -331,6 +345,9 @@ struct InspectArgs {
     frozen: FreezeArgs,
     #[command(flatten)]
     without: WithoutArgs,
+    /// As of `compile`; what is left after all passes is shown
+    #[arg(long, value_name = "NAME=N,...")]
+    slice: Option<Slice>,
     /// Values that become the outputs instead of the model's own, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     outputs: Vec<String>,

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use cameo_ir::rewrite::Event as Decision;
 use cameo_ir::rewrite::Outcome;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -70,9 +71,19 @@ impl Observer {
                 });
                 let work = self.work(product);
                 self.took.push((*stage, took, work));
-                if let (Some(form), Product::Graph(_, Some(report))) = (self.explain, product) {
-                    for e in self.decisions.news(report) {
-                        self.say(form, &form.line(e));
+                if let Product::Graph(_, Some(report)) = product {
+                    match self.explain {
+                        Some(form) => {
+                            for e in self.decisions.news(report) {
+                                self.say(form, &form.line(e));
+                            }
+                        }
+                        // What the user asked for, and what it did to the outputs.
+                        None if self.progress && stage.name == cameo_passes::slice::NAME => {
+                            let line = |e: &Decision| format!("{:10} {}", stage.name, e.detail);
+                            report.events.iter().for_each(|e| self.say(Explain::Text, &line(e)));
+                        }
+                        None => {}
                     }
                 }
                 self.write(*stage, product);

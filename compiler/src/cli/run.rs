@@ -12,6 +12,7 @@ pub fn main(args: &RunArgs) -> Done {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
         disabled_passes: args.model.without.disabled.clone(),
+        slice: args.model.slice.slice.clone(),
         ..Options::default()
     };
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;

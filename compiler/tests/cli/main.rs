@@ -457,6 +457,92 @@ fn inputs_can_be_frozen() {
     }
 }
 
+/// A feed-forward block on a residual stream, whose inner axis has these biases.
+fn block(biases: &[f32]) -> String {
+    let n = biases.len();
+    let list = |v: Vec<f32>| v.iter().map(|x| format!("{x:?}")).collect::<Vec<_>>().join(",");
+    // Rows and columns of the larger block begin as those of the smaller one.
+    let up = (0..2)
+        .flat_map(|r| (0..n).map(move |c| (r + 2 * c) as f32 - 1.0))
+        .collect();
+    let down = (0..n).flat_map(|r| [r as f32, 1.0]).collect();
+    format!(
+        r#"graph @g (%0 "x": f32[N,2]) symbols N=1.. {{
+          weight %1: f32[2,{n}] = dense({})
+          weight %2: f32[{n}] = dense({})
+          weight %3: f32[{n},2] = dense({})
+          %4 = MatMul(%0, %1) : f32[N,{n}] from "up"
+          %5 = Add(%4, %2) : f32[N,{n}] from "bias"
+          %6 = Relu(%5) : f32[N,{n}]
+          %7 = MatMul(%6, %3) : f32[N,2] from "down"
+          %8 = Add(%0, %7) : f32[N,2] from "skip"
+          return %8 "y"
+        }}"#,
+        list(up),
+        list(biases.to_vec()),
+        list(down),
+    )
+}
+
+#[test]
+fn a_smaller_network_is_cut_out() {
+    let dir = folder();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("writes");
+    let small = block(&[0.5, -0.25]);
+    write("large.ir", &block(&[0.5, -0.25, 3.0, -1.0]));
+    let x = [1.0, -2.0, 0.5, 0.25, 3.0, 2.0];
+    save(&dir.path().join("x.npz"), "x", &[3, 2], &x);
+    let run = [
+        "run",
+        "large.ir",
+        "-q",
+        "--inputs",
+        "x.npz",
+        "--outputs",
+        "y.npz",
+        "--slice",
+        "ffn=2",
+    ];
+    done(dir.path(), run);
+    let graph = cameo_ir::text::parse(&small, &|_, _| None).expect("parses");
+    let want = cameo_ir::interp::run(&graph, &[cameo_ir::Tensor::f32(&[3, 2], x)]).expect("runs");
+    assert_eq!(load(&dir.path().join("y.npz"), "y"), (vec![3, 2], want[0].to_f32()));
+    // What was done is told, and the stage can be dumped.
+    let args = [
+        "compile",
+        "large.ir",
+        "--slice",
+        "ffn=3",
+        "--dump-ir-after",
+        "slice",
+        "--stop-after",
+        "passes",
+    ];
+    let out = cameo(dir.path(), args);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("ffn: 1 of 4 to 3"), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stdout).contains("Relu(%7) : f32[N,3]"),
+        "{}",
+        text(&out.stdout)
+    );
+    let (found, code) = json(dir.path(), ["inspect", "large.ir", "--json", "--slice", "ffn=3"]);
+    assert_eq!((code, &found["optimized"]), (Some(0), &true.into()));
+    for (wish, status, said) in [
+        (
+            "ffn=5",
+            1,
+            "node `down` (MatMul): `ffn` cannot be cut: there are 4, not 5",
+        ),
+        ("hidden=1", 1, "which is the input `x`"),
+        ("width=1", 2, "there is no `width`"),
+    ] {
+        let out = cameo(dir.path(), ["compile", "large.ir", "-q", "--slice", wish]);
+        assert_eq!(out.status.code(), Some(status), "{wish}");
+        assert!(text(&out.stderr).contains(said), "{}", text(&out.stderr));
+    }
+}
+
 #[test]
 fn diff_finds_agreement_node_by_node() {
     let dir = folder();
