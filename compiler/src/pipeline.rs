@@ -98,10 +98,7 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
         return Err(unknown_pass(name));
     }
     observe(Event::Begin(phase));
-    let mut run = |pass| match options.disabled_passes.iter().any(|p| p == pass) {
-        true => Ok(0),
-        false => run_pass(pass, graph, options, observe),
-    };
+    let mut run = |pass| run_pass(pass, graph, options, observe);
 
     // What a runtime has fused for itself is taken apart: below, each thing has one name.
     run("contributed")?;
@@ -195,7 +192,7 @@ pub fn link(
     Ok(written)
 }
 
-/// Runs one pass by name; gives the number of changes.
+/// Runs one pass by name, unless it is disabled; gives the number of changes.
 pub fn run_pass(
     name: &'static str,
     graph: &mut Graph,
@@ -209,6 +206,9 @@ pub fn run_pass(
     let Some(pass) = cameo_passes::by_name(name) else {
         return Err(unknown_pass(name));
     };
+    if options.disabled_passes.iter().any(|p| p == name) {
+        return Ok(0);
+    }
     observe(Event::Begin(stage));
     let report = cameo_passes::run(pass, graph);
     *graph = numbered(graph);
