@@ -128,6 +128,88 @@ fn transformer_block() {
     check_up_to(text, sizes, 1);
 }
 
+/// The number of kernels that the graph becomes after all passes.
+fn kernels(text: &str) -> usize {
+    let mut g = source::graph(text);
+    cameo::pipeline::optimize(&mut g, &cameo::Options::default(), &mut |_| {}).expect("optimizes");
+    let machine = cameo::Target::default().machine().expect("this machine");
+    let target = cameo::artifact::kernel_target(&machine);
+    let program = cameo::pipeline::partition(&g, target, &mut |_| {}).expect("kernels for all");
+    program.kernels.len()
+}
+
+/// Softmax that is stretched and clipped, and attention times a gate (Bondarenko et al., "Quantizable Transformers", 2023,
+/// eq. 4 and 5): one kernel each, and the product of the gate.
+#[test]
+fn attention_with_clipped_probabilities_and_gates() {
+    let head = r#"graph @g (%0 "q": f32[B,2,S,16], %1 "k": f32[B,2,S,16], %2 "v": f32[B,2,S,16]) symbols B=1.., S=1.. {
+        weight %3: f32[] = dense(0.25)
+        weight %4: f32[] = dense(1.03)
+        weight %5: f32[] = dense(-0.03)
+        weight %6: f32[] = dense(0.0)
+        weight %7: f32[] = dense(1.0)
+        weight %8: f32[2,16,1] = blob("gate")
+        %9 = Transpose(%1) {perm=[0,1,3,2]}
+        %10 = MatMul(%0, %9)
+        %11 = Mul(%10, %3)
+        %12 = Softmax(%11)"#;
+    let sizes: &[Sizes] = &[&[("B", 1), ("S", 1)], &[("B", 2), ("S", 19)], &[("B", 1), ("S", 150)]];
+    let clipped = format!(
+        "{head}
+        %13 = Mul(%12, %4)
+        %14 = Add(%13, %5)
+        %15 = Clip(%14, %6, %7)
+        %16 = MatMul(%15, %2)
+        return %16 \"y\"
+    }}"
+    );
+    assert_eq!(kernels(&clipped), 1);
+    check(&clipped, sizes);
+    let gated = format!(
+        "{head}
+        %13 = MatMul(%12, %2)
+        %14 = MatMul(%0, %8)
+        %15 = Sigmoid(%14)
+        %16 = Mul(%13, %15)
+        return %16 \"y\"
+    }}"
+    );
+    assert_eq!(kernels(&gated), 2);
+    check(&gated, sizes);
+}
+
+/// Attention without softmax is linear in the length: nothing of `S * S` elements is left.
+#[test]
+fn linear_attention() {
+    let text = r#"graph @g (%0 "q": f32[B,2,S,16], %1 "k": f32[B,2,S,16], %2 "v": f32[B,2,S,16]) symbols B=1.., S=1.. {
+        weight %3: f32[] = dense(1e-6)
+        weight %4: i64[1] = dense(-1)
+        %5 = Relu(%0)
+        %6 = Relu(%1)
+        %7 = Transpose(%6) {perm=[0,1,3,2]}
+        %8 = MatMul(%5, %7)
+        %9 = ReduceSum(%8, %4) {keepdims=1}
+        %10 = Add(%9, %3)
+        %11 = Div(%8, %10)
+        %12 = MatMul(%11, %2)
+        return %12 "y"
+    }"#;
+    let mut g = source::graph(text);
+    cameo::pipeline::optimize(&mut g, &cameo::Options::default(), &mut |_| {}).expect("optimizes");
+    for (_, n) in g.nodes() {
+        let shape = &g.fact(n.outputs[0]).shape;
+        assert!(
+            shape.iter().filter(|d| d.as_const().is_none()).count() <= 2,
+            "{} {shape:?}",
+            n.op
+        );
+    }
+    check(
+        text,
+        &[&[("B", 1), ("S", 1)], &[("B", 2), ("S", 37)], &[("B", 1), ("S", 300)]],
+    );
+}
+
 #[test]
 fn convolutional_network() {
     let text = r#"graph @net (%0 "image": f32[B,3,H,H]) symbols B=1.., H=8.. {

@@ -120,6 +120,8 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("activations")?;
     run("attention")?;
     run("rotary")?;
+    // Needs attention out of the way: what is left of products of three matrices is taken in the cheaper order.
+    run("associate")?;
     // The smaller network that the user wants. Attention and normalisations say how their axes belong together, which
     // primitives do not; and weights are still tensors of the file, not yet recipes with factors of several axes in them.
     if let Some(wish) = &options.slice {

@@ -9,6 +9,7 @@ use cameo_ir::rewrite::{Report, Rewriter};
 
 mod activations;
 pub mod algebra;
+mod associate;
 mod attention;
 mod axes;
 mod canonicalize;
@@ -43,6 +44,7 @@ pub struct Pass {
 pub const PASSES: &[&Pass] = &[
     &activations::PASS,
     &algebra::PASS,
+    &associate::PASS,
     &attention::PASS,
     &canonicalize::PASS,
     &contributed::PASS,
