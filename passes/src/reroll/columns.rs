@@ -15,6 +15,9 @@ use super::chains::LEAST;
 /// Nodes of one step. Recurrent cells have some 50.
 const MOST: usize = 256;
 
+/// Columns that may fail before the whole is given up: each is tried in two ways, so that nested failures would multiply.
+const FAILURES: usize = 32;
+
 /// Elements of a constant that may differ from step to step: position and mixing factors, not weights.
 const SMALL: usize = 1024;
 
@@ -79,6 +82,7 @@ fn grow_to(g: &Graph, chain: &[NodeId], steps: usize) -> Result<Columns, Option<
         },
         why: None,
         counts: false,
+        left: FAILURES,
     };
     let column: Vec<Option<NodeId>> = (0..steps).map(|i| chain.get(i).copied()).collect();
     if f.column(&column).is_none() {
@@ -206,6 +210,8 @@ struct Finder<'g> {
     why: Option<String>,
     /// Something counts the steps.
     counts: bool,
+    /// Columns that may still fail.
+    left: usize,
 }
 
 type Tuple = Vec<Option<ValueId>>;
@@ -234,7 +240,7 @@ impl Finder<'_> {
             && nodes[known..].iter().all(Option::is_none)
             && known + 2 >= LEAST
             && rest.iter().flatten().all(|n| !self.c.member.contains_key(n));
-        if !fits || self.c.list.len() == MOST {
+        if !fits || self.c.list.len() == MOST || self.left == 0 {
             return None;
         }
         let index = self.c.list.len();
@@ -260,6 +266,7 @@ impl Finder<'_> {
                     self.why
                         .get_or_insert_with(|| format!("operand {slot} of {op} is another thing in each step"));
                     self.undo(index);
+                    self.left = self.left.saturating_sub(1);
                     return None;
                 }
             }
@@ -303,6 +310,10 @@ impl Finder<'_> {
         {
             let shape = |v: &ValueId| (g.fact(*v).dtype, g.fact(*v).shape.clone());
             let small = g.constant(first).is_some_and(|t| t.len() <= SMALL);
+            if !small {
+                // Layers: no other way to see the steps would make their weights equal.
+                self.left = 0;
+            }
             return (small && list.iter().all(|v| shape(v) == shape(&first))).then_some(Source::Each(list));
         }
         // Computed in the same step, or in the one before.
