@@ -120,6 +120,8 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("activations")?;
     run("attention")?;
     run("rotary")?;
+    // Rows of zeros with a one in them are not multiplied: they pick.
+    run("one_hot")?;
     // Needs attention out of the way: what is left of products of three matrices is taken in the cheaper order.
     run("associate")?;
     // The smaller network that the user wants. Attention and normalisations say how their axes belong together, which

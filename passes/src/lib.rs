@@ -21,6 +21,7 @@ mod fold_scales;
 mod formula;
 mod known_shapes;
 mod norms;
+mod one_hot;
 mod pattern;
 mod reparam;
 mod reroll;
@@ -54,6 +55,7 @@ pub const PASSES: &[&Pass] = &[
     &fold_scales::PASS,
     &known_shapes::PASS,
     &norms::PASS,
+    &one_hot::PASS,
     &reparam::PASS,
     &reroll::PASS,
     &rotary::PASS,
