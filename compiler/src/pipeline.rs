@@ -120,16 +120,16 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("activations")?;
     run("attention")?;
     run("rotary")?;
-    // Rows of zeros with a one in them are not multiplied: they pick.
-    run("one_hot")?;
-    // Needs attention out of the way: what is left of products of three matrices is taken in the cheaper order.
-    run("associate")?;
     // The smaller network that the user wants. Attention and normalisations say how their axes belong together, which
     // primitives do not; and weights are still tensors of the file, not yet recipes with factors of several axes in them.
     if let Some(wish) = &options.slice {
         slice(wish, graph, options, observe)?;
     }
     let mut run = |pass| run_pass(pass, graph, options, observe);
+    // Rows of zeros with a one in them are not multiplied: they pick.
+    run("one_hot")?;
+    // Needs attention out of the way: what is left of products of three matrices is taken in the cheaper order.
+    run("associate")?;
     // Needs canonical arithmetic: multiplications and additions of constants move into neighbouring weights.
     run("fold_scales")?;
     // Needs folded scales, so that the branches of a training-time block are linear: each sum of them is one convolution.

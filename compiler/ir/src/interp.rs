@@ -216,17 +216,22 @@ pub fn bind(g: &Graph, inputs: &[Tensor]) -> Result<Binding, RunError> {
 
 /// Attributes with their dims replaced by integers; `None` where a symbol is not bound.
 pub fn bind_attrs(attrs: &Attrs, binding: &Binding) -> Option<Attrs> {
+    bind_attrs_by(attrs, &|d| value(d, binding))
+}
+
+/// [`bind_attrs`] by the values of dims.
+pub(crate) fn bind_attrs_by(attrs: &Attrs, value: &dyn Fn(&Dim) -> Option<i64>) -> Option<Attrs> {
     let mut out = attrs.clone();
     for a in out.values_mut() {
         match a {
             Attr::Dims(dims) => {
                 for d in dims {
-                    *d = Dim::from(value(d, binding)?);
+                    *d = Dim::from(value(d)?);
                 }
             }
             // A body may name symbols that its own inputs do not tell.
             Attr::Graph(g) if !g.symbols.is_empty() => {
-                *g = Arc::new(g.map_dims(&|d| value(d, binding).map_or_else(|| d.clone(), Dim::from)));
+                *g = Arc::new(g.map_dims(&|d| value(d).map_or_else(|| d.clone(), Dim::from)));
             }
             _ => {}
         }

@@ -7,10 +7,11 @@
 
 use crate::graph::{bind_shape, infer};
 use crate::index;
+use crate::interp::bind_attrs_by;
 use crate::op::{Arg, Attrs, Cx, Lowering, Op, OpError, invalid};
 use crate::ops::scan;
 use crate::structured::{Binary, Body, Compute, Expr, Unary};
-use crate::{Atom, Attr, DType, Dim, Fact, Graph, Sym, Tensor};
+use crate::{Atom, DType, Dim, Fact, Graph, Sym, Tensor};
 
 #[cfg(test)]
 mod check;
@@ -137,7 +138,15 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
         let lowering = g.with_cx(n, |cx| node.op.0.lower(cx)).map_err(named)?;
         let out = match &lowering {
             Lowering::Scan => {
-                let attrs = concrete_attrs(&node.attrs, symbols);
+                let value = |d: &Dim| {
+                    d.eval(&|s| match s {
+                        Sym::Named(n) => symbols(n),
+                        _ => None,
+                    })
+                };
+                let Some(attrs) = bind_attrs_by(&node.attrs, &value) else {
+                    return invalid(format!("{}: its length has no value here", node.op));
+                };
                 let present: Vec<Tensor> = args.into_iter().flatten().collect();
                 scan::run(&scan::Parts::of(&attrs)?, &present, &mut |body, inputs| {
                     run_graph(body, inputs, symbols)
@@ -157,22 +166,6 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
             None => invalid(format!("output `{name}` has no value")),
         })
         .collect()
-}
-
-/// Attributes with dims replaced by their values, where they have one.
-fn concrete_attrs(attrs: &Attrs, symbols: Symbols) -> Attrs {
-    let value = |d: &Dim| {
-        d.eval(&|s| match s {
-            Sym::Named(n) => symbols(n),
-            _ => None,
-        })
-    };
-    let number = |d: &Dim| value(d).map_or_else(|| d.clone(), Dim::from);
-    let one = |a: &Attr| match a {
-        Attr::Dims(dims) => Attr::Dims(dims.iter().map(number).collect()),
-        a => a.clone(),
-    };
-    attrs.iter().map(|(k, a)| (k.clone(), one(a))).collect()
 }
 
 /// Runs loops that together write all elements of all outputs. Operand `i` is `inputs[i]`.

@@ -346,22 +346,42 @@ impl Builder<'_> {
         let root = self.expr(&mut d, v, &index, None)?;
         let buffer = self.buffer_of(v, order);
         let buffer = d.buffer(storage, buffer);
-        let nest = Nest {
-            outer,
-            row: vec![],
-            body: Body::new(),
-            reductions: vec![],
-            stores: vec![Store { buffer, index, root }],
-            temps: vec![],
-            schedule: NestSchedule { vector: None },
-        };
         let origin = self
             .info
             .graph
             .producer(v)
             .map_or_else(Origin::default, |(n, _)| self.info.graph.node(n).origin.clone());
-        self.push_nest(d, nest, origin, vec![(v, storage)]);
+        self.push_map(d, outer, Store { buffer, index, root }, origin, vec![(v, storage)]);
         Ok(())
+    }
+
+    /// A step that stores one element at each point.
+    pub(crate) fn push_map(
+        &mut self,
+        d: Draft,
+        outer: Vec<Dim>,
+        store: Store,
+        origin: Origin,
+        values: Vec<(ValueId, usize)>,
+    ) {
+        let nest = Nest {
+            outer,
+            row: vec![],
+            body: Body::new(),
+            reductions: vec![],
+            stores: vec![store],
+            temps: vec![],
+            schedule: NestSchedule { vector: None },
+        };
+        self.push_nest(d, nest, origin, values);
+    }
+
+    /// Notes that the model is only valid where `a <= b`.
+    pub(crate) fn require(&mut self, a: Dim, b: Dim) {
+        let r = (a, b);
+        if !self.program.requirements.contains(&r) {
+            self.program.requirements.push(r);
+        }
     }
 
     fn copy_outputs(&mut self) -> Result<(), LowerError> {
@@ -540,7 +560,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    pub(crate) fn push_nest(&mut self, d: Draft, mut nest: Nest, origin: Origin, values: Vec<(ValueId, usize)>) {
+    fn push_nest(&mut self, d: Draft, mut nest: Nest, origin: Origin, values: Vec<(ValueId, usize)>) {
         nest.body = d.body;
         let domain = Dim::product(nest.outer.iter().chain(&nest.row));
         let kernel_buffers = d.buffers;
@@ -570,10 +590,8 @@ impl Builder<'_> {
         values: Vec<(ValueId, usize)>,
     ) {
         let kernel = Kernel { buffers, dims: 0, body };
-        for r in bounds::requirements(&kernel) {
-            if !self.program.requirements.contains(&r) {
-                self.program.requirements.push(r);
-            }
+        for (a, b) in bounds::requirements(&kernel) {
+            self.require(a, b);
         }
         let (kernel, dims) = kernel.numbered();
         let kernel = self.kernels.number(kernel);

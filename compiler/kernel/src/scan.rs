@@ -11,7 +11,7 @@
 //! into slices is stored row-major, time outermost.
 
 use cameo_ir::ops::scan::Parts;
-use cameo_ir::structured::{Body, Expr};
+use cameo_ir::structured::Expr;
 use cameo_ir::{Bounds, Def, Dim, Graph, OpError, Origin, ValueId};
 use rustc_hash::FxHashMap;
 
@@ -19,7 +19,7 @@ use crate::build::{Builder, Draft};
 use crate::chain::counted;
 use crate::expand::LowerError;
 use crate::group::Group;
-use crate::program::{Buffer, LOOP_DEPTH, Loop, Move, Nest, NestSchedule, Place, Step, Storage, Store, Way, Weight};
+use crate::program::{Buffer, LOOP_DEPTH, Loop, Move, Place, Step, Storage, Store, Way, Weight};
 
 /// Where a tensor of the body lies.
 struct Bound {
@@ -205,13 +205,6 @@ impl Builder<'_> {
         }
     }
 
-    fn require(&mut self, a: Dim, b: Dim) {
-        let r = (a, b);
-        if !self.program.requirements.contains(&r) {
-            self.program.requirements.push(r);
-        }
-    }
-
     fn row_major(&self, v: ValueId) -> Vec<usize> {
         (0..self.info.graph.fact(v).rank()).collect()
     }
@@ -255,16 +248,7 @@ impl Builder<'_> {
             fill: None,
         });
         let buffer = d.buffer(to, buffer);
-        let nest = Nest {
-            outer,
-            row: vec![],
-            body: Body::new(),
-            reductions: vec![],
-            stores: vec![Store { buffer, index, root }],
-            temps: vec![],
-            schedule: NestSchedule { vector: None },
-        };
-        self.push_nest(d, nest, origin.clone(), vec![(v, to)]);
+        self.push_map(d, outer, Store { buffer, index, root }, origin.clone(), vec![(v, to)]);
     }
 
     /// Where the elements of `v` lie row-major, after a copy if they do not yet.
@@ -278,9 +262,7 @@ impl Builder<'_> {
                 return Ok(storage);
             }
         }
-        let value = self.info.graph.value(v);
-        let (name, dtype, elements) = (value.name.clone(), value.fact.dtype, value.fact.element_count());
-        let storage = self.add_storage(&name, dtype, elements);
+        let storage = self.storage(v, Place::Arena);
         self.copy(v, storage, &self.row_major(v))?;
         Ok(storage)
     }

@@ -333,31 +333,17 @@ fn body(rw: &Rewriter, c: &Columns, inputs: &Inputs, stacked: &[(usize, usize)])
         });
     }
     let mut made: FxHashMap<usize, Vec<ValueId>> = FxHashMap::default();
-    // Columns after those of the same step that they read.
-    let mut stack: Vec<usize> = (0..c.list.len()).rev().collect();
-    while let Some(column) = stack.last().copied() {
-        if made.contains_key(&column) {
-            stack.pop();
-            continue;
-        }
+    // In the order of one step's nodes, which read each other as the columns do.
+    let position: FxHashMap<NodeId, usize> = g.order().into_iter().zip(0..).collect();
+    let mut sorted: Vec<usize> = (0..c.list.len()).collect();
+    sorted.sort_by_key(|column| c.list[*column].nodes[1].map(|n| position[&n]));
+    for column in sorted {
         let list = &c.list[column];
-        let missing = list.operands.iter().filter_map(|s| match s {
-            Source::Column(k, _) if !made.contains_key(k) => Some(*k),
-            _ => None,
-        });
-        let missing: Vec<usize> = missing.collect();
-        if !missing.is_empty() {
-            if stack.len() > 4 * c.list.len() {
-                return invalid("a step reads its own result");
-            }
-            stack.extend(missing);
-            continue;
-        }
         let Some(model) = list.nodes[0] else {
             return invalid("a column without a first step");
         };
         let operand = |s: &Source| match s {
-            Source::Column(k, slot) => made[k].get(*slot).copied(),
+            Source::Column(k, slot) => made.get(k).and_then(|v| v.get(*slot)).copied(),
             s => inputs.position(s).map(|i| given[i]),
         };
         let operands = list.operands.iter().map(operand).collect();
@@ -372,7 +358,6 @@ fn body(rw: &Rewriter, c: &Columns, inputs: &Inputs, stacked: &[(usize, usize)])
             b.set_name(*new, &g.value(*old).name);
         }
         made.insert(column, results);
-        stack.pop();
     }
     for (i, (column, slot, _)) in inputs.states.iter().enumerate() {
         b.add_output(&format!("state{i}"), made[column][*slot]);

@@ -45,6 +45,19 @@ impl<'a> Cursor<'a> {
         self.loops[index].first_step as usize + self.loops[index].step_count as usize
     }
 
+    /// What comes at the end of the innermost loop.
+    fn close(&mut self) -> Option<Event> {
+        let (index, iteration) = self.open[self.depth - 1];
+        if iteration + 1 < self.iterations(index) {
+            self.open[self.depth - 1].1 = iteration + 1;
+            self.at = self.loops[index].first_step as usize;
+            self.next = index + 1;
+            return Some(Event::Advance(index, iteration));
+        }
+        self.depth -= 1;
+        Some(Event::Rewind(index, iteration))
+    }
+
     fn iterations(&self, index: usize) -> i64 {
         self.dims[self.loops[index].count as usize]
     }
@@ -54,17 +67,8 @@ impl Iterator for Cursor<'_> {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
-        if let Some((index, iteration)) = self.depth.checked_sub(1).map(|top| self.open[top])
-            && self.at == self.end_of(index)
-        {
-            if iteration + 1 < self.iterations(index) {
-                self.open[self.depth - 1].1 = iteration + 1;
-                self.at = self.loops[index].first_step as usize;
-                self.next = index + 1;
-                return Some(Event::Advance(index, iteration));
-            }
-            self.depth -= 1;
-            return Some(Event::Rewind(index, iteration));
+        if self.depth > 0 && self.at == self.end_of(self.open[self.depth - 1].0) {
+            return self.close();
         }
         while let Some(l) = self.loops.get(self.next)
             && l.first_step as usize == self.at
@@ -85,7 +89,10 @@ impl Iterator for Cursor<'_> {
             {
                 self.next += 1;
             }
-            return self.next();
+            // The loop around it may end there too.
+            if self.depth > 0 && self.at == self.end_of(self.open[self.depth - 1].0) {
+                return self.close();
+            }
         }
         if self.at >= self.end {
             return None;
@@ -134,6 +141,9 @@ mod tests {
         assert_eq!(steps(&two, &[2, 2], 0, 5), [0, 0, 1, 2, 0, 0, 1, 2, 3, 3, 4]);
         assert_eq!(steps(&two, &[2, 0], 0, 5), [1, 2, 1, 2, 4]);
         assert_eq!(steps(&two, &[0, 2], 0, 5), [3, 3, 4]);
+        // One without iterations at the end of the outer one.
+        let last = [looped(0, 2, 0), looped(1, 1, 1)];
+        assert_eq!(steps(&last, &[3, 0], 0, 3), [0, 0, 0, 2]);
     }
 
     #[test]
