@@ -104,6 +104,7 @@ check "light models" "$python" "$tests/oracle/light.py"
 check "contributed operators" "$python" "$tests/oracle/contrib.py"
 check "loops over time" "$python" "$tests/oracle/loops.py"
 check "cut networks" "$python" "$tests/oracle/slice.py"
+check "masked networks" "$python" "$tests/oracle/masks.py"
 check "digits in C" digits_program
 # The quickstart also writes minilm.onnx.
 check "quickstart" quickstart

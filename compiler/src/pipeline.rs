@@ -126,6 +126,8 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
         slice(wish, graph, options, observe)?;
     }
     let mut run = |pass| run_pass(pass, graph, options, observe);
+    // Needs the ties of attention and normalisations too, and masks that have not become factors of weights.
+    run("dead_channels")?;
     // Rows of zeros with a one in them are not multiplied: they pick.
     run("one_hot")?;
     // Needs attention out of the way: what is left of products of three matrices is taken in the cheaper order.

@@ -16,6 +16,7 @@ mod canonicalize;
 mod contributed;
 mod cse;
 mod dce;
+mod dead_channels;
 mod fold_constants;
 mod fold_scales;
 mod formula;
@@ -51,6 +52,7 @@ pub const PASSES: &[&Pass] = &[
     &contributed::PASS,
     &cse::PASS,
     &dce::PASS,
+    &dead_channels::PASS,
     &fold_constants::PASS,
     &fold_scales::PASS,
     &known_shapes::PASS,

@@ -74,8 +74,8 @@ def attention(n, w, sizes, q, k, v, mask):
     return n("Reshape", n("Transpose", mixed, perm=[0, 2, 1, 3]), w.constant(np.array([0, 0, sizes["heads"] * SIZE])))
 
 
-def encoder(sizes):
-    w, n = Weights(sizes), Nodes()
+def encoder(sizes, weights=Weights):
+    w, n = weights(sizes), Nodes()
 
     def norm(x, layer=0):
         d = n("Sub", x, n("ReduceMean", x, w.constant(np.array([-1]))))
@@ -112,8 +112,8 @@ def encoder(sizes):
     return model("encoder", n, w, inputs, [x, pooled])
 
 
-def decoder(sizes):
-    w, n = Weights(sizes), Nodes()
+def decoder(sizes, weights=Weights):
+    w, n = weights(sizes), Nodes()
 
     def norm(x, layer=0):
         square = n("ReduceMean", n("Pow", x, w.constant(np.float32(2))), w.constant(np.array([-1])))
@@ -166,6 +166,14 @@ def left(cut):
     return sizes | {"ffn": ffn + [1] * (FULL["layers"] - len(ffn))}
 
 
+def feeds(make, batch, length):
+    random = np.random.default_rng(batch)
+    feeds = {"ids": random.integers(0, WORDS, (batch, length))}
+    if make is encoder:
+        feeds["mask"] = (np.arange(length) < random.integers(1, length + 1, (batch, 1))).astype(np.int64)
+    return feeds
+
+
 def check(checks, threads, make, name, cut, folder):
     reference, full = folder / "reference.onnx", folder / "full.onnx"
     onnx.save(make(left(cut)), reference)
@@ -175,11 +183,8 @@ def check(checks, threads, make, name, cut, folder):
     try:
         compiled, expected = Compiled(full, folder, ["--slice", wish]), session(reference, threads)
         for batch, length in SIZES:
-            random = np.random.default_rng(batch)
-            feeds = {"ids": random.integers(0, WORDS, (batch, length))}
-            if make is encoder:
-                feeds["mask"] = (np.arange(length) < random.integers(1, length + 1, (batch, 1))).astype(np.int64)
-            checks.matches(f"{what} at {batch}x{length}", compiled.run(feeds, threads), outputs(expected, feeds))
+            data = feeds(make, batch, length)
+            checks.matches(f"{what} at {batch}x{length}", compiled.run(data, threads), outputs(expected, data))
     except Failed as error:
         checks.add(False, f"{what}: {error}")
 

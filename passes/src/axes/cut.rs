@@ -12,6 +12,7 @@ use super::{Axis, Place, Tie, ties};
 /// A graph with the ties of its nodes, found when they are asked for.
 pub struct Net<'g> {
     pub g: &'g Graph,
+    constants: Vec<bool>,
     ties: BTreeMap<NodeId, Rc<[Tie]>>,
     readers: Vec<Vec<NodeId>>,
 }
@@ -26,14 +27,26 @@ impl<'g> Net<'g> {
         }
         Self {
             g,
+            constants: g.constants(),
             ties: BTreeMap::new(),
             readers,
         }
     }
 
     pub fn ties(&mut self, n: NodeId) -> Rc<[Tie]> {
-        let g = self.g;
-        self.ties.entry(n).or_insert_with(|| ties::ties(g, n).into()).clone()
+        let made = self.ties.entry(n);
+        made.or_insert_with(|| ties::ties(self.g, &self.constants, n).into())
+            .clone()
+    }
+
+    /// Whether a node computes something from weights only: then its results are cut, not what they come from.
+    pub fn is_recipe(&self, n: NodeId) -> bool {
+        self.g.node(n).outputs.iter().all(|v| self.constants[v.0 as usize])
+    }
+
+    /// Axis `axis` of operand `slot` of `n`, when it is present.
+    pub fn operand(&self, n: NodeId, slot: usize, axis: usize) -> Option<Axis> {
+        Axis::operand(self.g, &self.constants, n, slot, axis)
     }
 
     /// The nodes that have ties with the axes of a place.

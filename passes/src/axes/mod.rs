@@ -26,7 +26,7 @@ use cameo_ir::{Dim, Graph, NodeId, ValueId};
 pub enum Place {
     /// An input of the graph or the result of a node.
     Value(ValueId),
-    /// A weight, as operand `.1` of a node.
+    /// A weight or what is computed from weights only, as operand `.1` of a node.
     Weight(NodeId, usize),
     /// Not written in any shape: the heads of an operation whose operands have them flat.
     Inner(NodeId),
@@ -47,14 +47,23 @@ impl Axis {
         }
     }
 
-    /// Axis `axis` of operand `slot` of `n`, which is present.
-    pub fn operand(g: &Graph, n: NodeId, slot: usize, axis: usize) -> Option<Self> {
+    /// Axis `axis` of operand `slot` of `n`, which is present. `constants` as [`Graph::constants`] says.
+    pub fn operand(g: &Graph, constants: &[bool], n: NodeId, slot: usize, axis: usize) -> Option<Self> {
         let v = g.node(n).inputs.get(slot).copied().flatten()?;
-        let place = match g.constant(v) {
-            Some(_) => Place::Weight(n, slot),
-            None => Place::Value(v),
+        let place = match constants[v.0 as usize] {
+            true => Place::Weight(n, slot),
+            false => Place::Value(v),
         };
         Some(Self { place, axis })
+    }
+
+    /// What has the axis, where that is a value.
+    pub fn value(&self, g: &Graph) -> Option<ValueId> {
+        match self.place {
+            Place::Value(v) => Some(v),
+            Place::Weight(n, slot) => g.node(n).inputs.get(slot).copied().flatten(),
+            Place::Inner(_) => None,
+        }
     }
 
     pub fn inner(n: NodeId) -> Self {

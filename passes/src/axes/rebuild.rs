@@ -275,26 +275,36 @@ impl Step {
         map: &mut FxHashMap<ValueId, ValueId>,
         old: &[ValueId],
     ) -> Result<(), OpError> {
-        let mut inputs: Vec<Option<ValueId>> = self
-            .inputs
-            .iter()
-            .map(|v| v.map(|v| map.get(&v).copied().unwrap_or(v)))
-            .collect();
+        let inputs = self.inputs(maker, map)?;
+        let made = maker.node(self.op, self.attrs.clone(), inputs, self.shapes.len(), &self.origin)?;
+        self.check(maker, &made)?;
+        map.extend(old.iter().copied().zip(made));
+        Ok(())
+    }
+
+    /// The operands that the node has after the cut.
+    pub fn inputs(
+        &self,
+        maker: &mut impl Maker,
+        map: &FxHashMap<ValueId, ValueId>,
+    ) -> Result<Vec<Option<ValueId>>, OpError> {
+        let now = |v: ValueId| map.get(&v).copied().unwrap_or(v);
+        let mut inputs: Vec<Option<ValueId>> = self.inputs.iter().map(|v| v.map(now)).collect();
         for (slot, axis, kept) in &self.weights {
             if let Some(Some(v)) = inputs.get(*slot) {
                 let v = taken(maker, *v, *axis, kept, &self.origin)?;
                 inputs[*slot] = Some(v);
             }
         }
-        let made = maker.node(self.op, self.attrs.clone(), inputs, self.shapes.len(), &self.origin)?;
-        for ((new, old), shape) in made.iter().zip(old).zip(&self.shapes) {
-            if maker.fact(*new).shape != *shape {
-                return invalid(format!(
-                    "the cut makes {} where other extents are needed",
-                    maker.fact(*new)
-                ));
+        Ok(inputs)
+    }
+
+    fn check(&self, maker: &impl Maker, made: &[ValueId]) -> Result<(), OpError> {
+        for (v, shape) in made.iter().zip(&self.shapes) {
+            if maker.fact(*v).shape != *shape {
+                let fact = maker.fact(*v);
+                return invalid(format!("the cut makes {fact} where other extents are needed"));
             }
-            map.insert(*old, *new);
         }
         Ok(())
     }

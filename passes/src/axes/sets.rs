@@ -45,6 +45,11 @@ impl Set {
         self.kept.iter().filter(|k| **k).count()
     }
 
+    /// Number of elements that each run had.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
     pub fn is_full(&self) -> bool {
         self.kept.iter().all(|k| *k)
     }

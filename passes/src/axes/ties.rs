@@ -6,9 +6,9 @@ use cameo_ir::{Attr, Dim, Graph, NodeId, ValueId};
 use super::{Axis, Tie};
 use crate::pattern::permutation;
 
-/// The ties of node `n`.
-pub fn ties(g: &Graph, n: NodeId) -> Vec<Tie> {
-    let of = Of { g, n };
+/// The ties of node `n`. `constants` as [`Graph::constants`] says.
+pub fn ties(g: &Graph, constants: &[bool], n: NodeId) -> Vec<Tie> {
+    let of = Of { g, constants, n };
     // What cannot be read is not understood.
     let Ok(Some(known)) = g.with_cx(n, |cx| of.known(cx)) else {
         return of.bound("the operation may mix the elements");
@@ -28,11 +28,7 @@ pub fn ties(g: &Graph, n: NodeId) -> Vec<Tie> {
 
 /// The extent of an axis that a shape has.
 pub fn extent(g: &Graph, a: &Axis) -> Option<Dim> {
-    let v = match a.place {
-        super::Place::Value(v) => v,
-        super::Place::Weight(n, slot) => g.node(n).inputs.get(slot).copied().flatten()?,
-        super::Place::Inner(_) => return None,
-    };
+    let v = a.value(g)?;
     g.fact(v).shape.get(a.axis).cloned()
 }
 
@@ -66,6 +62,7 @@ fn groups(from: &[Dim], to: &[Dim]) -> Vec<(std::ops::Range<usize>, std::ops::Ra
 
 struct Of<'a> {
     g: &'a Graph,
+    constants: &'a [bool],
     n: NodeId,
 }
 
@@ -91,7 +88,7 @@ impl Of<'_> {
     }
 
     fn input(&self, slot: usize, axis: usize) -> Option<Axis> {
-        Axis::operand(self.g, self.n, slot, axis)
+        Axis::operand(self.g, self.constants, self.n, slot, axis)
     }
 
     fn output(&self, i: usize, axis: usize) -> Option<Axis> {
