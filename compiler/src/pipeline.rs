@@ -130,6 +130,9 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("dead_channels")?;
     // Rows of zeros with a one in them are not multiplied: they pick.
     run("one_hot")?;
+    // Needs attention and normalisations as operations, through which elements can be taken, and comes before all that
+    // compares the costs of products: what nobody reads of them is not computed.
+    run("narrow")?;
     // Needs attention out of the way: what is left of products of three matrices is taken in the cheaper order.
     run("associate")?;
     // Needs canonical arithmetic: multiplications and additions of constants move into neighbouring weights.

@@ -21,6 +21,7 @@ mod fold_constants;
 mod fold_scales;
 mod formula;
 mod known_shapes;
+mod narrow;
 mod norms;
 mod one_hot;
 mod pattern;
@@ -56,6 +57,7 @@ pub const PASSES: &[&Pass] = &[
     &fold_constants::PASS,
     &fold_scales::PASS,
     &known_shapes::PASS,
+    &narrow::PASS,
     &norms::PASS,
     &one_hot::PASS,
     &reparam::PASS,

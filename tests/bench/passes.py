@@ -28,8 +28,8 @@ from compiled import Checks, compiler
 # The passes that see structure again that an exporter, a runtime or training has taken apart, and the search; the others
 # simplify.
 RECOVERING = [
-    "contributed", "reroll", "norms", "activations", "attention", "rotary", "dead_channels", "one_hot", "associate",
-    "reparam", "algebra",
+    "contributed", "reroll", "norms", "activations", "attention", "rotary", "dead_channels", "one_hot", "narrow",
+    "associate", "reparam", "algebra",
 ]
 GROWTH, ALGEBRA = 1.25, 0.20
 
