@@ -11,11 +11,11 @@ use crate::pattern::permutation;
 
 /// A constant factor: one number, or one per index of `axis` of the value that it scales.
 #[derive(Clone, Copy)]
-struct Factor {
+pub struct Factor {
     /// `Mul` or `Div`.
-    op: &'static str,
-    value: ValueId,
-    axis: Option<usize>,
+    pub op: &'static str,
+    pub value: ValueId,
+    pub axis: Option<usize>,
 }
 
 /// Why a factor cannot be carried on.
@@ -309,7 +309,7 @@ fn scaled(rw: &mut Rewriter, constants: &[bool], scale: &Origin, v: ValueId, f: 
 }
 
 /// Constant `c` times `f`, whose elements lie along `axis` of a value of rank `rank` to which `c` is broadcast.
-fn constant_scaled(
+pub fn constant_scaled(
     rw: &mut Rewriter,
     c: ValueId,
     f: Factor,

@@ -9,9 +9,13 @@
 //! where nothing absorbs it. A factor, one number or one per output channel, is carried towards the producers of its
 //! operand, through movement and through sums with constants, until a Conv, ConvTranspose, Gemm or MatMul with a constant
 //! weight takes it; so the scale of attention logits ends in the query weights. The scaled weight is a constant subgraph:
-//! a recipe. Refused: values on the way that others read (they would change for them too), weights that others read
+//! a recipe. Where no producer takes a factor, all products that read what it makes may: their weights have an axis for it
+//! as well; and the shift after such a factor becomes a bias of theirs.
+//!
+//! Refused: values on the way that others read (they would change for them too), weights that others read
 //! (there would be two of them), and 16-bit types (rounding the product costs accuracy).
 
+mod before;
 mod factor;
 
 use cameo_ir::op::OpError;
@@ -32,8 +36,14 @@ pub const PASS: Pass = Pass {
 fn run(rw: &mut Rewriter) {
     rw.fixpoint(|rw, n| match rw.node(n).op.name() {
         "BatchNormalization" => normalization(rw, n),
-        "Mul" | "Div" => scale(rw, n),
-        "Add" => shift(rw, n),
+        "Mul" | "Div" => match scale(rw, n) {
+            Outcome::Applied => Outcome::Applied,
+            _ => before::scale(rw, n),
+        },
+        "Add" => match shift(rw, n) {
+            Outcome::NoMatch => before::shift(rw, n),
+            done => done,
+        },
         _ => Outcome::NoMatch,
     });
 }
