@@ -243,7 +243,7 @@ fn grow(g: &Graph, constants: &[bool], v: ValueId, axis: usize) -> Region {
 
 /// The operands that have an axis which is `axis` of the result, element by element, with that axis; `None` when the
 /// result is not that of as many elements of them.
-fn operands(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, usize)>> {
+pub(crate) fn operands(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, usize)>> {
     let node = g.node(n);
     let &[y] = &node.outputs[..] else { return None };
     let op = node.op.name();

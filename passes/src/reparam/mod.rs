@@ -17,6 +17,7 @@
 //! elements at the border and a bias before padding (neither is the same everywhere), and 16-bit types (rounding the merged
 //! weight costs accuracy).
 
+mod apart;
 mod branch;
 mod products;
 mod recipe;
@@ -38,7 +39,10 @@ fn run(rw: &mut Rewriter) {
     rw.fixpoint(|rw, n| match rw.node(n).op.name() {
         "Add" | "Sub" | "Mul" | "Div" | "Neg" => sums::merge(rw, &rw.constants(), n),
         "MatMul" => match unfold::merge(rw, &rw.constants(), n) {
-            Outcome::NoMatch => products::merge(rw, &rw.constants(), n),
+            Outcome::NoMatch => match products::merge(rw, &rw.constants(), n) {
+                Outcome::NoMatch => apart::merge(rw, &rw.constants(), n),
+                done => done,
+            },
             done => done,
         },
         "Conv" | "Gemm" => products::merge(rw, &rw.constants(), n),

@@ -141,7 +141,7 @@ fn shifts(g: &Graph, b: &Branch) -> bool {
     bias || b.after.iter().any(|a| matches!(a, After::Shift { .. }))
 }
 
-fn allowed(g: &Graph) -> u64 {
+pub fn allowed(g: &Graph) -> u64 {
     let weights = g.value_ids().filter_map(|v| g.constant(v));
     let elements = weights.fold(0, |n: u64, t| n.saturating_add(t.len() as u64));
     PRODUCT_ANY.max(elements.saturating_mul(PRODUCT_PER_ELEMENT))
