@@ -15,6 +15,8 @@
 //!
 //! Refused: values that others read whole.
 
+use std::rc::Rc;
+
 use cameo_ir::op::{OpError, invalid, normalize_axis};
 use cameo_ir::rewrite::{Outcome, Rewriter};
 use cameo_ir::{Attr, DType, Dim, Graph, NodeId, Tensor, ValueId};
@@ -35,7 +37,7 @@ pub const PASS: Pass = Pass {
 const DETAIL: &str = "only what is read";
 
 /// What has as many multiplications as its result has elements, times something.
-const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv"];
+const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv", "ConvTranspose"];
 
 /// What elements may be taken before instead of after, besides products and pointwise operations.
 const THROUGH: &[&str] = &[
@@ -64,11 +66,21 @@ fn run(rw: &mut Rewriter) {
 }
 
 /// The elements of an axis that are read.
+#[derive(Clone, PartialEq, Eq)]
 enum Choice {
     /// Ascending.
-    These(Vec<usize>),
+    These(Rc<[usize]>),
     /// One of an axis of any extent, as Gather names it.
     One(i64),
+}
+
+impl Choice {
+    fn extent(&self) -> Dim {
+        match self {
+            Self::These(all) => Dim::from(all.len()),
+            Self::One(_) => Dim::ONE,
+        }
+    }
 }
 
 /// A result of a reader, and which elements it takes.
@@ -78,10 +90,20 @@ struct Part {
     places: Vec<usize>,
 }
 
+/// A node that is made again.
+struct Again {
+    node: NodeId,
+    /// Of its result.
+    axis: usize,
+    choice: Choice,
+    /// Operands, their axis and what of it is needed.
+    operands: Vec<(usize, usize, Choice)>,
+}
+
 /// What is made again.
 struct Region {
-    /// Consumers first, each with the axis of its result.
-    nodes: Vec<(NodeId, usize)>,
+    /// Consumers first.
+    nodes: Vec<Again>,
     /// Whether a product is among them.
     saves: bool,
     /// Why there is none.
@@ -103,9 +125,9 @@ fn narrow(rw: &mut Rewriter, n: NodeId) -> Outcome {
         let Some((choice, parts)) = choice(g, v, axis) else {
             continue;
         };
-        let region = grow(g, &constants, v, axis);
+        let region = grow(g, &constants, v, axis, &choice);
         let mut nodes: Vec<NodeId> = parts.iter().map(|p| p.reader).collect();
-        nodes.extend(region.nodes.iter().map(|(n, _)| *n));
+        nodes.extend(region.nodes.iter().map(|a| a.node));
         nodes.dedup();
         if !region.saves {
             match region.reason {
@@ -119,7 +141,7 @@ fn narrow(rw: &mut Rewriter, n: NodeId) -> Outcome {
         }
         let old: Vec<ValueId> = parts.iter().map(|p| p.result).collect();
         return rw.replace_values(&old, &nodes, DETAIL, |rw| {
-            let left = rebuilt(rw, v, &region, &choice)?;
+            let left = rebuilt(rw, v, &region)?;
             parts.iter().map(|p| again(rw, p, left, axis, &choice)).collect()
         });
     }
@@ -143,7 +165,7 @@ fn choice(g: &Graph, v: ValueId, axis: usize) -> Option<(Choice, Vec<Part>)> {
     for i in parts.iter().flat_map(|p| &p.places) {
         *read.get_mut(*i)? = true;
     }
-    let all: Vec<usize> = (0..read.len()).filter(|i| read[*i]).collect();
+    let all: Rc<[usize]> = (0..read.len()).filter(|i| read[*i]).collect();
     (!all.is_empty() && all.len() < read.len()).then_some((Choice::These(all), parts))
 }
 
@@ -202,34 +224,42 @@ fn taken(g: &Graph, v: ValueId, axis: usize, reader: NodeId) -> Option<Vec<Part>
 }
 
 /// Everything behind `v` of which only elements along one axis are needed when only those of `axis` of `v` are.
-fn grow(g: &Graph, constants: &[bool], v: ValueId, axis: usize) -> Region {
+fn grow(g: &Graph, constants: &[bool], v: ValueId, axis: usize, choice: &Choice) -> Region {
     let mut region = Region {
         nodes: vec![],
         saves: false,
         reason: None,
     };
-    // How often an axis of a value is asked for; of two axes of one value it is none.
-    let mut asked: FxHashMap<ValueId, (Option<usize>, usize)> = FxHashMap::default();
-    let mut work = vec![(v, axis)];
-    while let Some((v, axis)) = work.pop() {
+    // How often elements of a value are asked for; when they are not the same ones, none are.
+    let mut asked: FxHashMap<ValueId, (Option<(usize, Choice)>, usize)> = FxHashMap::default();
+    let mut work = vec![(v, axis, choice.clone())];
+    while let Some((v, axis, choice)) = work.pop() {
         let Some((n, _)) = g.producer(v) else { continue };
-        let Some(operands) = operands(g, n, axis).filter(|_| region.nodes.len() < MAX_NODES) else {
+        let Some(operands) = needed(g, n, axis, &choice).filter(|_| region.nodes.len() < MAX_NODES) else {
             continue;
         };
         asked.remove(&v);
-        region.nodes.push((n, axis));
         region.saves |= PRODUCTS.contains(&g.node(n).op.name());
-        for (slot, axis) in operands {
-            let Some(u) = g.node(n).inputs[slot].filter(|u| !constants[u.0 as usize]) else {
+        for (slot, axis, choice) in &operands {
+            let Some(u) = g.node(n).inputs[*slot].filter(|u| !constants[u.0 as usize]) else {
                 continue;
             };
-            let (same, count) = asked.entry(u).or_insert((Some(axis), 0));
+            let this = (*axis, choice.clone());
+            let (same, count) = asked.entry(u).or_insert((Some(this.clone()), 0));
             *count += 1;
-            *same = same.filter(|a| *a == axis);
+            if *same != Some(this) {
+                *same = None;
+            }
             if *count == g.user_count(u) && !g.is_output(u) {
-                work.extend(same.map(|a| (u, a)));
+                work.extend(same.clone().map(|(a, c)| (u, a, c)));
             }
         }
+        region.nodes.push(Again {
+            node: n,
+            axis,
+            choice,
+            operands,
+        });
     }
     let mut stopped: Vec<ValueId> = asked.into_keys().collect();
     stopped.sort_unstable();
@@ -239,6 +269,89 @@ fn grow(g: &Graph, constants: &[bool], v: ValueId, axis: usize) -> Region {
         shared.then(|| format!("the result of {op} is also read by others"))
     });
     region
+}
+
+/// What of which operands is needed for `choice` of `axis` of the result.
+fn needed(g: &Graph, n: NodeId, axis: usize, choice: &Choice) -> Option<Vec<(usize, usize, Choice)>> {
+    if let Some(all) = operands(g, n, axis) {
+        return Some(all.into_iter().map(|(slot, a)| (slot, a, choice.clone())).collect());
+    }
+    let node = g.node(n);
+    let Choice::These(places) = choice else { return None };
+    match node.op.name() {
+        "Reshape" => reshaped_from(g, n, axis, places).map(|(a, c)| vec![(0, a, c)]),
+        "Conv" if axis == 1 => {
+            let mut out = vec![(1, 0, choice.clone())];
+            out.extend(node.inputs.get(2).copied().flatten().map(|_| (2, 0, choice.clone())));
+            let (groups, left) = groups(g, n, places)?;
+            if left.len() < groups {
+                let channels = usize::try_from(g.fact(node.inputs[0]?).shape[1].as_const()?).ok()? / groups;
+                let own = left.iter().flat_map(|k| k * channels..(k + 1) * channels).collect();
+                out.push((0, 1, Choice::These(own)));
+            }
+            Some(out)
+        }
+        "ConvTranspose" if axis == 1 && !matches!(node.attrs.get("group"), Some(Attr::Int(k)) if *k != 1) => {
+            let mut out = vec![(1, 1, choice.clone())];
+            out.extend(node.inputs.get(2).copied().flatten().map(|_| (2, 0, choice.clone())));
+            Some(out)
+        }
+        _ => None,
+    }
+}
+
+/// How many groups a convolution has, and those that are left of it with channels `places`: equally many of each.
+fn groups(g: &Graph, n: NodeId, places: &[usize]) -> Option<(usize, Vec<usize>)> {
+    let node = g.node(n);
+    let groups = match node.attrs.get("group") {
+        Some(Attr::Int(k)) => usize::try_from(*k).ok()?,
+        _ => 1,
+    };
+    let channels = usize::try_from(g.fact(node.outputs[0]).shape[1].as_const()?).ok()?;
+    let per = channels.checked_div(groups)?;
+    let mut left: Vec<(usize, usize)> = vec![];
+    for p in places {
+        match left.last_mut() {
+            Some((k, count)) if *k == p / per => *count += 1,
+            _ => left.push((p / per, 1)),
+        }
+    }
+    let even = left.iter().all(|(_, count)| *count == left[0].1);
+    even.then(|| (groups, left.into_iter().map(|(k, _)| k).collect()))
+}
+
+/// The axis of the operand of a Reshape, and which elements of it, that are `places` of `axis` of the result.
+fn reshaped_from(g: &Graph, n: NodeId, axis: usize, places: &[usize]) -> Option<(usize, Choice)> {
+    let result = Axis::of(g.node(n).outputs[0], axis);
+    let (from, to) = ties(g, n).into_iter().find_map(|t| match t {
+        Tie::Product(from, to) if to.iter().any(|(a, _)| *a == Some(result)) => Some((from, to)),
+        _ => None,
+    })?;
+    let extents = |side: &[(Option<Axis>, Dim)]| -> Option<Vec<usize>> {
+        let one = |(_, d): &(_, Dim)| usize::try_from(d.as_const()?).ok();
+        side.iter().map(one).collect()
+    };
+    let (was, is) = (extents(&from)?, extents(&to)?);
+    let total: usize = is.iter().product();
+    if total as i64 > MAX_EXTENT || was.iter().product::<usize>() != total {
+        return None;
+    }
+    // Row-major: an index along axis `i` of a side is the number of the element divided by what comes after.
+    let digit = |side: &[usize], i: usize, e: usize| e / side[i + 1..].iter().product::<usize>() % side[i];
+    let at = to.iter().position(|(a, _)| *a == Some(result))?;
+    let mut read = vec![false; is[at]];
+    for p in places {
+        *read.get_mut(*p)? = true;
+    }
+    let left: Vec<usize> = (0..total).filter(|e| read[digit(&is, at, *e)]).collect();
+    (0..was.len()).find_map(|i| {
+        let mut some = vec![false; was[i]];
+        left.iter().for_each(|e| some[digit(&was, i, *e)] = true);
+        let kept: Rc<[usize]> = (0..was[i]).filter(|d| some[*d]).collect();
+        // All elements at these places, and no others.
+        let alone = kept.len() < was[i] && kept.len() * (total / was[i]) == left.len();
+        alone.then_some((from[i].0?.axis, Choice::These(kept)))
+    })
 }
 
 /// The operands that have an axis which is `axis` of the result, element by element, with that axis; `None` when the
@@ -291,43 +404,42 @@ pub(crate) fn operands(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, 
 }
 
 /// What is left of `v`.
-fn rebuilt(rw: &mut Rewriter, v: ValueId, region: &Region, choice: &Choice) -> Result<ValueId, OpError> {
+fn rebuilt(rw: &mut Rewriter, v: ValueId, region: &Region) -> Result<ValueId, OpError> {
     let mut left: FxHashMap<ValueId, ValueId> = FxHashMap::default();
-    let mut cut: FxHashMap<(ValueId, usize), ValueId> = FxHashMap::default();
-    let extent = match choice {
-        Choice::These(all) => Dim::from(all.len()),
-        Choice::One(_) => Dim::ONE,
-    };
-    for (n, axis) in region.nodes.iter().rev() {
-        let Some(operands) = operands(rw.graph(), *n, *axis) else {
-            return invalid("the axis is not of the operands");
-        };
-        let node = rw.node(*n);
+    for again in region.nodes.iter().rev() {
+        let node = rw.node(again.node);
         let (op, mut attrs, mut inputs) = (node.op, node.attrs.clone(), node.inputs.clone());
         let (origin, y) = (node.origin.clone(), node.outputs[0]);
-        let depthwise = op == "Conv" && matches!(attrs.get("group"), Some(Attr::Int(k)) if *k != 1);
-        if depthwise && let Some(e) = extent.as_const() {
-            attrs.insert("group".into(), Attr::Int(e));
+        if op == "Conv"
+            && let Choice::These(places) = &again.choice
+            && again.axis == 1
+            && attrs.contains_key("group")
+            && let Some((_, left)) = groups(rw.graph(), again.node, places)
+        {
+            attrs.insert("group".into(), Attr::Int(left.len() as i64));
         }
         if op == "Reshape" {
             let mut shape = rw.fact(y).shape.clone();
-            shape[*axis] = extent.clone();
+            shape[again.axis] = again.choice.extent();
             for (name, value) in reshape_attrs(&shape) {
                 attrs.insert(name.into(), value);
             }
             inputs.truncate(1);
         }
-        for (slot, axis) in operands {
-            let Some(u) = inputs[slot] else { continue };
-            let made = left.get(&u).or_else(|| cut.get(&(u, axis))).copied();
-            let made = match made {
+        // An operand that is there twice is taken once.
+        let mut cut: Vec<(ValueId, usize, ValueId)> = vec![];
+        for (slot, axis, choice) in &again.operands {
+            let Some(u) = inputs[*slot] else { continue };
+            let made = cut
+                .iter()
+                .find(|(v, a, _)| *v == u && a == axis)
+                .map(|(.., made)| *made);
+            let made = match left.get(&u).copied().or(made) {
                 Some(v) => v,
-                None => rw.with_origin(origin.clone(), |rw| pick(rw, u, axis, choice))?,
+                None => rw.with_origin(origin.clone(), |rw| pick(rw, u, *axis, choice))?,
             };
-            if !left.contains_key(&u) {
-                cut.insert((u, axis), made);
-            }
-            inputs[slot] = Some(made);
+            cut.push((u, *axis, made));
+            inputs[*slot] = Some(made);
         }
         let made = rw.with_origin(origin, |rw| rw.add_node(op, attrs, inputs, 1))?[0];
         left.insert(y, made);
@@ -600,6 +712,81 @@ mod tests {
     }
 
     #[test]
+    fn the_low_band_of_a_wavelet_transform() {
+        let text = rewrite(
+            &PASS,
+            r#"graph @g (%0 "x": f32[N,3,4]) symbols N=1.. {
+              weight %1: f32[6,1,2] = random
+              weight %2: f32[6] = random
+              %3 = Conv(%0, %1, %2) {group=3, strides=[2]}
+              %4 = Reshape(%3) {shape=dims[N,3,2,2]}
+              %5 = Slice(%4) {axes=dims[2], starts=dims[0], ends=dims[1]}
+              return %5 "y"
+            }"#,
+        );
+        insta::assert_snapshot!(text, @r#"
+        graph @g (%0 "x": f32[N,3,4]) symbols N=1.. {
+          weight %1: f32[6,1,2] = dense(…)
+          weight %2: f32[6] = dense(…)
+          %3 = Slice(%1) {axes=dims[0], ends=dims[5], starts=dims[0], steps=dims[2]} : f32[3,1,2]
+          %4 = Slice(%2) {axes=dims[0], ends=dims[5], starts=dims[0], steps=dims[2]} : f32[3]
+          %5 = Conv(%0, %3, %4) {group=3, strides=[2]} : f32[N,3,2]
+          %6 = Reshape(%5) {shape=dims[N,3,1,2]} : f32[N,3,1,2]
+          return %6 "y"
+        }
+        "#);
+    }
+
+    #[test]
+    fn heads_and_groups_that_nobody_reads() {
+        let text = rewrite(
+            &PASS,
+            r#"graph @g (%0 "x": f32[N,3,4], %1 "z": f32[N,2,4]) symbols N=1.. {
+              weight %2: f32[6,1,2] = random
+              weight %3: f32[4,6] = random
+              weight %4: f32[4,6] = random
+              weight %5: i64[4] = dense(0, 1, 4, 5)
+              weight %6: f32[2,3,2] = random
+              %7 = MatMul(%0, %4)
+              %8 = Reshape(%7) {shape=dims[N,3,2,3]}
+              %9 = Slice(%8) {axes=dims[2], starts=dims[1], ends=dims[2]}
+              %10 = Abs(%0)
+              %11 = Conv(%10, %2) {group=3, strides=[2]}
+              %12 = Gather(%11, %5) {axis=1}
+              %13 = MatMul(%1, %3)
+              %14 = Reshape(%13) {shape=dims[N,12]}
+              %15 = Slice(%14) {axes=dims[1], starts=dims[6], ends=dims[12]}
+              %16 = ConvTranspose(%1, %6) {strides=[2]}
+              %17 = Slice(%16) {axes=dims[1], starts=dims[0], ends=dims[2]}
+              return %9 "a", %12 "b", %15 "c", %17 "d"
+            }"#,
+        );
+        insta::assert_snapshot!(text, @r#"
+        graph @g (%0 "x": f32[N,3,4], %1 "z": f32[N,2,4]) symbols N=1.. {
+          weight %2: f32[4,6] = dense(…)
+          weight %3: f32[6,1,2] = dense(…)
+          weight %4: i64[4] = dense(0,1,4,5)
+          weight %5: f32[4,6] = dense(…)
+          weight %6: f32[2,3,2] = dense(…)
+          weight %7: i64[4] = dense(0,1,4,5)
+          %8 = Slice(%2) {axes=dims[1], ends=dims[6], starts=dims[3]} : f32[4,3]
+          %9 = MatMul(%0, %8) : f32[N,3,3]
+          %10 = Reshape(%9) {shape=dims[N,3,1,3]} : f32[N,3,1,3]
+          %11 = Slice(%0) {axes=dims[1], ends=dims[3], starts=dims[0], steps=dims[2]} : f32[N,2,4]
+          %12 = Abs(%11) : f32[N,2,4]
+          %13 = Gather(%3, %4) {axis=0} : f32[4,1,2]
+          %14 = Conv(%12, %13) {group=2, strides=[2]} : f32[N,4,2]
+          %15 = Slice(%1) {axes=dims[1], ends=dims[2], starts=dims[1]} : f32[N,1,4]
+          %16 = MatMul(%15, %5) : f32[N,1,6]
+          %17 = Reshape(%16) {shape=dims[N,6]} : f32[N,6]
+          %18 = Slice(%6) {axes=dims[1], ends=dims[2], starts=dims[0]} : f32[2,2,2]
+          %19 = ConvTranspose(%1, %18) {strides=[2]} : f32[N,2,8]
+          return %10 "a", %14 "b", %17 "c", %19 "d"
+        }
+        "#);
+    }
+
+    #[test]
     fn refuses_what_others_read() {
         let one = |returned: &str| {
             refused(
@@ -642,6 +829,12 @@ mod tests {
                 "%2 = MatMul(%0, %1)",
                 "Slice(%2) {axes=dims[2], starts=dims[5], ends=dims[-7], steps=dims[-1]}"
             ),
+            ""
+        );
+        // Unequal parts of groups.
+        let groups = "weight %5: f32[4,2,1] = random\n%2 = Conv(%0, %5) {group=2}";
+        assert_eq!(
+            one(groups, "Slice(%2) {axes=dims[1], starts=dims[0], ends=dims[3]}"),
             ""
         );
         // Rows and columns of one value.
