@@ -37,12 +37,17 @@ pub const PASS: Pass = Pass {
 const DETAIL: &str = "only what is read";
 
 /// What has as many multiplications as its result has elements, times something.
-const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv", "ConvTranspose"];
+const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "Attention"];
 
-/// What elements may be taken before instead of after, besides products and pointwise operations.
+/// What elements may be taken before instead of after where ties say so, besides pointwise operations. Those of an
+/// Attention leave its mask out.
 const THROUGH: &[&str] = &[
     "Concat",
+    "Conv",
+    "Einsum",
+    "Gemm",
     "LayerNormalization",
+    "MatMul",
     "RMSNormalization",
     "Reshape",
     "Slice",
@@ -277,8 +282,17 @@ fn needed(g: &Graph, n: NodeId, axis: usize, choice: &Choice) -> Option<Vec<(usi
         return Some(all.into_iter().map(|(slot, a)| (slot, a, choice.clone())).collect());
     }
     let node = g.node(n);
-    let Choice::These(places) = choice else { return None };
+    let places = match choice {
+        Choice::These(all) => &all[..],
+        // Through operations to which the extent makes no difference.
+        Choice::One(_) if node.op == "Attention" => &[],
+        Choice::One(_) => return None,
+    };
     match node.op.name() {
+        "Attention" => {
+            let all = queries(g, n, axis)?;
+            Some(all.into_iter().map(|(slot, a)| (slot, a, choice.clone())).collect())
+        }
         "Reshape" => reshaped_from(g, n, axis, places).map(|(a, c)| vec![(0, a, c)]),
         "Conv" if axis == 1 => {
             let mut out = vec![(1, 0, choice.clone())];
@@ -298,6 +312,31 @@ fn needed(g: &Graph, n: NodeId, axis: usize, choice: &Choice) -> Option<Vec<(usi
         }
         _ => None,
     }
+}
+
+/// The queries, and their rows of the mask, of an attention in which positions decide nothing.
+fn queries(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, usize)>> {
+    let node = g.node(n);
+    let (&[y], Some(q)) = (&node.outputs[..], node.inputs[0]) else {
+        return None;
+    };
+    let says = |name: &str, nothing: i64| matches!(node.attrs.get(name), Some(Attr::Int(i)) if *i != nothing);
+    let windows = says("left_window_size", -1) || says("right_window_size", -1);
+    // Past keys come before the queries, lengths cut the new ones off.
+    let more = node.inputs.iter().skip(4).any(Option::is_some);
+    if windows || says("is_causal", 0) || more || axis + 2 != g.fact(y).rank() {
+        return None;
+    }
+    let mut out = vec![(0, axis)];
+    if let Some(mask) = node.inputs.get(3).copied().flatten() {
+        let shape = &g.fact(mask).shape;
+        match shape.len().checked_sub(2).map(|a| (a, &shape[a])) {
+            Some((a, rows)) if *rows == g.fact(q).shape[axis] => out.push((3, a)),
+            Some((_, rows)) if !rows.is_one() => return None,
+            _ => {}
+        }
+    }
+    Some(out)
 }
 
 /// How many groups a convolution has, and those that are left of it with channels `places`: equally many of each.
@@ -360,7 +399,7 @@ pub(crate) fn operands(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, 
     let node = g.node(n);
     let &[y] = &node.outputs[..] else { return None };
     let op = node.op.name();
-    if !node.op.schema().pointwise && !THROUGH.contains(&op) && !PRODUCTS.contains(&op) {
+    if !node.op.schema().pointwise && !THROUGH.contains(&op) {
         return None;
     }
     let result = Axis::of(y, axis);
@@ -400,7 +439,9 @@ pub(crate) fn operands(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, 
     }
     out.sort_unstable();
     out.dedup();
-    (!out.is_empty()).then_some(out)
+    // No diagonals.
+    let once = out.windows(2).all(|w| w[0].0 != w[1].0);
+    (once && !out.is_empty()).then_some(out)
 }
 
 /// What is left of `v`.
@@ -643,6 +684,42 @@ mod tests {
     }
 
     #[test]
+    fn the_queries_of_an_attention() {
+        let source = |attrs: &str| {
+            format!(
+                r#"graph @g (%0 "x": f32[N,S,4], %1 "m": f32[S,S]) symbols N=1.., S=1.. {{
+                  weight %2: f32[4,4] = random
+                  weight %3: f32[4,4] = random
+                  weight %4: i64[1] = dense(-1)
+                  %5 = MatMul(%0, %2)
+                  %6 = Attention(%5, %0, %0, %1) {{q_num_heads=2, kv_num_heads=2{attrs}}}
+                  %7 = Einsum(%6, %3) {{equation="nsi,io->nso"}}
+                  %8 = Gather(%7, %4) {{axis=1}}
+                  return %8 "y"
+                }}"#
+            )
+        };
+        insta::assert_snapshot!(rewrite(&PASS, &source("")), @r#"
+        graph @g (%0 "x": f32[N,S,4], %1 "m": f32[S,S]) symbols N=1.., S=1.. {
+          weight %2: i64[1] = dense(-1)
+          weight %3: f32[4,4] = dense(…)
+          weight %4: i64[1] = dense(-1)
+          weight %5: f32[4,4] = dense(…)
+          weight %6: i64[1] = dense(-1)
+          %7 = Gather(%0, %2) {axis=1} : f32[N,1,4]
+          %8 = MatMul(%7, %3) : f32[N,1,4]
+          %9 = Gather(%1, %4) {axis=0} : f32[1,S]
+          %10 = Attention(%8, %0, %0, %9) {kv_num_heads=2, q_num_heads=2} : f32[N,1,4]
+          %11 = Einsum(%10, %5) {equation="nsi,io->nso"} : f32[N,1,4]
+          return %11 "y"
+        }
+        "#);
+        // Which key is the last that a query sees depends on its position.
+        let causal = rewrite(&PASS, &source(", is_causal=1"));
+        assert!(causal.contains("Attention(%6, %0, %0, %1)"), "{causal}");
+    }
+
+    #[test]
     fn results_of_a_split_that_nobody_reads() {
         let text = rewrite(
             &PASS,
@@ -835,6 +912,12 @@ mod tests {
         let groups = "weight %5: f32[4,2,1] = random\n%2 = Conv(%0, %5) {group=2}";
         assert_eq!(
             one(groups, "Slice(%2) {axes=dims[1], starts=dims[0], ends=dims[3]}"),
+            ""
+        );
+        // A diagonal.
+        let diagonal = "Slice(%2) {axes=dims[1], starts=dims[0], ends=dims[3]}";
+        assert_eq!(
+            one("%4 = Abs(%0)\n%2 = Einsum(%4) {equation=\"nii->ni\"}", diagonal),
             ""
         );
         // Rows and columns of one value.
