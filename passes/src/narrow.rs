@@ -127,7 +127,7 @@ fn narrow(rw: &mut Rewriter, n: NodeId) -> Outcome {
         return Outcome::NoMatch;
     }
     for axis in 0..g.fact(v).rank() {
-        let Some((choice, parts)) = choice(g, v, axis) else {
+        let Some((choice, parts)) = choice(g, &constants, v, axis) else {
             continue;
         };
         let region = grow(g, &constants, v, axis, &choice);
@@ -154,11 +154,11 @@ fn narrow(rw: &mut Rewriter, n: NodeId) -> Outcome {
 }
 
 /// What the selections among the readers of `v` take of `axis` together, if that is not all of it.
-fn choice(g: &Graph, v: ValueId, axis: usize) -> Option<(Choice, Vec<Part>)> {
+fn choice(g: &Graph, constants: &[bool], v: ValueId, axis: usize) -> Option<(Choice, Vec<Part>)> {
     let extent = g.fact(v).shape[axis].as_const();
     let mut parts = vec![];
     for reader in g.users(v) {
-        parts.extend(taken(g, v, axis, reader).into_iter().flatten());
+        parts.extend(taken(g, constants, v, axis, reader).into_iter().flatten());
     }
     let Some(extent) = extent.filter(|e| *e <= MAX_EXTENT) else {
         // The only reader takes one element.
@@ -190,7 +190,7 @@ fn gathered(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<i64>> {
 }
 
 /// What `reader` takes of `axis` of `v`, by results that are needed; `None` when it is no selection along this axis.
-fn taken(g: &Graph, v: ValueId, axis: usize, reader: NodeId) -> Option<Vec<Part>> {
+fn taken(g: &Graph, constants: &[bool], v: ValueId, axis: usize, reader: NodeId) -> Option<Vec<Part>> {
     let node = g.node(reader);
     if !SELECTIONS.contains(&node.op.name()) || node.inputs[0] != Some(v) || node.inputs[1..].contains(&Some(v)) {
         return None;
@@ -207,7 +207,7 @@ fn taken(g: &Graph, v: ValueId, axis: usize, reader: NodeId) -> Option<Vec<Part>
     }
     let of = Axis::of(v, axis);
     let mut out = vec![];
-    for t in ties(g, reader) {
+    for t in ties(g, constants, reader) {
         let Tie::Part {
             whole,
             part: to,
@@ -240,7 +240,7 @@ fn grow(g: &Graph, constants: &[bool], v: ValueId, axis: usize, choice: &Choice)
     let mut work = vec![(v, axis, choice.clone())];
     while let Some((v, axis, choice)) = work.pop() {
         let Some((n, _)) = g.producer(v) else { continue };
-        let Some(operands) = needed(g, n, axis, &choice).filter(|_| region.nodes.len() < MAX_NODES) else {
+        let Some(operands) = needed(g, constants, n, axis, &choice).filter(|_| region.nodes.len() < MAX_NODES) else {
             continue;
         };
         asked.remove(&v);
@@ -277,8 +277,14 @@ fn grow(g: &Graph, constants: &[bool], v: ValueId, axis: usize, choice: &Choice)
 }
 
 /// What of which operands is needed for `choice` of `axis` of the result.
-fn needed(g: &Graph, n: NodeId, axis: usize, choice: &Choice) -> Option<Vec<(usize, usize, Choice)>> {
-    if let Some(all) = operands(g, n, axis) {
+fn needed(
+    g: &Graph,
+    constants: &[bool],
+    n: NodeId,
+    axis: usize,
+    choice: &Choice,
+) -> Option<Vec<(usize, usize, Choice)>> {
+    if let Some(all) = operands(g, constants, n, axis) {
         return Some(all.into_iter().map(|(slot, a)| (slot, a, choice.clone())).collect());
     }
     let node = g.node(n);
@@ -293,7 +299,7 @@ fn needed(g: &Graph, n: NodeId, axis: usize, choice: &Choice) -> Option<Vec<(usi
             let all = queries(g, n, axis)?;
             Some(all.into_iter().map(|(slot, a)| (slot, a, choice.clone())).collect())
         }
-        "Reshape" => reshaped_from(g, n, axis, places).map(|(a, c)| vec![(0, a, c)]),
+        "Reshape" => reshaped_from(g, constants, n, axis, places).map(|(a, c)| vec![(0, a, c)]),
         "Conv" if axis == 1 => {
             let mut out = vec![(1, 0, choice.clone())];
             out.extend(node.inputs.get(2).copied().flatten().map(|_| (2, 0, choice.clone())));
@@ -360,9 +366,9 @@ fn groups(g: &Graph, n: NodeId, places: &[usize]) -> Option<(usize, Vec<usize>)>
 }
 
 /// The axis of the operand of a Reshape, and which elements of it, that are `places` of `axis` of the result.
-fn reshaped_from(g: &Graph, n: NodeId, axis: usize, places: &[usize]) -> Option<(usize, Choice)> {
+fn reshaped_from(g: &Graph, constants: &[bool], n: NodeId, axis: usize, places: &[usize]) -> Option<(usize, Choice)> {
     let result = Axis::of(g.node(n).outputs[0], axis);
-    let (from, to) = ties(g, n).into_iter().find_map(|t| match t {
+    let (from, to) = ties(g, constants, n).into_iter().find_map(|t| match t {
         Tie::Product(from, to) if to.iter().any(|(a, _)| *a == Some(result)) => Some((from, to)),
         _ => None,
     })?;
@@ -395,7 +401,7 @@ fn reshaped_from(g: &Graph, n: NodeId, axis: usize, places: &[usize]) -> Option<
 
 /// The operands that have an axis which is `axis` of the result, element by element, with that axis; `None` when the
 /// result is not that of as many elements of them.
-pub(crate) fn operands(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, usize)>> {
+pub(crate) fn operands(g: &Graph, constants: &[bool], n: NodeId, axis: usize) -> Option<Vec<(usize, usize)>> {
     let node = g.node(n);
     let &[y] = &node.outputs[..] else { return None };
     let op = node.op.name();
@@ -403,7 +409,7 @@ pub(crate) fn operands(g: &Graph, n: NodeId, axis: usize) -> Option<Vec<(usize, 
         return None;
     }
     let result = Axis::of(y, axis);
-    let all = ties(g, n);
+    let all = ties(g, constants, n);
     let mut same: Vec<Axis> = vec![];
     for t in &all {
         match t {

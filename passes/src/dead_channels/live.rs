@@ -67,7 +67,7 @@ impl Live {
         self.zero.contains(&v) || (0..g.fact(v).rank()).any(|a| self.sets.contains_key(&(v, a)))
     }
 
-    /// Whether there is no zero anywhere.
+    /// Whether no axis has zeros.
     pub fn is_empty(&self) -> bool {
         self.sets.is_empty()
     }

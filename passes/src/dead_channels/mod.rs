@@ -1,4 +1,4 @@
-//! Removes what only multiplies zeros, or what nobody reads: channels, heads, neurons and layers that pruning has masked.
+//! Removes what only multiplies zeros: channels, heads, neurons and layers that pruning has masked.
 //!
 //! ```text
 //! weight m: f32[8] = 1 1 0 0 0 0 1 1
@@ -53,7 +53,7 @@ fn run(rw: &mut Rewriter) {
         net = Net::new(rw.graph());
         live = Live::new(&mut net);
     }
-    if !may_shrink(rw.graph(), &live) {
+    if live.is_empty() {
         return;
     }
     let needed = needed(&mut net, &live);
@@ -82,11 +82,6 @@ fn run(rw: &mut Rewriter) {
             rw.refuse(&nodes, DETAIL, r.reason);
         }
     }
-}
-
-/// Whether there is any reason to look closer.
-fn may_shrink(g: &Graph, live: &Live) -> bool {
-    !live.is_empty() || g.nodes().any(|(_, n)| n.op == "Slice" || n.op == "Split")
 }
 
 /// Nodes whose results are zero everywhere, unless they are constant or only arrange zeros.

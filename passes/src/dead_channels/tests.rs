@@ -248,35 +248,6 @@ fn channels_of_convolutions_go_with_their_batch_normalisation() {
 }
 
 #[test]
-fn columns_that_no_slice_takes_are_not_computed() {
-    let text = rewrite(
-        &PASS,
-        r#"graph @g (%0 "x": f32[N,4]) symbols N=1.. {
-          weight %1: f32[4,8] = random
-          %2 = MatMul(%0, %1)
-          %3 = Relu(%2)
-          %4 = Slice(%3) {starts=dims[0], ends=dims[2], axes=dims[1], steps=dims[1]}
-          %5 = Slice(%3) {starts=dims[6], ends=dims[8], axes=dims[1], steps=dims[1]}
-          %6 = Mul(%4, %5)
-          return %6 "y"
-        }"#,
-    );
-    insta::assert_snapshot!(text, @r#"
-    graph @g (%0 "x": f32[N,4]) symbols N=1.. {
-      weight %1: f32[4,8] = dense(…)
-      weight %2: i64[4] = dense(0,1,6,7)
-      %3 = Gather(%1, %2) {axis=1} : f32[4,4]
-      %4 = MatMul(%0, %3) : f32[N,4]
-      %5 = Relu(%4) : f32[N,4]
-      %6 = Slice(%5) {axes=dims[1], ends=dims[2], starts=dims[0], steps=dims[1]} : f32[N,2]
-      %7 = Slice(%5) {axes=dims[1], ends=dims[4], starts=dims[2], steps=dims[1]} : f32[N,2]
-      %8 = Mul(%6, %7) : f32[N,2]
-      return %8 "y"
-    }
-    "#);
-}
-
-#[test]
 fn the_same_value_in_two_places_is_no_zero_in_either() {
     let text = refused(
         &PASS,

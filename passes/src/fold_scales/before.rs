@@ -143,7 +143,7 @@ impl Search<'_> {
     fn behind(&self, n: NodeId, v: ValueId, axis: Option<usize>) -> Option<Option<usize>> {
         let Some(axis) = axis else { return Some(None) };
         let (x, y) = (Axis::of(v, axis), self.g.node(n).outputs[0]);
-        ties(self.g, n).into_iter().find_map(|t| match t {
+        ties(self.g, self.constants, n).into_iter().find_map(|t| match t {
             Tie::Equal(a, b) if a == x && b == Axis::of(y, b.axis) => Some(Some(b.axis)),
             _ => None,
         })

@@ -123,7 +123,7 @@ fn behind(g: &Graph, constants: &[bool], outer: &Product, nodes: &mut Vec<NodeId
         }
         match op {
             "Transpose" | "Reshape" | "MatMul" => {
-                let [(slot, from)] = operands(g, n, axis)?[..] else {
+                let [(slot, from)] = operands(g, constants, n, axis)?[..] else {
                     return None;
                 };
                 steps.push(Step::Kept { node: n, slot, axis });
