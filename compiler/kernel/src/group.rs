@@ -5,7 +5,8 @@
 //! Invariant: groups are convex (nothing outside depends on a member and feeds another, whole groups taken as one), hence
 //! orderable.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use cameo_ir::structured::{Compute, Expr};
 use cameo_ir::{Bounds, Dim, NodeId, Sym, ValueId};
@@ -49,6 +50,7 @@ pub fn form(info: &Info) -> Groups {
         group_of: FxHashMap::default(),
         groups: vec![],
         inlined: FxHashSet::default(),
+        cuts: (0..info.order.len()).collect(),
     };
     for class in [Class::Contraction, Class::Reduction] {
         for &node in &info.order {
@@ -72,6 +74,17 @@ struct Former<'a> {
     group_of: FxHashMap<NodeId, usize>,
     groups: Vec<Group>,
     inlined: FxHashSet<NodeId>,
+    /// By position: itself when no group has members on both sides of it (up to it, and after it), else a later position on
+    /// the way to the next such one.
+    cuts: Vec<usize>,
+}
+
+/// Nodes that can only run after the seed of a growing group has, because they, or a node that shares their kernel, need it.
+/// They are found as far as they are asked for: most questions are about the seed's neighbours.
+struct After {
+    found: FxHashSet<usize>,
+    /// Positions of found nodes whose readers were not looked at, the first one on top.
+    open: BinaryHeap<Reverse<usize>>,
 }
 
 impl Info {
@@ -192,7 +205,11 @@ impl Former<'_> {
         let extents: Vec<Dim> = g.outer.iter().chain(&g.row).cloned().collect();
         let own: Vec<Dim> = (0..c.extents.len()).map(Dim::iter).collect();
         self.join(&mut g, seed, own, c.store.clone());
-        let after = self.after(seed);
+        let start = info.position[&seed];
+        let mut after = After {
+            found: [start].into_iter().collect(),
+            open: BinaryHeap::from([Reverse(start)]),
+        };
         let mut todo: BTreeSet<usize> = info.readers(out).iter().map(|n| info.position[n]).collect();
         while let Some(p) = todo.pop_first() {
             if g.members.len() == MAX_CHAIN {
@@ -225,13 +242,9 @@ impl Former<'_> {
                 }
                 _ => continue,
             };
-            let independent = |v: ValueId| {
-                g.coords.contains_key(&v)
-                    || info
-                        .graph
-                        .producer(v)
-                        .and_then(|(p, _)| info.position.get(&p))
-                        .is_none_or(|p| !after[*p])
+            let mut independent = |v: ValueId| {
+                let position = || info.graph.producer(v).and_then(|(p, _)| info.position.get(&p));
+                g.coords.contains_key(&v) || position().is_none_or(|p| !self.is_after(&mut after, *p))
             };
             if !info.loads(node).into_iter().all(|v| independent(info.base(v))) {
                 continue;
@@ -250,25 +263,41 @@ impl Former<'_> {
         self.commit(g);
     }
 
-    /// By position: nodes that can only run after `seed` has, because they, or a node that shares their kernel, need it.
-    fn after(&self, seed: NodeId) -> Vec<bool> {
+    /// Whether the node at a position is one of those that can only run after the seed has.
+    fn is_after(&mut self, after: &mut After, position: usize) -> bool {
         let info = self.info;
-        let mut out = vec![false; info.order.len()];
-        out[info.position[&seed]] = true;
-        let mut stack = vec![seed];
-        while let Some(n) = stack.pop() {
+        // Readers come later, and a kernel's other nodes are on the same side of a cut: from beyond it no way leads back.
+        let cut = self.cut(position);
+        while let Some(at) = after.open.peek().map(|p| p.0)
+            && at <= cut
+            && !after.found.contains(&position)
+        {
+            after.open.pop();
+            let n = info.order[at];
             let outputs = info.graph.node(n).outputs.iter();
             let users = outputs.flat_map(|v| info.users[v.0 as usize].iter());
             let together = self.group_of.get(&n).into_iter().flat_map(|g| &self.groups[*g].members);
             for next in users.chain(together) {
-                let at = info.position[next];
-                if !out[at] {
-                    out[at] = true;
-                    stack.push(*next);
+                let next = info.position[next];
+                if after.found.insert(next) {
+                    after.open.push(Reverse(next));
                 }
             }
         }
-        out
+        after.found.contains(&position)
+    }
+
+    /// The first position from here on that no group spans.
+    fn cut(&mut self, position: usize) -> usize {
+        let mut end = position;
+        while self.cuts[end] != end {
+            end = self.cuts[end];
+        }
+        let mut at = position;
+        while at != end {
+            at = std::mem::replace(&mut self.cuts[at], end);
+        }
+        end
     }
 
     /// Whether every member value that `node` loads is loaded at its coordinates.
@@ -309,6 +338,14 @@ impl Former<'_> {
     fn commit(&mut self, g: Group) {
         for m in &g.members {
             self.group_of.insert(*m, self.groups.len());
+        }
+        let positions = || g.members.iter().map(|m| self.info.position[m]);
+        if let (Some(first), Some(last)) = (positions().min(), positions().max()) {
+            let mut at = self.cut(first);
+            while at < last {
+                self.cuts[at] = at + 1;
+                at = self.cut(at);
+            }
         }
         self.groups.push(g);
     }
