@@ -31,7 +31,12 @@ pub struct Builder<'a> {
     pub program: Program,
     pub placed: FxHashMap<ValueId, Placed>,
     pub(crate) kernels: Kernels,
+    /// The kernel that a value has its final elements from.
+    pub(crate) kernel_of: FxHashMap<ValueId, usize>,
     weights: FxHashMap<Weight, usize>,
+    /// The outputs of the model that a value is, and by output whether there is a storage for it.
+    pub(crate) outputs: FxHashMap<ValueId, Vec<usize>>,
+    pub(crate) written: Vec<bool>,
     scalars: FxHashMap<ValueId, Option<Scalar>>,
 }
 
@@ -65,9 +70,15 @@ pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, V
         },
         placed: FxHashMap::default(),
         kernels: Kernels::default(),
+        kernel_of: FxHashMap::default(),
         weights: FxHashMap::default(),
+        outputs: FxHashMap::default(),
+        written: vec![false; g.outputs().len()],
         scalars: FxHashMap::default(),
     };
+    for (i, (_, v)) in g.outputs().iter().enumerate() {
+        b.outputs.entry(*v).or_default().push(i);
+    }
     for (i, v) in g.inputs().iter().enumerate() {
         let storage = b.storage(*v, Place::Input(i));
         b.placed.insert(
@@ -144,6 +155,9 @@ impl Draft {
 impl Builder<'_> {
     pub fn storage(&mut self, v: ValueId, place: Place) -> usize {
         let value = self.info.graph.value(v);
+        if let Place::Output(i) = place {
+            self.written[i] = true;
+        }
         self.program.storages.push(Storage {
             name: value.name.clone(),
             dtype: value.fact.dtype,
@@ -386,7 +400,7 @@ impl Builder<'_> {
 
     fn copy_outputs(&mut self) -> Result<(), LowerError> {
         for i in 0..self.program.outputs.len() {
-            if self.program.storages.iter().any(|s| s.place == Place::Output(i)) {
+            if self.written[i] {
                 continue;
             }
             let v = self.info.graph.outputs()[i].1;
@@ -595,6 +609,9 @@ impl Builder<'_> {
         }
         let (kernel, dims) = kernel.numbered();
         let kernel = self.kernels.number(kernel);
+        for (v, _) in &values {
+            self.kernel_of.insert(*v, kernel);
+        }
         self.program.steps.push(Step {
             kernel,
             buffers: storages,

@@ -29,8 +29,9 @@ pub fn fuse(p: &mut Program, target: &Target) {
     let mut out = vec![];
     let mut gone = vec![false; p.steps.len()];
     let mut fused: Vec<Option<(Kernel, Step)>> = vec![];
+    let touching = touching(p);
     for last in 0..p.steps.len() {
-        let found = chain_ending_at(p, target, last, &gone).map(|(steps, kernel, step)| {
+        let found = chain_ending_at(p, target, last, &gone, &touching).map(|(steps, kernel, step)| {
             steps.into_iter().for_each(|s| gone[s] = true);
             (kernel, step)
         });
@@ -84,14 +85,27 @@ impl Whole {
     }
 }
 
+/// By storage the steps that read or write it, each once.
+fn touching(p: &Program) -> Vec<Vec<usize>> {
+    let mut out: Vec<Vec<usize>> = vec![vec![]; p.storages.len()];
+    for (i, step) in p.steps.iter().enumerate() {
+        for s in &step.buffers {
+            if out[*s].last() != Some(&i) {
+                out[*s].push(i);
+            }
+        }
+    }
+    out
+}
+
 /// The only step that writes a storage of the arena, when `reader` is the only one that reads it.
-fn only_writer(p: &Program, storage: usize, reader: usize) -> Option<usize> {
+fn only_writer(p: &Program, touching: &[Vec<usize>], storage: usize, reader: usize) -> Option<usize> {
     if p.storages[storage].place != Place::Arena || p.storages[storage].dtype != DType::F32 {
         return None;
     }
     let mut writer = None;
-    for (i, step) in p.steps.iter().enumerate() {
-        // Most steps have nothing to do with it: only the others are asked what they write.
+    for &i in &touching[storage] {
+        let step = &p.steps[i];
         for (b, _) in step.buffers.iter().enumerate().filter(|(_, s)| **s == storage) {
             match p.kernels[step.kernel].writes(b) {
                 true if writer.is_none() => writer = Some(i),
@@ -129,13 +143,19 @@ pub(crate) fn counted(extents: &[Dim]) -> Dim {
     extents.iter().enumerate().fold(Dim::ZERO, step)
 }
 
-fn chain_ending_at(p: &Program, target: &Target, last: usize, gone: &[bool]) -> Option<(Vec<usize>, Kernel, Step)> {
+fn chain_ending_at(
+    p: &Program,
+    target: &Target,
+    last: usize,
+    gone: &[bool],
+    touching: &[Vec<usize>],
+) -> Option<(Vec<usize>, Kernel, Step)> {
     let is_contraction = |i: usize| matches!(p.kernels[p.steps[i].kernel].body, KernelBody::Contraction(_));
     let KernelBody::Contraction(c) = &p.kernels[p.steps[last].kernel].body else {
         return None;
     };
     let probabilities = p.steps[last].buffers[c.a.buffer];
-    let middle = only_writer(p, probabilities, last)?;
+    let middle = only_writer(p, touching, probabilities, last)?;
     let KernelBody::Nest(n) = &p.kernels[p.steps[middle].kernel].body else {
         return None;
     };
@@ -143,7 +163,7 @@ fn chain_ending_at(p: &Program, target: &Target, last: usize, gone: &[bool]) -> 
         return None;
     }
     let first = p.steps[middle].buffers.iter().find_map(|s| {
-        let writer = only_writer(p, *s, middle)?;
+        let writer = only_writer(p, touching, *s, middle)?;
         (is_contraction(writer) && p.storages[*s].elements == p.storages[probabilities].elements).then_some(writer)
     })?;
     // What a loop writes is there before its body is fused: bodies are programs of their own.

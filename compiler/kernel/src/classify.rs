@@ -2,7 +2,7 @@
 
 use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
 use cameo_ir::{DType, Dim, Graph, NodeId, Sym, ValueId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::expand::Expanded;
 
@@ -92,6 +92,7 @@ impl Info {
     /// Values that the loops of `node` load, each once, known ones left out.
     pub fn loads(&self, node: NodeId) -> Vec<ValueId> {
         let mut out = vec![];
+        let mut seen = FxHashSet::default();
         let inputs = &self.graph.node(node).inputs;
         if self.graph.node(node).op == SCAN {
             out.extend(inputs.iter().flatten().filter(|v| !self.is_known(**v)));
@@ -106,7 +107,7 @@ impl Info {
                     && live[i]
                     && let Some(v) = inputs[*operand as usize]
                     && !self.is_known(v)
-                    && !out.contains(&v)
+                    && seen.insert(v)
                 {
                     out.push(v);
                 }

@@ -69,13 +69,8 @@ impl Builder<'_> {
 
     /// Whether a nest with reductions along rows computes the value.
     fn written_by_rows(&self, v: ValueId) -> bool {
-        let step = self
-            .program
-            .steps
-            .iter()
-            .rev()
-            .find(|s| s.values.iter().any(|(x, _)| *x == v));
-        let body = step.and_then(|s| self.kernels.list.get(s.kernel)).map(|k| &k.body);
+        let kernel = self.kernel_of.get(&v).and_then(|k| self.kernels.list.get(*k));
+        let body = kernel.map(|k| &k.body);
         matches!(body, Some(KernelBody::Nest(n)) if !n.row.is_empty())
     }
 

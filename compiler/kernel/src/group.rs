@@ -120,12 +120,13 @@ impl Info {
     /// Readers of a value, views followed to their readers.
     pub fn readers(&self, v: ValueId) -> Vec<NodeId> {
         let mut out = vec![];
+        let mut seen = FxHashSet::default();
         let mut stack = vec![v];
         while let Some(v) = stack.pop() {
             for u in &self.users[v.0 as usize] {
                 if self.class(*u) == Class::View {
                     stack.extend(self.graph.node(*u).outputs.iter().copied());
-                } else if !out.contains(u) {
+                } else if seen.insert(*u) {
                     out.push(*u);
                 }
             }
@@ -357,6 +358,7 @@ impl Former<'_> {
         let mut kernels: FxHashMap<NodeId, BTreeSet<usize>> = FxHashMap::default();
         // Inlined nodes on the longest way from a node to a kernel, itself included.
         let mut chain: FxHashMap<NodeId, usize> = FxHashMap::default();
+        let mut loaded: FxHashMap<NodeId, Option<FxHashSet<ValueId>>> = FxHashMap::default();
         for &node in info.order.iter().rev() {
             let class = info.class(node);
             if class == Class::View {
@@ -373,7 +375,10 @@ impl Former<'_> {
                 let places: BTreeSet<usize> = readers.iter().flat_map(|r| kernels[r].iter().copied()).collect();
                 if length <= MAX_CHAIN
                     && !info.reaches_output(v)
-                    && readers.iter().all(|r| self.can_inline(v, *r))
+                    && readers.iter().all(|r| {
+                        let loaded = loaded.entry(*r).or_insert_with(|| self.loaded(*r));
+                        loaded.as_ref().is_some_and(|l| !l.contains(&v))
+                    })
                     && self.worth(node, &places)
                 {
                     self.inlined.insert(node);
@@ -407,34 +412,34 @@ impl Former<'_> {
         g
     }
 
-    /// Whether reader `r` can compute `v` where it needs it, instead of loading it.
-    fn can_inline(&self, v: ValueId, r: NodeId) -> bool {
+    /// What reader `r` cannot compute where it needs it, but must load; `None` when that is everything.
+    fn loaded(&self, r: NodeId) -> Option<FxHashSet<ValueId>> {
         let info = self.info;
-        match info.class(r) {
-            Class::View | Class::Scan => false,
-            // Operands are read many times and by address.
-            Class::Contraction => false,
-            class => info.loops[&r].iter().all(|c| {
-                let live = c.body.reachable(&[c.root]);
-                c.body.nodes().iter().enumerate().all(|(i, e)| match e {
-                    Expr::Load {
-                        operand, index, fill, ..
-                    } if live[i] => {
-                        let Some(x) = info.graph.node(r).inputs[*operand as usize] else {
-                            return true;
-                        };
-                        if info.base(x) != v {
-                            return true;
-                        }
-                        // A window reads each element several times.
-                        let window =
-                            class == Class::Reduction && index.iter().any(|d| d.as_sym().is_none() && !d.is_zero());
-                        fill.is_none() && !window
-                    }
-                    _ => true,
-                })
-            }),
+        let class = info.class(r);
+        // Operands of contractions are read many times and by address.
+        if matches!(class, Class::View | Class::Scan | Class::Contraction) {
+            return None;
         }
+        let mut out = FxHashSet::default();
+        for c in &info.loops[&r] {
+            let live = c.body.reachable(&[c.root]);
+            for (i, e) in c.body.nodes().iter().enumerate() {
+                if let Expr::Load {
+                    operand, index, fill, ..
+                } = e
+                    && live[i]
+                    && let Some(x) = info.graph.node(r).inputs[*operand as usize]
+                {
+                    // A window reads each element several times.
+                    let window =
+                        class == Class::Reduction && index.iter().any(|d| d.as_sym().is_none() && !d.is_zero());
+                    if fill.is_some() || window {
+                        out.insert(info.base(x));
+                    }
+                }
+            }
+        }
+        Some(out)
     }
 
     fn worth(&self, node: NodeId, places: &BTreeSet<usize>) -> bool {
@@ -509,6 +514,7 @@ impl Former<'_> {
 
     fn dependencies(&self, g: usize) -> Vec<usize> {
         let mut out = vec![];
+        let mut listed: FxHashSet<usize> = FxHashSet::default();
         let mut seen: FxHashSet<NodeId> = FxHashSet::default();
         let mut stack: Vec<NodeId> = self.groups[g].members.clone();
         while let Some(n) = stack.pop() {
@@ -522,7 +528,7 @@ impl Former<'_> {
                     }
                 } else if let Some(d) = self.group_of.get(&p)
                     && *d != g
-                    && !out.contains(d)
+                    && listed.insert(*d)
                 {
                     out.push(*d);
                 }

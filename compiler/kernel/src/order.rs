@@ -61,8 +61,7 @@ impl Builder<'_> {
 
     /// The output of the model that `v` is and that no kernel writes yet.
     pub fn free_output(&self, v: ValueId) -> Option<usize> {
-        let outs = self.info.graph.outputs();
-        (0..outs.len()).find(|i| outs[*i].1 == v && !self.program.storages.iter().any(|s| s.place == Place::Output(*i)))
+        self.outputs.get(&v)?.iter().copied().find(|i| !self.written[*i])
     }
 
     /// Gives an exit its memory: an output buffer when it is one and is stored row-major, else the arena.
