@@ -41,6 +41,8 @@ pub struct Groups {
     pub groups: Vec<Group>,
     /// Elementwise nodes that are computed inside their readers' kernels.
     pub inlined: FxHashSet<NodeId>,
+    /// Nodes that were looked at to know what depends on what, as a measure of the work.
+    pub visited: usize,
 }
 
 /// Forms all groups of the program.
@@ -51,6 +53,7 @@ pub fn form(info: &Info) -> Groups {
         groups: vec![],
         inlined: FxHashSet::default(),
         cuts: (0..info.order.len()).collect(),
+        visited: 0,
     };
     for class in [Class::Contraction, Class::Reduction] {
         for &node in &info.order {
@@ -66,6 +69,7 @@ pub fn form(info: &Info) -> Groups {
     Groups {
         groups: order.into_iter().filter_map(|i| groups[i].take()).collect(),
         inlined: f.inlined,
+        visited: f.visited,
     }
 }
 
@@ -77,6 +81,7 @@ struct Former<'a> {
     /// By position: itself when no group has members on both sides of it (up to it, and after it), else a later position on
     /// the way to the next such one.
     cuts: Vec<usize>,
+    visited: usize,
 }
 
 /// Nodes that can only run after the seed of a growing group has, because they, or a node that shares their kernel, need it.
@@ -274,6 +279,7 @@ impl Former<'_> {
             && !after.found.contains(&position)
         {
             after.open.pop();
+            self.visited += 1;
             let n = info.order[at];
             let outputs = info.graph.node(n).outputs.iter();
             let users = outputs.flat_map(|v| info.users[v.0 as usize].iter());
@@ -535,5 +541,37 @@ impl Former<'_> {
             }
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{classify, expand};
+    use cameo_ir::{DType, Fact, Graph, Tensor};
+
+    /// Residual blocks, each with something that reads the block before the last.
+    fn visited(blocks: usize) -> usize {
+        let mut g = Graph::new("blocks");
+        let mut x = g.add_input("x", Fact::new(DType::F32, [Dim::sym("B"), Dim::from(8i64)]));
+        let mut last = x;
+        for _ in 0..blocks {
+            let w = g.add_weight("", Tensor::f32(&[8, 8], (0..64).map(|i| i as f32)));
+            let h = g.apply("MatMul", &[], &[x, w]).expect("legal");
+            let h = g.apply("Relu", &[], &[h]).expect("legal");
+            let p = g.apply("Softmax", &[], &[h]).expect("legal");
+            let y = g.apply("Add", &[], &[p, last]).expect("legal");
+            last = x;
+            x = g.apply("Add", &[], &[x, y]).expect("legal");
+        }
+        g.add_output("y", x);
+        let info = classify::Info::new(expand::expand(&g).expect("loops"));
+        form(&info).visited
+    }
+
+    #[test]
+    fn what_depends_on_a_kernel_is_only_looked_for_nearby() {
+        let (few, many) = (visited(100), visited(400));
+        assert!(few > 100 && many < few * 5, "{few} and {many}");
     }
 }
