@@ -253,26 +253,56 @@ impl Finder<'_> {
             nodes: nodes.to_vec(),
             operands: vec![],
         });
+        // Where the first step reads a constant instead of a state, that has moved behind the other operand.
+        let swapped = nodes.get(1).copied().flatten().is_some_and(|n| self.moved(first, n));
+        let mut operands = self.operands(nodes, false);
+        if operands.is_none() && swapped && self.left > 0 {
+            self.undo(index + 1);
+            operands = self.operands(nodes, true);
+        }
+        match operands {
+            Some(operands) => {
+                self.c.list[index].operands = operands;
+                Some(index)
+            }
+            None => {
+                self.undo(index);
+                self.left = self.left.saturating_sub(1);
+                None
+            }
+        }
+    }
+
+    /// Whether the first step may say its operands the other way around than the next one: its second is a constant, and
+    /// theirs is not.
+    fn moved(&self, first: NodeId, next: NodeId) -> bool {
+        let (a, b) = (self.g.node(first), self.g.node(next));
+        let second = |n: &cameo_ir::Node| n.inputs.get(1).copied().flatten();
+        let constant = |n: &cameo_ir::Node| second(n).is_some_and(|v| self.g.constant(v).is_some());
+        commutes(a) && constant(a) && !constant(b)
+    }
+
+    /// The sources of the operands of a column, those of its first node swapped or not.
+    fn operands(&mut self, nodes: &[Option<NodeId>], swapped: bool) -> Option<Vec<Source>> {
+        let first = nodes[0]?;
         let mut operands = vec![];
         for slot in 0..self.g.node(first).inputs.len() {
-            let tuple: Tuple = nodes
+            let mut tuple: Tuple = nodes
                 .iter()
                 .map(|n| n.and_then(|n| self.g.node(n).inputs[slot]))
                 .collect();
-            match self.source(&tuple) {
-                Some(s) => operands.push(s),
-                None => {
-                    let op = self.g.node(first).op;
-                    self.why
-                        .get_or_insert_with(|| format!("operand {slot} of {op} is another thing in each step"));
-                    self.undo(index);
-                    self.left = self.left.saturating_sub(1);
-                    return None;
-                }
+            if swapped {
+                tuple[0] = self.g.node(first).inputs[1 - slot];
             }
+            let Some(s) = self.source(&tuple) else {
+                let op = self.g.node(first).op;
+                self.why
+                    .get_or_insert_with(|| format!("operand {slot} of {op} is another thing in each step"));
+                return None;
+            };
+            operands.push(s);
         }
-        self.c.list[index].operands = operands;
-        Some(index)
+        Some(operands)
     }
 
     /// Drops the columns from `index` on.
@@ -432,8 +462,9 @@ impl Finder<'_> {
             let operand = g.node(u).inputs.iter().position(|i| *i == values[1]);
             let like = |step: usize| -> Vec<NodeId> {
                 let fits = |n: &&NodeId| {
-                    let v = values[step];
-                    self.alike(**n, u) && operand.is_some_and(|o| v.is_some() && g.node(**n).inputs[o] == v)
+                    let (v, node) = (values[step], g.node(**n));
+                    let moved = |o: usize| step == 0 && commutes(node) && node.inputs[1 - o] == v && self.moved(**n, u);
+                    self.alike(**n, u) && v.is_some() && operand.is_some_and(|o| node.inputs[o] == v || moved(o))
                 };
                 users[step].iter().filter(fits).copied().collect()
             };
@@ -497,6 +528,10 @@ impl Finder<'_> {
             }
         }
     }
+}
+
+fn commutes(n: &cameo_ir::Node) -> bool {
+    n.inputs.len() == 2 && matches!(n.op.name(), "Add" | "Mul" | "Max" | "Min")
 }
 
 fn distinct(mut nodes: Vec<NodeId>) -> Vec<NodeId> {

@@ -318,3 +318,27 @@ fn states_that_begin_equal() {
     let out = rewrite(&PASS, &text);
     assert!(out.contains("states=2") && !out.contains("Gather"), "{out}");
 }
+
+#[test]
+fn a_first_state_that_is_a_constant() {
+    // Constants stand behind other operands: the first step says it the other way around.
+    let mut text =
+        String::from("graph @g (%0 \"x\": f32[9,4], %1 \"w\": f32[4]) {\nweight %2: f32[4] = dense(0.5,1.0,2.0,3.0)\n");
+    for t in 0..9 {
+        text += &format!("weight %{}: i64[] = dense({t})\n", 10 + t);
+    }
+    let mut state = "%2".to_owned();
+    for t in 0..9 {
+        let at = 100 + 10 * t;
+        let operands = match t {
+            0 => format!("%{at}, {state}"),
+            _ => format!("{state}, %{at}"),
+        };
+        text += &format!("%{at} = Gather(%0, %{}) {{axis=0}}\n", 10 + t);
+        text += &format!("%{} = Max({operands})\n%{} = Add(%{}, %1)\n", at + 1, at + 2, at + 1);
+        state = format!("%{}", at + 2);
+    }
+    text += &format!("return {state} \"y\"\n}}");
+    let out = rewrite(&PASS, &text);
+    assert!(out.contains("length=dims[9]") && !out.contains("Gather"), "{out}");
+}
