@@ -63,12 +63,13 @@ impl Inputs {
 
 /// A value outside that stands for results of the steps.
 enum Exit {
-    /// All results of a column, joined along an axis.
+    /// All results of a column, joined along an axis with nothing between them, from operand `at` on.
     Joined {
         node: NodeId,
         column: usize,
         slot: usize,
         axis: usize,
+        at: usize,
         backwards: bool,
     },
     /// One result.
@@ -97,19 +98,23 @@ fn exits(g: &Graph, c: &Columns) -> Vec<Exit> {
                         continue;
                     }
                     let node = g.node(u);
-                    let backwards = values.as_ref().is_some_and(|v| node.inputs.iter().rev().eq(v));
+                    let found = values
+                        .as_ref()
+                        .filter(|_| node.op == "Concat")
+                        .and_then(|v| run(g, c, u, v));
                     let axis = match node.attrs.get("axis") {
                         Some(Attr::Int(a)) => cameo_ir::op::normalize_axis(*a, g.fact(value).rank()).ok(),
                         _ => None,
                     };
-                    match axis {
-                        Some(axis) if node.op == "Concat" && (backwards || Some(&node.inputs) == values.as_ref()) => {
+                    match (axis, found) {
+                        (Some(axis), Some((at, backwards))) => {
                             joined.insert(u);
                             out.push(Exit::Joined {
                                 node: u,
                                 column,
                                 slot,
                                 axis,
+                                at,
                                 backwards,
                             });
                         }
@@ -129,6 +134,19 @@ fn exits(g: &Graph, c: &Columns) -> Vec<Exit> {
         }
     }
     out
+}
+
+/// Where the operands of a node are these values one after the other, or backwards; the others are none of the loop.
+fn run(g: &Graph, c: &Columns, n: NodeId, values: &[Option<ValueId>]) -> Option<(usize, bool)> {
+    let inputs = &g.node(n).inputs;
+    let mut windows = inputs.windows(values.len());
+    let (at, backwards) = windows.by_ref().enumerate().find_map(|(at, w)| {
+        let forward = w == values;
+        (forward || w.iter().rev().eq(values)).then_some((at, !forward))
+    })?;
+    let mut others = inputs[..at].iter().chain(&inputs[at + values.len()..]).flatten();
+    let outside = |v: &ValueId| g.producer(*v).is_none_or(|(n, _)| !c.member.contains_key(&n));
+    others.all(outside).then_some((at, backwards))
 }
 
 /// Replaces the columns by a loop.
@@ -200,6 +218,7 @@ pub fn apply(rw: &mut Rewriter, c: &Columns) -> Outcome {
                     column,
                     slot,
                     axis,
+                    at,
                     backwards,
                 } => {
                     let mut v = all(*column, *slot);
@@ -213,8 +232,17 @@ pub fn apply(rw: &mut Rewriter, c: &Columns) -> Outcome {
                     if *axis > 0 {
                         v = rw.apply("Transpose", &[("perm", perm_attr(&perm))], &[v])?;
                     }
-                    let shape = rw.fact(rw.node(*node).outputs[0]).shape.clone();
-                    rw.apply("Reshape", &reshape_attrs(&shape), &[v])?
+                    let inputs: Vec<ValueId> = rw.node(*node).inputs.iter().flatten().copied().collect();
+                    let (before, rest) = inputs.split_at(*at);
+                    let (parts, after) = rest.split_at(c.steps);
+                    let mut shape = rw.fact(parts[0]).shape.clone();
+                    shape[*axis] = shape[*axis].clone() * Dim::from(c.steps);
+                    v = rw.apply("Reshape", &reshape_attrs(&shape), &[v])?;
+                    if !before.is_empty() || !after.is_empty() {
+                        let all = [before, &[v], after].concat();
+                        v = rw.apply("Concat", &[("axis", Attr::Int(*axis as i64))], &all)?;
+                    }
+                    v
                 }
             });
         }

@@ -342,3 +342,20 @@ fn a_first_state_that_is_a_constant() {
     let out = rewrite(&PASS, &text);
     assert!(out.contains("length=dims[9]") && !out.contains("Gather"), "{out}");
 }
+
+#[test]
+fn results_are_joined_with_others() {
+    // The first part is not of the loop: the join is of two things, however many steps there are.
+    let count = |steps: usize| {
+        let parts: Vec<String> = (0..steps).map(|t| format!("%{}", 103 + 10 * t)).collect();
+        let all = parts.join(", ");
+        let text = unrolled(steps, plain)
+            .replace(&format!("Concat({all})"), &format!("Concat(%4000, {all})"))
+            .replace("%5000 =", "%4000 = Unsqueeze(%0) {axes=dims[1]}\n%5000 =");
+        let mut g = graph(&text);
+        crate::run(&PASS, &mut g);
+        g.node_count()
+    };
+    assert_eq!(count(9), count(30));
+    assert!(count(9) < 9);
+}
