@@ -573,7 +573,7 @@ fn edit_a_step(g: &mut Edited, r: &mut Rng) {
             }
         }
         2 => {
-            let with = (0..g.nodes.len()).filter(|i| matches!(&*g.nodes[*i].op, "Sub" | "Div"));
+            let with = (0..g.nodes.len()).filter(|i| g.nodes[*i].op == "Sub");
             if let Some(at) = pick(r, with.collect()) {
                 g.nodes[at].args.reverse();
             }
