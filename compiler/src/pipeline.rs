@@ -143,7 +143,9 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("transposes")?;
     // The search over equal expressions comes when the graph is small; it pays only where no rule above decides.
     run("algebra")?;
-    // What the three above left behind is simplified again, until nothing changes.
+    // Needs scales and biases where they end up: the products that an attention reads are one.
+    run("projections")?;
+    // What the passes above left behind is simplified again, until nothing changes.
     for _ in 0..MAX_ROUNDS {
         let mut changes = 0;
         for pass in ["known_shapes", "fold_constants", "canonicalize", "cse", "dce"] {

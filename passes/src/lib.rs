@@ -25,6 +25,7 @@ mod narrow;
 mod norms;
 mod one_hot;
 mod pattern;
+mod projections;
 mod reparam;
 mod reroll;
 mod rotary;
@@ -60,6 +61,7 @@ pub const PASSES: &[&Pass] = &[
     &narrow::PASS,
     &norms::PASS,
     &one_hot::PASS,
+    &projections::PASS,
     &reparam::PASS,
     &reroll::PASS,
     &rotary::PASS,

@@ -29,7 +29,7 @@ from compiled import Checks, compiler
 # simplify.
 RECOVERING = [
     "contributed", "reroll", "norms", "activations", "attention", "rotary", "dead_channels", "one_hot", "narrow",
-    "associate", "reparam", "algebra",
+    "associate", "reparam", "algebra", "projections",
 ]
 GROWTH, ALGEBRA = 1.25, 0.20
 

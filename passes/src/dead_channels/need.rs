@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use cameo_ir::{DType, Def, Dim, Graph, NodeId, ValueId};
+use rustc_hash::FxHashSet;
 
 use super::live::Live;
 use crate::axes::cut::{Cut, Net};
@@ -46,6 +47,7 @@ pub fn needed(net: &mut Net, live: &Live) -> Needed {
         need: BTreeMap::new(),
         why: BTreeMap::new(),
         work: vec![],
+        waiting: FxHashSet::default(),
         left: WORK,
     };
     search.run();
@@ -85,6 +87,8 @@ struct Search<'n, 'g> {
     need: BTreeMap<Axis, Need>,
     why: BTreeMap<Axis, Why>,
     work: Vec<NodeId>,
+    /// The same nodes.
+    waiting: FxHashSet<NodeId>,
     /// What is left of [`WORK`].
     left: usize,
 }
@@ -107,7 +111,7 @@ impl Search<'_, '_> {
             }
         }
         let order = g.order();
-        self.work.extend(order.iter().rev());
+        order.iter().rev().for_each(|n| self.wait(*n));
         self.settle();
         // What nobody needs at all keeps an element, or everything where extents are not numbers.
         for n in order
@@ -167,6 +171,7 @@ impl Search<'_, '_> {
 
     fn settle(&mut self) {
         while let Some(n) = self.work.pop().filter(|_| self.left > 0) {
+            self.waiting.remove(&n);
             // A weight is cut where it is read.
             if self.net.is_recipe(n) {
                 continue;
@@ -175,6 +180,15 @@ impl Search<'_, '_> {
                 self.left = self.left.saturating_sub(1);
                 self.follow(n, t);
             }
+            let ties = self.net.ties(n);
+            let parts: Vec<Tie> = ties.iter().filter(|t| matches!(t, Tie::Part { .. })).cloned().collect();
+            self.parts(n, &parts);
+        }
+    }
+
+    fn wait(&mut self, n: NodeId) {
+        if self.waiting.insert(n) {
+            self.work.push(n);
         }
     }
 
@@ -196,7 +210,7 @@ impl Search<'_, '_> {
                 self.why.insert(axis, why);
             }
             self.need.insert(axis, new);
-            self.work.extend(self.net.around(axis.place));
+            self.net.around(axis.place).into_iter().for_each(|n| self.wait(n));
         }
     }
 
@@ -232,41 +246,61 @@ impl Search<'_, '_> {
             }
             Tie::Whole(a, reason) => self.grow(*a, Need::All, (Some(n), reason)),
             Tie::Product(left, right) => self.product(n, left, right),
+            Tie::Part { .. } => {}
+        }
+    }
+
+    /// What lies side by side in one axis of a node: all of it at once, for nodes may have thousands of operands.
+    fn parts(&mut self, n: NodeId, ties: &[Tie]) {
+        let mut first = 0;
+        while let Some(Tie::Part { whole, .. }) = ties.get(first) {
+            let same = |t: &Tie| matches!(t, Tie::Part { whole: w, .. } if w == whole);
+            let count = ties[first..].iter().take_while(|t| same(t)).count();
+            self.parts_of(n, *whole, &ties[first..first + count]);
+            first += count;
+        }
+    }
+
+    fn parts_of(&mut self, n: NodeId, whole: Axis, ties: &[Tie]) {
+        let parts = ties.iter().filter_map(|t| match t {
             Tie::Part {
-                whole,
-                part,
-                start,
-                step,
-                len,
-            } => {
-                let at = |i: usize| usize::try_from(*start as i64 + step * i as i64).ok();
-                let bits = |search: &Self, axis: &Axis, n: usize| match search.need.get(axis) {
-                    None => Some(vec![false; n]),
-                    Some(Need::All) => Some(vec![true; n]),
-                    Some(Need::Some(s)) => s.kept().map(<[bool]>::to_vec),
-                };
-                // What is left must lie at even distances.
-                let extent = self.extent(whole).filter(|_| step.abs() == 1);
-                let sides = extent.and_then(|e| bits(self, whole, e).zip(bits(self, part, *len)));
-                let why = [whole, part].into_iter().find_map(|a| self.why.get(a));
-                let why = why.copied().unwrap_or((Some(n), "it is cut up"));
-                let Some((mut w, mut p)) = sides else {
-                    self.grow(*whole, Need::All, why);
-                    return self.grow(*part, Need::All, why);
-                };
-                self.left = self.left.saturating_sub(w.len());
-                for (i, p) in p.iter_mut().enumerate() {
-                    if let Some(w) = at(i).and_then(|j| w.get_mut(j)) {
-                        *p |= *w;
-                        *w = *p;
-                    }
-                }
-                for (axis, bits) in [(*whole, w), (*part, p)] {
-                    if bits.iter().any(|b| *b) {
-                        self.grow(axis, Need::Some(Set::new(bits)), why);
-                    }
+                part, start, step, len, ..
+            } => Some((*part, *start, *step, *len)),
+            _ => None,
+        });
+        let bits = |search: &Self, axis: &Axis, n: usize| match search.need.get(axis) {
+            None => Some(vec![false; n]),
+            Some(Need::All) => Some(vec![true; n]),
+            Some(Need::Some(s)) => s.kept().map(<[bool]>::to_vec),
+        };
+        let why = [whole].into_iter().chain(parts.clone().map(|p| p.0));
+        let why = why.filter_map(|a| self.why.get(&a)).next().copied();
+        let why = why.unwrap_or((Some(n), "it is cut up"));
+        // What is left must lie at even distances.
+        let even = parts.clone().all(|(_, _, step, _)| step.abs() == 1);
+        let extent = self.extent(&whole).filter(|_| even);
+        let known = extent.and_then(|e| bits(self, &whole, e));
+        let known = known.filter(|_| parts.clone().all(|(p, .., len)| bits(self, &p, len).is_some()));
+        let Some(mut w) = known else {
+            let all = [whole].into_iter().chain(parts.map(|p| p.0));
+            return all.for_each(|a| self.grow(a, Need::All, why));
+        };
+        self.left = self.left.saturating_sub(w.len());
+        for (part, start, step, len) in parts {
+            let Some(mut p) = bits(self, &part, len) else { continue };
+            for (i, p) in p.iter_mut().enumerate() {
+                let at = usize::try_from(start as i64 + step * i as i64).ok();
+                if let Some(w) = at.and_then(|j| w.get_mut(j)) {
+                    *p |= *w;
+                    *w = *p;
                 }
             }
+            if p.iter().any(|b| *b) {
+                self.grow(part, Need::Some(Set::new(p)), why);
+            }
+        }
+        if w.iter().any(|b| *b) {
+            self.grow(whole, Need::Some(Set::new(w)), why);
         }
     }
 
