@@ -15,7 +15,7 @@ mod recurrences;
 use std::collections::BTreeMap;
 
 use cameo::{Options, pipeline};
-use cameo_ir::random::Rng;
+use cameo_ir::random::{Rng, disturbed};
 use cameo_ir::{DType, Graph, Tensor, interp};
 use cameo_tests::case::elements;
 use cameo_tests::source;
@@ -48,11 +48,13 @@ fn optimized(g: &Graph, text: &str) -> Graph {
         let inputs = inputs(g, seed);
         let Ok(want) = interp::run(g, &inputs) else { continue };
         let got = interp::run(&after, &inputs).unwrap_or_else(|e| panic!("{text}\n{e}"));
-        for (i, (w, g)) in want.iter().zip(&got).enumerate() {
-            if !same(w, g) {
+        for (i, (w, o)) in want.iter().zip(&got).enumerate() {
+            // Differences of equal numbers, poles: what is computed depends on the order of arithmetic.
+            let noise = || disturbed(g, &inputs).is_none_or(|d| !same(w, &d[i]));
+            if !same(w, o) && !noise() {
                 panic!(
                     "output {i} is {:?}\nnot {:?}\n{text}\nbecame\n{}",
-                    g.to_f64(),
+                    o.to_f64(),
                     w.to_f64(),
                     cameo_ir::text::print(&after)
                 );

@@ -92,6 +92,18 @@ impl Edited {
     }
 
     /// Puts nodes before node `at`, the last of which its operand `arg` becomes.
+    /// Whether `v` is true or false.
+    fn is_condition(&self, v: &str) -> bool {
+        let Some(n) = self.nodes.iter().find(|n| n.result == v) else {
+            return false;
+        };
+        match &*n.op {
+            "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Not" | "And" | "Or" => true,
+            "Identity" | "Squeeze" | "Unsqueeze" | "Transpose" | "Reshape" => self.is_condition(&n.args[0]),
+            _ => false,
+        }
+    }
+
     fn insert(&mut self, at: usize, arg: usize, ops: &[(&str, &str)]) {
         let mut v = self.nodes[at].args[arg].clone();
         for (i, (op, attrs)) in ops.iter().enumerate() {
@@ -117,7 +129,7 @@ pub fn disguise(g: &mut Edited, r: &mut Rng) {
     // Conditions are no numbers, and operands that say where are not data.
     let movable = {
         let (op, v) = (g.nodes[at].op.clone(), g.nodes[at].args[arg].clone());
-        !(is_weight(g, &v) || op == "Where" && arg == 0 || op == "Cast")
+        !(is_weight(g, &v) || op == "Where" && arg == 0 || op == "Cast" || g.is_condition(&v))
     };
     let number = |g: &Edited, op: &str| {
         let n = &g.nodes[at];

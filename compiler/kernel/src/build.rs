@@ -607,7 +607,7 @@ impl Builder<'_> {
         for (a, b) in bounds::requirements(&kernel) {
             self.require(a, b);
         }
-        let (kernel, dims) = kernel.numbered();
+        let (kernel, dims) = crate::flat::merge_axes(kernel).numbered();
         let kernel = self.kernels.number(kernel);
         for (v, _) in &values {
             self.kernel_of.insert(*v, kernel);

@@ -186,7 +186,7 @@ fn chain_ending_at(
         origin,
         values: p.steps[last].values.clone(),
     };
-    let (kernel, dims) = kernel.numbered();
+    let (kernel, dims) = crate::flat::merge_axes(kernel).numbered();
     Some((steps.to_vec(), kernel, Step { dims, ..step }))
 }
 

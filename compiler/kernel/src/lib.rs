@@ -8,6 +8,7 @@ pub mod chain;
 pub mod classify;
 pub mod contraction;
 pub mod expand;
+pub mod flat;
 pub mod group;
 pub mod memory;
 pub mod nest;

@@ -344,8 +344,9 @@ impl Kernel {
     /// The kernel with the model's symbols renamed to `d0, d1, …` in order of first use, and what those stand for.
     #[must_use]
     pub fn numbered(self) -> (Self, Vec<Dim>) {
+        let (kernel, whole) = crate::flat::one_symbol(self);
         let mut symbols: Vec<Arc<str>> = vec![];
-        self.visit_dims(&mut |d| {
+        kernel.visit_dims(&mut |d| {
             d.visit(&mut |s| {
                 if let Sym::Named(n) = s
                     && !symbols.contains(n)
@@ -354,14 +355,18 @@ impl Kernel {
                 }
             });
         });
-        let mut kernel = self.map_dims(&|d| {
+        let mut kernel = kernel.map_dims(&|d| {
             d.subst(&|s| match s {
                 Sym::Named(n) => symbols.iter().position(|x| x == n).map(|i| Dim::sym(&format!("d{i}"))),
                 _ => None,
             })
         });
         kernel.dims = symbols.len();
-        (kernel, symbols.iter().map(|n| Dim::sym(n)).collect())
+        let value = |n: &Arc<str>| match &whole {
+            Some((name, value)) if name == n => value.clone(),
+            _ => Dim::sym(n),
+        };
+        (kernel, symbols.iter().map(value).collect())
     }
 
     /// The kernel with every dim replaced; `f` must be injective.
@@ -473,6 +478,46 @@ impl KernelBody {
             Self::Nest(n) => n.stores.iter().collect(),
             Self::Contraction(c) => c.stores.iter().collect(),
             Self::Chain(c) => c.links.iter().flat_map(Self::stores).collect(),
+        }
+    }
+
+    /// Calls `f` with buffer and index of every access.
+    pub fn visit_indices(&self, f: &mut dyn FnMut(usize, &[Dim])) {
+        // Mapping visits everything; the result is dropped.
+        let cell = std::cell::RefCell::new(f);
+        self.clone().map_indices(&|b, index| (cell.borrow_mut())(b, index));
+    }
+
+    /// Changes the index of every access to a buffer.
+    pub fn map_indices(&mut self, f: &dyn Fn(usize, &mut Vec<Dim>)) {
+        // Results of reductions are operands without axes.
+        let load = |operand: &mut u32, index: &mut Vec<Dim>| {
+            if *operand < RED {
+                f(*operand as usize, index);
+            }
+        };
+        match self {
+            Self::Nest(n) => {
+                let map = n.body.map_loads(&load);
+                n.temps.iter_mut().for_each(|t| *t = map[*t as usize]);
+                n.reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
+                for s in &mut n.stores {
+                    f(s.buffer, &mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
+            Self::Contraction(c) => {
+                f(c.a.buffer, &mut c.a.index);
+                if let BOperand::Direct(o) | BOperand::Gathered(o) = &mut c.b {
+                    f(o.buffer, &mut o.index);
+                }
+                let map = c.epilogue.map_loads(&load);
+                for s in &mut c.stores {
+                    f(s.buffer, &mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
+            Self::Chain(c) => c.links.iter_mut().for_each(|l| l.map_indices(f)),
         }
     }
 
