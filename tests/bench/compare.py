@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Times compiled models against ONNX Runtime, in turns, on this machine.
+"""Times compiled models against ONNX Runtime and OpenVINO (where it is installed), in turns, on this machine.
 
     python compare.py MODEL.onnx[:B=1,S=128[:FLOOR]]... [--rounds N] [--runs N] [--warmup N] [--threads N] [--json FILE]
-    python compare.py --zoo DIR [--cache DIR] [NAME[:FLOOR]...]        # networks of a zoo, see ../oracle/zoo.py
+    python compare.py --zoo DIR [--cache DIR] [NAME[@B=1,S=128][:FLOOR]...]        # networks of a zoo, see ../oracle/zoo.py
 
 In every round each side runs once in a process of its own (warm-up, then RUNS timed runs on the same inputs and number
 of threads), and who begins changes from round to round, so that a slow spell of the machine hits both. A round gives
 one median per side; the table shows median and quartiles over the rounds, and the median and quartiles of the ratio
-Cameo / ONNX Runtime within a round. With a FLOOR the exit code says whether every median ratio is at most its floor.
+Cameo / the faster of the others within a round. The last line is the geometric mean of the inverse, how many times as fast
+Cameo is. With a FLOOR the exit code says whether every median ratio is at most its floor. A peer that refuses a model
+has no time in its row.
 """
 
 import argparse
@@ -22,27 +24,12 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "oracle"))
 
-from compiled import Checks, Compiled, call, difference, outputs, session
+from compiled import Checks, Compiled, Failed, call, difference, outputs, session
 from feeds import binding, random_feeds
+from peers import PEERS, command, installed, version
 
 # With --zoo and no names: the networks and the floors that the project began with.
 ZOO = ["deit_small_ts:1.3", "deit_small_dynamo:1.3", "resnet50:1.6", "mobilenetv2_100:1.6"]
-
-
-def reference(model, feeds_path, threads, runs, warmup):
-    """The child process of the other side: one line of JSON, like `--bench` of a compiled model."""
-    import time
-    with np.load(feeds_path) as arrays:
-        feeds = dict(arrays)
-    s = session(model, threads)
-    names = [o.name for o in s.get_outputs()]
-    times = []
-    for i in range(warmup + runs):
-        start = time.perf_counter_ns()
-        s.run(names, feeds)
-        if i >= warmup:
-            times.append((time.perf_counter_ns() - start) / 1e6)
-    print(json.dumps({"median_ms": float(np.median(times)), "min_ms": min(times), "max_ms": max(times)}))
 
 
 def summary(values):
@@ -54,8 +41,7 @@ def machine():
     """What a reader must know to judge the numbers."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if os.path.exists("/proc/cpuinfo") else ""
     names = (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name"))
-    import onnxruntime
-    return {"cpu": next(names, "unknown"), "cpus": len(os.sched_getaffinity(0)), "onnxruntime": onnxruntime.__version__}
+    return {"cpu": next(names, "unknown"), "cpus": len(os.sched_getaffinity(0)), "peers": [version(p) for p in installed()]}
 
 
 def measure(case, options):
@@ -70,18 +56,23 @@ def measure(case, options):
         if far:
             raise SystemExit(f"{name}: wrong result ({far[0]})")
         saved = compiled.save(feeds)
-        count = ["--runs", options.runs, "--warmup", options.warmup, "--threads", options.threads]
-        sides = {
-            "cameo": [compiled.path, "--bench", "--inputs", saved, *count],
-            "ort": [sys.executable, Path(__file__).resolve(), "--reference", model, saved, *count],
-        }
+        count = {"threads": options.threads, "runs": options.runs, "warmup": options.warmup}
+        ours = [f for k, v in count.items() for f in (f"--{k}", v)]
+        sides = {"cameo": [compiled.path, "--bench", "--inputs", saved, *ours]}
+        sides |= {peer: command(peer, model, saved, **count) for peer in options.peers}
         times = {side: [] for side in sides}
         for turn in range(options.rounds):
             for side in sorted(sides, reverse=turn % 2 == 1):
-                times[side].append(json.loads(call(sides[side]))["median_ms"])
-    ratio = summary(np.array(times["cameo"]) / np.array(times["ort"]))
+                try:
+                    times[side].append(json.loads(call(sides[side]).splitlines()[-1])["median_ms"])
+                except Failed:
+                    if side == "cameo":
+                        raise
+                    times[side].append(float("nan"))
+    fastest = np.nanmin([times[p] for p in options.peers], axis=0)
+    ratio = summary(np.array(times["cameo"]) / fastest)
     shape = {n: list(x.shape) for n, x in feeds.items()}
-    return {"model": name, "inputs": shape, "cameo_ms": summary(times["cameo"]), "ort_ms": summary(times["ort"]),
+    return {"model": name, "inputs": shape, "ms": {side: summary(t) for side, t in times.items()},
             "ratio": ratio, "floor": floor, "rounds": times}
 
 
@@ -90,10 +81,11 @@ def cases(options):
     for item in options.models or (ZOO if options.zoo else []):
         if options.zoo:
             import zoo
-            name, _, floor = item.partition(":")
+            item, _, floor = item.partition(":")
+            name, _, sizes = item.partition("@")
             with tempfile.TemporaryDirectory() as folder:
                 model = zoo.written(options.zoo, name, options.cache or folder)
-                at, feeds = zoo.test_cases(options.zoo, name)[0]
+                at, feeds = zoo.test_cases(options.zoo, name, binding(sizes))[0]
                 yield f"{name} {at}", model, feeds, float(floor) if floor else None
         else:
             path, _, rest = item.partition(":")
@@ -116,20 +108,21 @@ def main():
     ap.add_argument("--warmup", type=int, default=5)
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--json", type=Path, help="write everything here")
-    ap.add_argument("--reference", nargs=2, metavar=("MODEL", "INPUTS"), help=argparse.SUPPRESS)
+    ap.add_argument("--peers", nargs="+", choices=PEERS, default=installed(), help="by default all that are installed")
     options = ap.parse_args()
-    if options.reference:
-        reference(*options.reference, options.threads, options.runs, options.warmup)
-        return 0
     about = machine()
-    print(f"{about['cpu']}, {about['cpus']} CPUs; {options.threads} threads; ONNX Runtime {about['onnxruntime']}; "
+    print(f"{about['cpu']}, {about['cpus']} CPUs; {options.threads} threads; {', '.join(about['peers'])}; "
           f"{options.rounds} rounds of {options.runs} runs; milliseconds, median (quartiles)")
-    print(f"{'model':34} {'Cameo':>27} {'ONNX Runtime':>27} {'ratio':>24}")
+    columns = ["Cameo", *(PEERS[p][0] for p in options.peers)]
+    print(f"{'model':34}" + "".join(f" {c:>27}" for c in columns) + f" {'ratio':>24}")
     results = []
     for case in cases(options):
         r = measure(case, options)
         results.append(r)
-        print(f"{r['model']:34} {cell(r['cameo_ms']):>27} {cell(r['ort_ms']):>27} {cell(r['ratio']):>24}", flush=True)
+        print(f"{r['model']:34}" + "".join(f" {cell(r['ms'][s]):>27}" for s in ["cameo", *options.peers])
+              + f" {cell(r['ratio']):>24}", flush=True)
+    speed = np.exp(-np.mean([np.log(r["ratio"]["median"]) for r in results]))
+    print(f"{len(results)} models, geometric mean: {speed:.2f} times as fast as the faster of the others")
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "threads": options.threads, "runs": options.runs,
                                             "results": results}, indent=1) + "\n", encoding="utf-8")

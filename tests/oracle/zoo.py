@@ -36,13 +36,14 @@ def written(zoo, name, folder):
     return path
 
 
-def test_cases(zoo, name):
-    """(shape, feeds) for every test shape of a model."""
+def test_cases(zoo, name, sizes=()):
+    """(shape, feeds) for every test shape of a model, or for the given dynamic dimensions over those of its first one."""
     sys.path.insert(0, str(zoo))
     from make_inputs import make_inputs
     spec = json.loads((zoo / "models" / f"{name}.json").read_text(encoding="utf-8"))
     cases = []
-    for sizes in spec["test_shapes"]:
+    shapes = [spec["test_shapes"][0] | dict(sizes)] if sizes else spec["test_shapes"]
+    for sizes in shapes:
         cases.append((",".join(f"{k}={v}" for k, v in sizes.items()), make_inputs(spec, sizes)))
     return cases
 

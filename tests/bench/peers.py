@@ -1,0 +1,84 @@
+"""The engines that compiled models are timed against, each at its best public settings, in a process of its own.
+
+    python peers.py NAME MODEL.onnx INPUTS.npz --threads N --runs N --warmup N
+
+prints one line of JSON, like `--bench` of a compiled model.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
+
+
+def onnxruntime(model, feeds, threads):
+    """All graph optimisations, which are its default; inputs as they are."""
+    from compiled import session
+    s = session(model, threads)
+    names = [o.name for o in s.get_outputs()]
+    return lambda: s.run(names, feeds)
+
+
+def openvino(model, feeds, threads):
+    """Reshaped to the extents of the inputs, as its documentation advises; float32; one stream for all threads."""
+    import openvino as ov
+    core = ov.Core()
+    network = core.read_model(model)
+    network.reshape({name: list(x.shape) for name, x in feeds.items()})
+    compiled = core.compile_model(network, "CPU", {
+        "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+    })
+    request = compiled.create_infer_request()
+    # The arrays are read where they are, results are not copied out.
+    for name, x in feeds.items():
+        request.set_tensor(name, ov.Tensor(np.ascontiguousarray(x), shared_memory=True))
+    return request.infer
+
+
+# How a package is called, and what it is called in tables.
+PEERS = {"onnxruntime": ("ONNX Runtime", onnxruntime), "openvino": ("OpenVINO", openvino)}
+
+
+def installed():
+    return [name for name in PEERS if importlib.util.find_spec(name)]
+
+
+def version(name):
+    module = __import__(name)
+    return f"{PEERS[name][0]} {module.__version__.split('-')[0]}"
+
+
+def command(name, model, feeds_path, threads, runs, warmup):
+    return [sys.executable, Path(__file__).resolve(), name, model, feeds_path,
+            "--threads", threads, "--runs", runs, "--warmup", warmup]
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("name", choices=PEERS)
+    ap.add_argument("model")
+    ap.add_argument("inputs")
+    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--runs", type=int, default=20)
+    ap.add_argument("--warmup", type=int, default=5)
+    options = ap.parse_args()
+    with np.load(options.inputs) as arrays:
+        run = PEERS[options.name][1](options.model, dict(arrays), options.threads)
+    times = []
+    for i in range(options.warmup + options.runs):
+        start = time.perf_counter_ns()
+        run()
+        if i >= options.warmup:
+            times.append((time.perf_counter_ns() - start) / 1e6)
+    print(json.dumps({"median_ms": float(np.median(times)), "min_ms": min(times), "max_ms": max(times)}))
+
+
+if __name__ == "__main__":
+    main()
