@@ -15,8 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Spinning at a barrier, about what putting a thread to sleep and waking it costs: at worst waiting costs twice that.
-const BARRIER_SPIN: Duration = Duration::from_micros(20);
+/// Spinning for shares that others have taken, about what putting a thread to sleep and waking it costs: at worst waiting costs twice that.
+const SHARE_SPIN: Duration = Duration::from_micros(20);
 
 /// Spinning for the next run: covers a caller that runs in a loop, not one that waits for its user.
 const START_SPIN: Duration = Duration::from_micros(50);
@@ -45,13 +45,11 @@ struct Apart<T>(T);
 
 struct Shared {
     /// Number of the run and size of its team in one word, so that a worker that comes late never takes the number of
-    /// one run and the team of the next.
+    /// one run and the team of the next. A team of nobody: the run is over.
     start: Apart<AtomicU64>,
     run: AtomicPtr<Run<'static>>,
-    /// Workers of the team that have not finished the run.
+    /// Workers that may look at the run.
     active: Apart<AtomicU32>,
-    arrived: Apart<AtomicU32>,
-    phase: Apart<AtomicU32>,
     started: Gate,
     passed: Gate,
     finished: Gate,
@@ -66,8 +64,6 @@ impl Pool {
             start: Apart(AtomicU64::new(0)),
             run: AtomicPtr::new(std::ptr::null_mut()),
             active: Apart(AtomicU32::new(0)),
-            arrived: Apart(AtomicU32::new(0)),
-            phase: Apart(AtomicU32::new(0)),
             started: Gate::default(),
             passed: Gate::default(),
             finished: Gate::default(),
@@ -99,9 +95,9 @@ impl Pool {
         if parallel_end > 0 {
             let team = run.parts().iter().copied().max().unwrap_or(1);
             self.shared.begin(run, team);
-            // SAFETY: workers have the numbers from 1, and the barrier is the team's.
-            unsafe { run.walk(0, || self.shared.barrier(team)) };
-            self.shared.await_workers();
+            // SAFETY: the run is alive until this returns.
+            unsafe { self.shared.walk(run, 0) };
+            self.shared.end();
         }
         // SAFETY: the workers are done.
         unsafe { run.rest() };
@@ -121,7 +117,6 @@ impl Drop for Pool {
 impl Shared {
     /// Hands the run to the workers of its team.
     fn begin(&self, run: &Run<'_>, team: u32) {
-        self.active.0.store(team - 1, Ordering::Relaxed);
         self.run
             .store(std::ptr::from_ref(run).cast_mut().cast(), Ordering::Relaxed);
         self.announce(u64::from(team));
@@ -129,13 +124,25 @@ impl Shared {
 
     fn announce(&self, team: u64) {
         let number = (self.start.0.load(Ordering::Relaxed) >> TEAM_BITS).wrapping_add(1);
-        self.start.0.store(number << TEAM_BITS | team, Ordering::Release);
+        self.start.0.store(number << TEAM_BITS | team, Ordering::SeqCst);
         self.started.open();
     }
 
-    fn await_workers(&self) {
+    /// Takes the run back: returns when no worker looks at it, and none will.
+    fn end(&self) {
+        let word = self.start.0.load(Ordering::Relaxed);
+        // Either a worker sees that it comes too late, or this thread sees that it is there.
+        self.start.0.store(word & !STOP, Ordering::SeqCst);
         self.finished
-            .wait(self.spin(BARRIER_SPIN), || self.active.0.load(Ordering::Acquire) == 0);
+            .wait(self.spin(SHARE_SPIN), || self.active.0.load(Ordering::SeqCst) == 0);
+    }
+
+    /// # Safety
+    /// The run is alive until this returns.
+    unsafe fn walk(&self, run: &Run<'_>, thread: usize) {
+        let wait = |ready: &dyn Fn() -> bool| self.passed.wait(self.spin(SHARE_SPIN), ready);
+        // SAFETY: as the caller promised.
+        unsafe { run.walk(thread, wait, || self.passed.open()) };
     }
 
     /// The life of a worker.
@@ -151,30 +158,16 @@ impl Shared {
                 return;
             }
             if (thread as u64) < team {
-                // SAFETY: this worker is in the team, so the caller waits in `await_workers` until it has signed off
-                // below; until then the run is alive.
-                let run = unsafe { &*self.run.load(Ordering::Relaxed) };
-                // SAFETY: each worker has its own number, and the barrier is the team's.
-                unsafe { run.walk(thread, || self.barrier(team as u32)) };
+                self.active.0.fetch_add(1, Ordering::SeqCst);
+                if self.start.0.load(Ordering::SeqCst) == seen {
+                    // SAFETY: the caller has not taken the run back, and waits in `end` until this worker has signed off
+                    // below; until then the run is alive.
+                    unsafe { self.walk(&*self.run.load(Ordering::Relaxed), thread) };
+                }
                 if self.active.0.fetch_sub(1, Ordering::AcqRel) == 1 {
                     self.finished.open();
                 }
             }
-        }
-    }
-
-    /// Returns when all `team` threads have called it.
-    fn barrier(&self, team: u32) {
-        // Cannot change before this thread arrives.
-        let phase = self.phase.0.load(Ordering::Relaxed);
-        if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == team {
-            self.arrived.0.store(0, Ordering::Relaxed);
-            self.phase.0.store(phase.wrapping_add(1), Ordering::Release);
-            self.passed.open();
-        } else {
-            self.passed.wait(self.spin(BARRIER_SPIN), || {
-                self.phase.0.load(Ordering::Acquire) != phase
-            });
         }
     }
 

@@ -22,6 +22,7 @@ mod float;
 mod plan;
 mod run;
 mod tensor;
+mod turns;
 
 pub use cameo_abi::{DType, ModelDesc};
 pub use description::{Dim, Extents, SymbolInfo, Tables, TensorInfo};

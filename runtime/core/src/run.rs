@@ -1,19 +1,20 @@
 //! The steps of one run on the processor's cores.
 //!
-//! Every thread of the team walks the same list of steps, those of a loop once per iteration. Step `s` is done in `parts[s]` shares, share `p` by thread
-//! `p`; between two steps there is a barrier unless both have one share, because then thread 0 does both in order. What a
-//! loop does to pointers between two iterations is like a step of one share.
+//! Every thread of the team walks the same list of steps, those of a loop once per iteration. Step `s` is done in `parts[s]`
+//! shares, which threads take as they come (see [`Turns`]); a step begins when all shares of the one before are done. What
+//! a loop does to pointers between two iterations is like a step of one share.
 #![expect(unsafe_code, reason = "calls the model's kernels")]
 
 use crate::cursor::{Cursor, Event};
 use crate::description::Tables;
 use crate::error::Error;
 use crate::float::FlushDenormals;
+use crate::turns::{LANES, Turns};
 use cameo_abi::{Loop, MOVE_ADVANCE, MOVE_FORTH, Move, Step};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Scalar operations that are worth a thread. A barrier of spinning threads costs about 0.25 µs (two threads on an
+/// Scalar operations that are worth a thread. A turn of spinning threads costs about 0.25 µs (two threads on an
 /// AVX-512 Xeon); vector code does some 20,000 scalar operations in twice that time, so smaller shares would wait longer than
 /// they save.
 const WORK_PER_THREAD: i64 = 20_000;
@@ -49,10 +50,11 @@ pub struct Run<'a> {
     scratch: *mut u8,
     scratch_stride: usize,
     failed: AtomicUsize,
+    turns: Turns,
 }
 
-// SAFETY: shares of a step touch disjoint outputs (contract of `KernelFn`), each thread has its own scratch, barriers
-// order the steps, and pointers are written between two barriers by one thread.
+// SAFETY: shares of a step touch disjoint outputs (contract of `KernelFn`) and have scratch of their own, turns order the
+// steps, and pointers are written by the one thread that has a turn.
 unsafe impl Sync for Run<'_> {}
 
 impl<'a> Run<'a> {
@@ -82,6 +84,7 @@ impl<'a> Run<'a> {
             scratch,
             scratch_stride,
             failed: AtomicUsize::new(NO_STEP),
+            turns: Turns::default(),
         }
     }
 
@@ -147,27 +150,49 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// The shares of `thread` in the steps up to [`Run::parallel_end`]. Every thread of the team calls it once, with
-    /// a barrier that returns when all have reached it.
+    /// The steps up to [`Run::parallel_end`], together with the other threads that call it, as many as come: when it
+    /// returns, these steps are complete. `wait` returns when a condition holds, and looks again whenever any thread has
+    /// called `open`.
     ///
     /// # Safety
-    /// No other thread runs under the same number, and `barrier` is a barrier of the whole team.
-    pub unsafe fn walk(&self, thread: usize, barrier: impl Fn()) {
-        // Nothing lies before the first step that could still be running.
-        let (mut previous, mut first) = (1, true);
-        for event in self.events(0, self.parallel_end()) {
-            let parts = match event {
-                Event::Step(step) => self.parts[step],
-                _ => 1,
-            };
-            if !first && (parts > 1 || previous > 1) {
-                barrier();
+    /// The run outlives the call.
+    pub unsafe fn walk(&self, thread: usize, wait: impl Fn(&dyn Fn() -> bool), open: impl Fn()) {
+        let mut turn = 0;
+        let mut events = self.events(0, self.parallel_end()).peekable();
+        while let Some(event) = events.next() {
+            let shares = self.shares(event);
+            let parts = shares.min(LANES);
+            let preferred = thread as u32 % parts;
+            let mut taken = self.turns.take(turn, parts, preferred);
+            let first = taken.is_some();
+            while let Some(part) = taken {
+                for share in (part..shares).step_by(LANES as usize) {
+                    // SAFETY: the part is this thread's alone, and all turns before are complete.
+                    unsafe { self.happen(event, share as usize) };
+                }
+                // What follows without being shared belongs to the turn.
+                while let Some(next) = events.next_if(|e| shares == 1 && self.shares(*e) == 1) {
+                    // SAFETY: as above.
+                    unsafe { self.happen(next, 0) };
+                }
+                if self.turns.finish(turn, parts) {
+                    open();
+                }
+                taken = self.turns.take(turn, parts, preferred);
             }
-            if thread < parts as usize {
-                // SAFETY: share `thread` is this thread's alone; the barrier ordered it behind the steps before.
-                unsafe { self.happen(event, thread) };
+            if !first {
+                while events.next_if(|e| shares == 1 && self.shares(*e) == 1).is_some() {}
             }
-            (previous, first) = (parts, false);
+            wait(&|| self.turns.passed(turn));
+            turn = turn.wrapping_add(1);
+        }
+    }
+
+    /// In how many shares an event is done.
+    fn shares(&self, event: Event) -> u32 {
+        match event {
+            Event::Step(step) => self.parts[step],
+            _ => 1,
         }
     }
 

@@ -95,7 +95,7 @@ pub fn description(desc: ModelDesc) -> cameo_runtime::Description {
 }
 
 // The relay model: x [S] f32 -> y [S] f32, y = x + (number of steps), reversed by each step. Every step reads what other
-// threads wrote in the step before, so a missing barrier shows.
+// threads wrote in the step before, so a step that begins too early shows.
 
 /// S, and the work of a step that is parallel, and of one that is not.
 unsafe extern "C" fn relay_shape(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32 {
