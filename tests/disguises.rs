@@ -7,6 +7,8 @@
 
 #[path = "disguises/edits.rs"]
 mod edits;
+#[path = "disguises/networks.rs"]
+mod networks;
 #[path = "disguises/patterns.rs"]
 mod patterns;
 #[path = "disguises/recurrences.rs"]

@@ -35,13 +35,18 @@ fn run(rw: &mut Rewriter) {
             inputs.sort();
         }
         let key = (node.op, node.attrs.clone(), inputs, node.outputs.len());
-        let first = *seen.entry(key).or_insert(n);
+        // Equal nodes that nobody reads vanish together.
+        let first = seen.get(&key).copied().filter(|first| rw.graph().contains(*first));
+        let Some(first) = first else {
+            seen.insert(key, n);
+            return Outcome::NoMatch;
+        };
         if first == n {
             return Outcome::NoMatch;
         }
         let (origin, outputs) = (rw.node(n).origin.clone(), rw.node(first).outputs.clone());
         let outcome = rw.replace(&[n, first], "equal nodes", |_| Ok(outputs));
-        if outcome == Outcome::Applied {
+        if outcome == Outcome::Applied && rw.graph().contains(first) {
             rw.lend_origin(first, &origin);
         }
         outcome

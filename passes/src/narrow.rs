@@ -164,7 +164,10 @@ fn choice(g: &Graph, constants: &[bool], v: ValueId, axis: usize) -> Option<(Cho
         // The only reader takes one element.
         let [part] = &parts[..] else { return None };
         let index = gathered(g, part.reader, axis)?;
-        return (index.len() == 1 && extent.is_none()).then_some((Choice::One(index[0]), parts));
+        return match index[..] {
+            [i] if extent.is_none() => Some((Choice::One(i), parts)),
+            _ => None,
+        };
     };
     let mut read = vec![false; usize::try_from(extent).ok()?];
     for i in parts.iter().flat_map(|p| &p.places) {

@@ -455,6 +455,7 @@ impl Graph {
             }
         }
         for node in out.dag.node_weights_mut() {
+            let given = node.attrs.clone();
             for a in node.attrs.values_mut() {
                 match a {
                     Attr::Dims(d) => {
@@ -464,6 +465,11 @@ impl Graph {
                     Attr::Graph(g) => *g = Arc::new(g.map_dims(f)),
                     _ => {}
                 }
+            }
+            if vanishes(node.op, &given, &node.attrs) {
+                let fact = &out.values[node.outputs[0].0 as usize].fact;
+                node.attrs.insert("shape".into(), Attr::Dims(fact.shape.clone()));
+                node.attrs.insert("allowzero".into(), Attr::Int(1));
             }
         }
         out.symbols.retain(|n, _| left.contains(n));
@@ -548,6 +554,15 @@ impl Graph {
     }
 }
 
+/// Whether an extent that a Reshape is given has become the number 0, which would mean "as the operand".
+pub(crate) fn vanishes(op: Op, given: &Attrs, now: &Attrs) -> bool {
+    let shape = |attrs: &Attrs| match attrs.get("shape") {
+        Some(Attr::Dims(d)) if op == "Reshape" => d.clone(),
+        _ => vec![],
+    };
+    shape(given).iter().zip(shape(now)).any(|(d, n)| n.is_zero() && !d.is_zero())
+}
+
 /// Checks operands and attributes against the schema, then asks the operation for the facts of its outputs.
 pub fn infer(op: Op, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -> Result<Vec<Fact>, OpError> {
     let schema = op.schema();
@@ -599,7 +614,7 @@ fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -
         }
     }
     for (i, p) in schema.outputs.iter().enumerate() {
-        if i >= outputs && p.arity == Arity::One {
+        if i >= outputs && p.arity != Arity::Optional {
             return invalid(format!("output {i} ({}) is missing", p.name));
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use crate::graph::{bind_shape, infer};
+use crate::graph::{bind_shape, infer, vanishes};
 use crate::op::{Arg, Attrs, Cx, Lowering, OpError};
 use crate::ops::scan::Parts;
 use crate::structured::Compute;
@@ -343,7 +343,13 @@ fn eval_node(g: &Graph, n: NodeId, binding: &Binding, values: &[Option<Tensor>])
             "an attribute has symbols that no input shape gives".into(),
         ))
     };
-    let attrs = bind_attrs(&node.attrs, binding).ok_or_else(unbound)?;
+    let mut attrs = bind_attrs(&node.attrs, binding).ok_or_else(unbound)?;
+    if vanishes(node.op, &node.attrs, &attrs) {
+        let fact = g.fact(node.outputs[0]);
+        let shape = fact.shape.iter().map(|d| value(d, binding).map(Dim::from)).collect();
+        attrs.insert("shape".into(), Attr::Dims(Option::ok_or_else(shape, unbound)?));
+        attrs.insert("allowzero".into(), Attr::Int(1));
+    }
     let mut tensors = vec![];
     for v in &node.inputs {
         tensors.push(match v {

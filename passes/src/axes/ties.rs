@@ -441,7 +441,8 @@ impl Of<'_> {
                 (Some(n), Some(len), Some(s)) => {
                     let s = if s < 0 { s + n as i64 } else { s };
                     // Starts beyond the end are clamped: to the last element when going backwards.
-                    let start = s.clamp(0, if step > 0 { n as i64 } else { n as i64 - 1 });
+                    let last = if step > 0 { n } else { n.saturating_sub(1) };
+                    let start = s.clamp(0, last as i64);
                     out.push(Tie::Part {
                         whole,
                         part,

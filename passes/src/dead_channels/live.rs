@@ -127,10 +127,11 @@ impl Live {
             "Gemm" | "Conv" => self.product(net, n, ties, &[0, 1], given(2).then_some(2)),
             // Only zeros go in.
             "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Expand" | "Slice" | "Split" | "Tile"
-            | "Pad" | "Gather" | "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2"
+            | "Gather" | "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2"
             | "ReduceSumSquare" | "AveragePool" | "MaxPool" | "GlobalAveragePool" | "GlobalMaxPool" => {
                 self.sum(net, n, ties, &[0]);
             }
+            "Pad" => self.sum(net, n, ties, &[0, 2]),
             "Concat" => self.sum(net, n, ties, &slots),
             "Attention" if node.outputs.len() == 1 && !given(5) => self.sum(net, n, ties, &[2]),
             "LayerNormalization" if node.outputs.len() == 1 => {

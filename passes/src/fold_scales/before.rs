@@ -8,7 +8,7 @@ use cameo_ir::{Attr, DType, Dim, Graph, NodeId, Origin, ValueId};
 use rustc_hash::FxHashMap;
 
 use super::factor::{Factor, constant_scaled};
-use super::{channel_axis, reshaped};
+use super::{INFINITE, channel_axis, infinite, reshaped};
 use crate::axes::ties::ties;
 use crate::axes::{Axis, Tie};
 
@@ -68,6 +68,9 @@ fn fold(rw: &mut Rewriter, n: NodeId, detail: &str) -> Outcome {
     } = search;
     if let Some(reason) = refused {
         return rw.refuse(&nodes, detail, reason);
+    }
+    if infinite(rw, op, value) {
+        return rw.refuse(&nodes, detail, INFINITE);
     }
     let origin = rw.node(n).origin.clone();
     let old: Vec<ValueId> = takers.iter().map(|t| rw.node(t.node).outputs[0]).collect();

@@ -6,7 +6,7 @@ use cameo_ir::op::{OpError, invalid};
 use cameo_ir::rewrite::{Outcome, Rewriter};
 use cameo_ir::{Attr, DType, Dim, Graph, NodeId, Origin, ValueId};
 
-use super::reshaped;
+use super::{INFINITE, infinite, reshaped};
 use crate::pattern::permutation;
 
 /// A constant factor: one number, or one per index of `axis` of the value that it scales.
@@ -55,6 +55,7 @@ pub fn scale(rw: &mut Rewriter, n: NodeId) -> Outcome {
     match search.carry(x, factor, &mut nodes) {
         Err(Stop::NoWeight) => Outcome::NoMatch,
         Err(Stop::Refused(reason)) => rw.refuse(&nodes, "scale into weights", reason),
+        Ok(()) if infinite(rw, op, c) => rw.refuse(&nodes, "scale into weights", INFINITE),
         Ok(()) => {
             let origin = rw.node(n).origin.clone();
             rw.replace_one(&nodes, "scale into weights", |rw| {

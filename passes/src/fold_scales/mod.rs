@@ -102,6 +102,14 @@ pub(crate) fn reshaped(rw: &mut Rewriter, v: ValueId, shape: &[Dim]) -> Result<V
     }
 }
 
+const INFINITE: &str = "it has elements that are not finite: sums of their products would have no value";
+
+/// Whether some elements of the factor (or divisor, or shift) `v` that `op` takes are known to be infinite.
+fn infinite(rw: &Rewriter, op: &str, v: ValueId) -> bool {
+    let odd = |x: f64| !x.is_finite() || (op == "Div" && x == 0.0);
+    rw.constant(v).is_some_and(|t| t.to_f64().into_iter().any(odd))
+}
+
 // ---- shifts
 
 /// `Conv(x, w) + c` → `Conv(x, w, c)`, likewise ConvTranspose and Gemm, and into the bias that is there

@@ -35,13 +35,15 @@ struct Product {
 impl Product {
     fn of(g: &Graph, constants: &[bool], n: NodeId) -> Option<Self> {
         let node = g.node(n);
-        let (a, b) = (node.inputs[0]?, node.inputs.get(1).copied()??);
+        let (&[Some(a), Some(b)], "MatMul") = (&node.inputs[..], node.op.name()) else {
+            return None;
+        };
         let right = constants[b.0 as usize];
         let (operand, weight) = if right { (a, b) } else { (b, a) };
         let [rows, columns] = &g.fact(weight).shape[..] else {
             return None;
         };
-        let is = node.op == "MatMul" && constants[weight.0 as usize] && !constants[operand.0 as usize];
+        let is = constants[weight.0 as usize] && !constants[operand.0 as usize];
         let (rows, columns) = (rows.as_const()?, columns.as_const()?);
         let (inputs, outputs) = if right { (rows, columns) } else { (columns, rows) };
         (is && g.fact(operand).rank() >= 2).then_some(Self {
