@@ -5,8 +5,14 @@
 //! interpreter judges both. `CAMEO_DISGUISES` is the number of graphs of each kind (600 without it); the same number gives the
 //! same graph.
 
+#[path = "disguises/blocks.rs"]
+mod blocks;
 #[path = "disguises/edits.rs"]
 mod edits;
+#[path = "disguises/layers.rs"]
+mod layers;
+#[path = "disguises/movement.rs"]
+mod movement;
 #[path = "disguises/networks.rs"]
 mod networks;
 #[path = "disguises/patterns.rs"]

@@ -121,4 +121,18 @@ mod tests {
         }
         "#);
     }
+
+    #[test]
+    fn equal_nodes_that_nobody_reads_vanish() {
+        let text = rewrite(
+            &PASS,
+            r#"graph @g (%0 "x": f32[N,2]) symbols N=1.. {
+              %1 = Exp(%0) from "a"
+              %2 = Exp(%0) from "b"
+              %3 = Exp(%0) from "c"
+              return %3 "y"
+            }"#,
+        );
+        assert_eq!(text.matches("Exp(").count(), 1, "{text}");
+    }
 }

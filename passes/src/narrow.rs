@@ -938,4 +938,16 @@ mod tests {
             ""
         );
     }
+
+    #[test]
+    fn no_element_of_an_axis_of_any_extent() {
+        let text = r#"graph @g (%0 "x": f32[N,4]) symbols N=1.. {
+          weight %1: f32[4,4] = random
+          weight %2: i64[0] = dense()
+          %3 = MatMul(%0, %1)
+          %4 = Gather(%3, %2) {axis=0}
+          return %4 "y"
+        }"#;
+        assert_eq!(refused(&PASS, text), "");
+    }
 }

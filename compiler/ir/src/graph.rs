@@ -560,7 +560,10 @@ pub(crate) fn vanishes(op: Op, given: &Attrs, now: &Attrs) -> bool {
         Some(Attr::Dims(d)) if op == "Reshape" => d.clone(),
         _ => vec![],
     };
-    shape(given).iter().zip(shape(now)).any(|(d, n)| n.is_zero() && !d.is_zero())
+    shape(given)
+        .iter()
+        .zip(shape(now))
+        .any(|(d, n)| n.is_zero() && !d.is_zero())
 }
 
 /// Checks operands and attributes against the schema, then asks the operation for the facts of its outputs.

@@ -527,4 +527,20 @@ mod tests {
         assert_eq!(eval_constant(&g, r).expect("constant").to_f32(), [10.0, 20.0]);
         assert!(matches!(eval_constant(&g, sum), Err(RunError::NoValue(_))));
     }
+
+    #[test]
+    fn an_extent_that_happens_to_be_zero_is_none_to_copy() {
+        let mut g = Graph::new("g");
+        let x = g.add_input("x", Fact::new(DType::F32, vec![s(), Dim::ONE]));
+        let shape = Attr::Dims(vec![Dim::ONE, s()]);
+        let y = g.apply("Reshape", &[("shape", shape)], &[x]).expect("fits");
+        g.add_output("y", y);
+        let nothing = [Tensor::f32(&[0, 1], [])];
+        let run = |g: &Graph| run(g, &nothing).map(|y| y[0].shape().to_vec());
+        assert_eq!(run(&g), Ok(vec![1, 0]));
+        assert_eq!(
+            run(&g.map_dims(&|d| if *d == s() { Dim::ZERO } else { d.clone() })),
+            Ok(vec![1, 0])
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cameo_ir::op::Arg;
-use cameo_ir::{Graph, NodeId, Tensor, ValueId};
+use cameo_ir::{Graph, NodeId, Sym, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::axes::cut::Net;
@@ -125,6 +125,8 @@ impl Live {
             // Zero where any operand is.
             "Mul" | "MatMul" | "Einsum" | "RMSNormalization" => self.product(net, n, ties, &slots, None),
             "Gemm" | "Conv" => self.product(net, n, ties, &[0, 1], given(2).then_some(2)),
+            // The largest of no elements is no zero.
+            "ReduceMax" | "ReduceMin" | "GlobalMaxPool" if ties.iter().any(|t| ends_empty(g, t)) => {}
             // Only zeros go in.
             "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Expand" | "Slice" | "Split" | "Tile"
             | "Gather" | "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2"
@@ -353,6 +355,20 @@ fn is_zero_run(bytes: &[u8], size: usize) -> bool {
 fn number(g: &Graph, v: ValueId) -> Option<Tensor> {
     let number = splat(g, v).filter(|x| *x != 0.0)?;
     Some(Tensor::from_f64(g.fact(v).dtype, &[], [number]))
+}
+
+/// Whether an axis that ends here may have no elements.
+fn ends_empty(g: &Graph, t: &Tie) -> bool {
+    let (Tie::Reduced(a, _) | Tie::Whole(a, _)) = t else {
+        return false;
+    };
+    let Some(d) = ties::extent(g, a) else { return true };
+    let least = d.eval(&|s| match s {
+        Sym::Named(name) => Some(g.symbol_range(name).0),
+        _ => None,
+    });
+    // A single product grows with all of its symbols.
+    d.terms().len() != 1 || least.is_none_or(|n| n < 1)
 }
 
 /// Whether a pointwise operation gives zero when all operands but `numbers` are.

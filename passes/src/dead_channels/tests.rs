@@ -305,3 +305,51 @@ fn one_channel_of_many_stays() {
     );
     insta::assert_snapshot!(text, @"dead channels: all elements of a summed axis are needed: too few elements would go to matter");
 }
+
+#[test]
+fn padding_is_no_zero() {
+    let said = refused(
+        &PASS,
+        r#"graph @g (%0 "x": f32[N,3]) symbols N=1.. {
+          weight %1: f32[3,4] = dense(1.0, 0.0, 2.0, 0.0, 1.0, 0.0, 2.0, 0.0, 1.0, 0.0, 2.0, 0.0)
+          weight %2: f32[] = dense(1.5)
+          weight %3: f32[3] = dense(0.0, 0.0, 0.0)
+          %4 = MatMul(%0, %1)
+          %5 = Pad(%4, _, %2) {pads=dims[1,0,0,0]}
+          %6 = Expand(%3) {shape=dims[N,3]}
+          %7 = Pad(%6, _, %2) {pads=dims[0,0,0,1]}
+          %8 = Exp(%7)
+          return %5 "y", %8 "z"
+        }"#,
+    );
+    assert!(!said.contains("zeros"), "{said}");
+}
+
+#[test]
+fn the_largest_of_nothing_is_no_zero() {
+    let one = |least: usize| {
+        rewrite(
+            &PASS,
+            &format!(
+                r#"graph @g (%0 "x": f32[B,1]) symbols B={least}.. {{
+                  weight %1: f32[1,2] = dense(0.0, 0.0)
+                  %2 = MatMul(%0, %1)
+                  %3 = Relu(%2)
+                  %4 = ReduceMax(%3) {{axes=dims[0]}}
+                  return %4 "y"
+                }}"#
+            ),
+        )
+    };
+    assert!(one(0).contains("ReduceMax") && !one(1).contains("ReduceMax"));
+}
+
+#[test]
+fn slices_of_nothing_are_understood() {
+    let text = r#"graph @g (%0 "x": f32[B,0]) symbols B=1.. {
+      weight %1: f32[2,3] = dense(1.0, 0.0, 2.0, 1.0, 0.0, 2.0)
+      %2 = Slice(%0) {starts=dims[-1], ends=dims[-5], axes=dims[1], steps=dims[-1]}
+      return %2 "y", %1 "z"
+    }"#;
+    assert_eq!(refused(&PASS, text), "");
+}

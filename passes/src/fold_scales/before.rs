@@ -468,4 +468,22 @@ mod tests {
             ""
         );
     }
+
+    #[test]
+    fn refuses_infinite_factors() {
+        let one = |op: &str, factor: &str, before: &str, after: &str| {
+            refused(
+                &PASS,
+                &format!(
+                    "graph @g (%0 \"x\": f32[N,2]) symbols N=1.. {{\nweight %1: f32[2,2] = random\nweight %2: f32[2] = \
+                     dense({factor})\n%3 = {before}\n%4 = {op}(%3, %2)\n%5 = {after}\nreturn %5 \"y\"\n}}"
+                ),
+            )
+        };
+        let said = "it has elements that are not finite: sums of their products would have no value\n";
+        let before = one("Mul", "inf, 1.0", "Exp(%0)", "MatMul(%4, %1)");
+        assert_eq!(before, format!("scale into the weights behind it: {said}"));
+        let after = one("Div", "0.0, 1.0", "MatMul(%0, %1)", "Exp(%4)");
+        assert_eq!(after, format!("scale into weights: {said}"));
+    }
 }

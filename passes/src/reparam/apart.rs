@@ -337,4 +337,15 @@ mod tests {
         );
         insta::assert_snapshot!(text, @"");
     }
+
+    #[test]
+    fn what_has_no_operands_is_no_product() {
+        let text = r#"graph @g (%0 "x": f32[N]) symbols N=1.. {
+          weight %1: f32[2,3] = random
+          %2 = ConstantOfShape() {shape=dims[3,N], value=f32[1] dense(1.0)}
+          %3 = MatMul(%1, %2)
+          return %3 "y"
+        }"#;
+        assert_eq!(refused(&PASS, text), "");
+    }
 }
