@@ -522,7 +522,14 @@ impl Of<'_> {
         for slot in 0..3 {
             self.broadcast(&mut out, self.input(slot, 0), self.output(0, 0));
         }
-        self.broadcast(&mut out, self.input(0, sequence), self.output(0, sequence));
+        let window = cx.int("left_window_size")? != -1 || cx.int("right_window_size")? != -1;
+        match cx.int("is_causal")? != 0 || window {
+            true => {
+                let ends = self.input(0, sequence).into_iter().chain(self.output(0, sequence));
+                out.extend(ends.map(|a| Tie::Whole(a, "the position of a query decides which keys it sees")));
+            }
+            false => self.broadcast(&mut out, self.input(0, sequence), self.output(0, sequence)),
+        }
         for slot in [1, 2] {
             out.extend(
                 self.input(slot, sequence)

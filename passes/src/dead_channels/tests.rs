@@ -353,3 +353,24 @@ fn slices_of_nothing_are_understood() {
     }"#;
     assert_eq!(refused(&PASS, text), "");
 }
+
+#[test]
+fn queries_of_causal_attention_keep_their_positions() {
+    let one = |attrs: &str| {
+        rewrite(
+            &PASS,
+            &format!(
+                r#"graph @g (%0 "x": f32[2,4,6]) {{
+                  weight %1: f32[4,4,1] = dense(1.0, 0.0, 2.0, 1.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.5, 1.0, 0.5, 0.0, 2.0, 2.0)
+                  %2 = Attention(%0, %0, %0) {{q_num_heads=2, kv_num_heads=2{attrs}}}
+                  %3 = Conv(%2, %1)
+                  return %3 "y"
+                }}"#
+            ),
+        )
+    };
+    assert!(one("").contains("Attention(%0") || one("").contains("[2,3,6]"));
+    for attrs in [", is_causal=1", ", left_window_size=1", ", right_window_size=0"] {
+        assert!(!one(attrs).contains("[2,3,6]"), "{}", one(attrs));
+    }
+}
