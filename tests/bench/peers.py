@@ -36,10 +36,14 @@ def openvino(model, feeds, threads):
         "INFERENCE_NUM_THREADS": threads,
     })
     request = compiled.create_infer_request()
-    # The arrays are read where they are, results are not copied out.
-    for name, x in feeds.items():
-        request.set_tensor(name, ov.Tensor(np.ascontiguousarray(x), shared_memory=True))
-    return request.infer
+    # The arrays are read where they are: they must stay, which a shared tensor does not see to.
+    arrays = {name: np.ascontiguousarray(x) for name, x in feeds.items()}
+    for name, x in arrays.items():
+        request.set_tensor(name, ov.Tensor(x, shared_memory=True))
+
+    def run(_keep=arrays):
+        request.infer()
+    return run
 
 
 # How a package is called, and what it is called in tables.
