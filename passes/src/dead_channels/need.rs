@@ -19,7 +19,7 @@ enum Need {
     Some(Set),
 }
 
-/// Elements of sets that are touched at most; large transformers take a twentieth.
+/// Elements of sets that are touched at most: nodes with thousands of parts must not hang the compiler.
 const WORK: usize = 1 << 24;
 
 const MIXED: Why = (None, "different elements are needed");
@@ -34,7 +34,7 @@ pub type Why = (Option<NodeId>, &'static str);
 pub struct Needed {
     /// The largest cut that changes no result.
     pub cut: Cut,
-    /// Nothing is cut where finding out would take too long.
+    /// Whether finding out took no longer than allowed; nothing is cut otherwise.
     pub complete: bool,
     /// Axes that stay whole although products skip some of their elements.
     pub whole: Vec<(NodeId, Why)>,
@@ -114,12 +114,10 @@ impl Search<'_, '_> {
         order.iter().rev().for_each(|n| self.wait(*n));
         self.settle();
         // What nobody needs at all keeps an element, or everything where extents are not numbers.
-        for n in order
-            .iter()
-            .filter(|n| !self.net.is_recipe(**n))
-            .copied()
-            .collect::<Vec<_>>()
-        {
+        for n in order {
+            if self.net.is_recipe(n) {
+                continue;
+            }
             let ties = self.net.ties(n);
             let outputs = g.node(n).outputs.iter();
             let own = outputs.flat_map(|v| (0..g.fact(*v).rank()).map(|a| Axis::of(*v, a)));

@@ -14,9 +14,9 @@ use cameo_abi::{Loop, MOVE_ADVANCE, MOVE_FORTH, Move, Step};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Scalar operations that are worth a thread. A turn of spinning threads costs about 0.25 µs (two threads on an
-/// AVX-512 Xeon); vector code does some 20,000 scalar operations in twice that time, so smaller shares would wait longer than
-/// they save.
+/// Scalar operations that are worth a thread. A barrier of spinning threads cost about 0.25 µs (two threads on an AVX-512
+/// Xeon; turns took its place, and runs on an idle machine as long); vector code does some 20,000 scalar operations in twice
+/// that time, so smaller shares would wait longer than they save.
 const WORK_PER_THREAD: i64 = 20_000;
 
 /// No step has failed.
