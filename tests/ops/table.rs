@@ -272,6 +272,7 @@ pub const CASES: &[&str] = &[
     "Attention(f32[1,4,19,16], f32[1,2,33,16], f32[1,2,33,24], f32[19,33]) {scale=0.3}",
     "Attention(f32[2,4,5,8], f32[2,2,7,8], f32[2,2,7,3], bool[2,1,5,7]) {softcap=1.5}",
     "Attention(f32[2,4,5,8], f32[2,1,7,8], f32[2,1,7,3], bool[4,5,6]) {guarded=0}",
+    "Attention(f32[2,4,1,16], f32[2,2,37,16], f32[2,2,37,24])",
     "Attention(f32[2,5,24], f32[2,7,24], f32[2,7,24]) {kv_num_heads=3, q_num_heads=3}",
     "Attention(f32[2,5,24], f32[2,7,12], f32[2,7,12]) {kv_num_heads=3, q_num_heads=6} -> 4",
     "Attention(f32[1,2,19,8], f32[1,2,19,8], f32[1,2,19,8]) {is_causal=1}",

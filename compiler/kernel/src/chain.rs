@@ -137,9 +137,9 @@ impl Rows {
     }
 }
 
-/// The position of iterators `0..` in a row-major walk over their extents.
+/// The position of iterators `0..` in a row-major walk over their extents; one with extent 1 is always 0.
 pub(crate) fn counted(extents: &[Dim]) -> Dim {
-    let step = |at: Dim, (i, e): (usize, &Dim)| at * e.clone() + Dim::iter(i);
+    let step = |at: Dim, (i, e): (usize, &Dim)| if e.is_one() { at } else { at * e.clone() + Dim::iter(i) };
     extents.iter().enumerate().fold(Dim::ZERO, step)
 }
 

@@ -32,6 +32,8 @@ pub struct Info {
     pub order: Vec<NodeId>,
     pub position: FxHashMap<NodeId, usize>,
     pub class: FxHashMap<NodeId, Class>,
+    /// Whether a value is a contraction's, or views and pointwise work of one, by value id.
+    follows: Vec<bool>,
     /// Live nodes that load a value, by value id; each once.
     pub users: Vec<Vec<NodeId>>,
 }
@@ -49,6 +51,7 @@ impl Info {
             order: vec![],
             position: FxHashMap::default(),
             class: FxHashMap::default(),
+            follows: vec![false; n],
             users: vec![vec![]; n],
         };
         let mut live = vec![false; n];
@@ -68,8 +71,18 @@ impl Info {
             }
             info.position.insert(node, info.order.len());
             info.order.push(node);
-            info.class.insert(node, info.classify(node));
-            for v in info.loads(node) {
+            let class = info.classify(node);
+            info.class.insert(node, class);
+            let loads = info.loads(node);
+            let follows = match class {
+                Class::Contraction => true,
+                Class::View | Class::Elementwise => loads.iter().any(|v| info.follows[v.0 as usize]),
+                _ => false,
+            };
+            for v in &info.graph.node(node).outputs {
+                info.follows[v.0 as usize] = follows;
+            }
+            for v in loads {
                 info.users[v.0 as usize].push(node);
             }
         }
@@ -173,12 +186,42 @@ impl Info {
             let identity = c.store.iter().enumerate().all(|(i, d)| *d == Dim::iter(i));
             return if identity { Class::Elementwise } else { Class::Parts };
         }
-        let constant = |f: &Factor| inputs[f.operand as usize].is_some_and(|v| self.constant[v.0 as usize]);
-        if operands(c, &constant).is_some() {
+        if self.factors(node).is_some() {
             Class::Contraction
         } else {
             Class::Reduction
         }
+    }
+
+    /// The operands of a contraction.
+    pub fn factors(&self, node: NodeId) -> Option<[Factor; 2]> {
+        let inputs = &self.graph.node(node).inputs;
+        let of = |f: &Factor| inputs[f.operand as usize];
+        let constant = |f: &Factor| of(f).is_some_and(|v| self.constant[v.0 as usize]);
+        let [c] = self.loops.get(&node)?.as_slice() else {
+            return None;
+        };
+        operands(c, &|matrix, vector| {
+            let plain = !matrix.fill
+                && matrix
+                    .index
+                    .iter()
+                    .all(|d| d.is_zero() || matches!(d.as_sym(), Some(Sym::Iter(_))));
+            constant(matrix) || plain && !constant(vector) && of(matrix).is_some_and(|v| !self.is_pointwise(v))
+        })
+    }
+
+    /// Whether pointwise work that is no epilogue of a contraction computes a value: a nest that reads it takes it in.
+    fn is_pointwise(&self, v: ValueId) -> bool {
+        let mut v = v;
+        let class = |v: ValueId| self.graph.producer(v).and_then(|(n, _)| self.class.get(&n));
+        while class(v) == Some(&Class::View) {
+            match self.view(v) {
+                Some((of, _)) => v = of,
+                None => return false,
+            }
+        }
+        class(v) == Some(&Class::Elementwise) && !self.follows[v.0 as usize]
     }
 }
 
@@ -218,9 +261,10 @@ impl Factor {
 }
 
 /// The two factors of an f32 sum of products whose iterators make it a contraction: every reduced iterator is in both
-/// factors, and both have parallel iterators of their own, or only one has and that one is constant (a vector times a
-/// weight). Anything else, such as a depthwise convolution, is a batch of small products: a nest.
-pub fn operands(c: &Compute, constant: &dyn Fn(&Factor) -> bool) -> Option<[Factor; 2]> {
+/// factors, and both have parallel iterators of their own, or only one has and `is_matrix` says that it is worth a kernel
+/// beside the other one (a vector times a weight, a single query times keys). Anything else, such as a depthwise
+/// convolution, is a batch of small products: a nest.
+fn operands(c: &Compute, is_matrix: &dyn Fn(&Factor, &Factor) -> bool) -> Option<[Factor; 2]> {
     if c.combine != Some(Combine::Add) || c.dtype != DType::F32 {
         return None;
     }
@@ -259,8 +303,8 @@ pub fn operands(c: &Compute, constant: &dyn Fn(&Factor) -> bool) -> Option<[Fact
     let own = |x: &Factor, y: &Factor| (0..c.parallel).any(|i| !c.extents[i].is_one() && x.uses(i) && !y.uses(i));
     let good = match (own(&f[0], &f[1]), own(&f[1], &f[0])) {
         (true, true) => true,
-        (true, false) => constant(&f[0]),
-        (false, true) => constant(&f[1]),
+        (true, false) => is_matrix(&f[0], &f[1]),
+        (false, true) => is_matrix(&f[1], &f[0]),
         (false, false) => false,
     };
     good.then_some(f)

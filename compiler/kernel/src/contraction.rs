@@ -4,7 +4,7 @@ use cameo_ir::structured::{Body, Expr};
 use cameo_ir::{Bounds, DType, Dim, Origin, Sym, ValueId};
 
 use crate::build::{Builder, Draft};
-use crate::classify::{Factor, operands};
+use crate::classify::Factor;
 use crate::expand::LowerError;
 use crate::group::Group;
 use crate::nest::guards;
@@ -78,9 +78,8 @@ impl Builder<'_> {
     pub fn contraction(&mut self, g: &Group) -> Result<(), LowerError> {
         let c = self.info.loops[&g.seed][0].clone();
         let inputs = self.info.graph.node(g.seed).inputs.clone();
-        let constant = |f: &Factor| inputs[f.operand as usize].is_some_and(|v| self.info.constant[v.0 as usize]);
         let out = self.info.graph.node(g.seed).outputs[0];
-        let Some([f0, f1]) = operands(&c, &constant) else {
+        let Some([f0, f1]) = self.info.factors(g.seed) else {
             return Err(self.error(out, "internal: not a contraction".into()));
         };
         let (s0, s1) = (self.side(g, &f0, &c.extents)?, self.side(g, &f1, &c.extents)?);

@@ -42,6 +42,51 @@ mod tests {
     use crate::program::{BOperand, KernelBody};
     use crate::testing::{block, convolutions};
 
+    /// What the kernels of a graph in text form are.
+    fn kinds(text: &str) -> Vec<&'static str> {
+        let g = cameo_ir::text::parse(text, &|_, _| None).expect("parses");
+        let p = crate::partition(&g, &crate::targets::x86_64::V4).expect("compiles");
+        let kind = |s: &crate::program::Step| match &p.kernels[s.kernel].body {
+            KernelBody::Nest(_) => "nest",
+            KernelBody::Contraction(_) => "contraction",
+            KernelBody::Chain(_) => "chain",
+        };
+        p.steps.iter().map(kind).collect()
+    }
+
+    #[test]
+    fn a_single_query_is_a_row() {
+        let text = |head: &str, tail: &str| {
+            format!(
+                r#"graph @g (%0 "q": f32[2,4,1,8], %1 "k": f32[2,4,S,8], %2 "v": f32[2,4,S,8]) symbols S=1.. {{
+                  {head}
+                  {tail}
+                  return %9 "y"
+                }}"#
+            )
+        };
+        let attention = "%9 = Attention(%0, %1, %2)";
+        assert_eq!(kinds(&text("", attention)), ["chain"]);
+        // A matrix that a nest computes needs no memory when its reader is a nest too.
+        let product = "%4 = Exp(%2)
+            %9 = MatMul(%3, %4)";
+        let row = r#"%3 = ReduceSum(%1) {axes=[3], keepdims=0}"#;
+        let row = format!("{row}\n%5 = Unsqueeze(%3) {{axes=[2]}}");
+        assert_eq!(kinds(&text(&row, &product.replace("%3", "%5"))), ["nest", "nest"]);
+        let plain = "%9 = MatMul(%5, %2)";
+        assert_eq!(kinds(&text(&row, plain)), ["nest", "contraction"]);
+    }
+
+    #[test]
+    fn windows_over_data_are_no_contraction() {
+        let text = r#"graph @g (%0 "x": f32[1,6,9,9], %1 "w": f32[6,1,3,3]) {
+          %2 = Conv(%0, %1) {group=6, pads=[1,1,1,1]}
+          return %2 "y"
+        }"#;
+        assert_eq!(kinds(text), ["nest"]);
+        assert_eq!(kinds(&text.replace(", pads=[1,1,1,1]", "")), ["nest"]);
+    }
+
     #[test]
     fn an_attention_block_becomes_few_kernels() {
         let p = block(None);
