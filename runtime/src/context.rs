@@ -260,9 +260,10 @@ impl Context {
                 &self.plan.dims,
                 scratch,
                 self.scratch_stride,
+                self.threads,
             )
         };
-        // SAFETY: `parts` never exceed `threads`.
+        // SAFETY: the executor has `threads` threads.
         unsafe { self.executor.run(&mut run)? };
         if let Some(step) = run.failed_step() {
             return Err(Error::IndexOutOfRange {

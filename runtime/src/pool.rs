@@ -88,12 +88,13 @@ impl Pool {
     /// Does all steps and returns when they are complete.
     ///
     /// # Safety
-    /// The contract of [`Run::new`] holds, and no step has more parts than the pool has threads.
+    /// The contract of [`Run::new`] holds, for no fewer threads than the pool has.
     pub unsafe fn run(&mut self, run: &Run<'_>) {
         let _flush = FlushDenormals::new();
         let parallel_end = run.parallel_end();
         if parallel_end > 0 {
-            let team = run.parts().iter().copied().max().unwrap_or(1);
+            let most = run.parts().iter().copied().max().unwrap_or(1);
+            let team = most.min(self.workers.len() as u32 + 1);
             self.shared.begin(run, team);
             // SAFETY: the run is alive until this returns.
             unsafe { self.shared.walk(run, 0) };

@@ -12,7 +12,7 @@ use crate::float::FlushDenormals;
 use crate::turns::{LANES, Turns};
 use cameo_abi::{Loop, MOVE_ADVANCE, MOVE_FORTH, Move, Step};
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Scalar operations that are worth a thread. A barrier of spinning threads cost about 0.25 µs (two threads on an AVX-512
 /// Xeon; turns took its place, and runs on an idle machine as long); vector code does some 20,000 scalar operations in twice
@@ -22,11 +22,21 @@ const WORK_PER_THREAD: i64 = 20_000;
 /// No step has failed.
 const NO_STEP: usize = usize::MAX;
 
+/// Shares for each thread where they are long: one that comes late, or is put aside, leaves its own to others.
+const SHARES_PER_THREAD: i64 = 4;
+
+/// Scalar operations of a share that is long: some 5 µs, far above what taking it costs.
+const LONG_SHARE: i64 = 10 * WORK_PER_THREAD;
+
 /// How many shares a step of this estimated work is done in.
 pub fn parts_for(work: i64, threads: usize) -> u32 {
-    let most = u32::try_from(threads.max(1)).unwrap_or(u32::MAX);
-    // At most `most`.
-    (work / WORK_PER_THREAD).clamp(1, i64::from(most)) as u32
+    let threads = i64::try_from(threads.max(1)).unwrap_or(i64::MAX);
+    let few = (work / WORK_PER_THREAD).clamp(1, threads);
+    let parts = match threads {
+        1 => 1,
+        _ => few.saturating_mul((work / few / LONG_SHARE).clamp(1, SHARES_PER_THREAD)),
+    };
+    u32::try_from(parts).unwrap_or(u32::MAX)
 }
 
 /// Threads of a caller, to run on instead of own ones.
@@ -49,6 +59,7 @@ pub struct Run<'a> {
     dims: &'a [i64],
     scratch: *mut u8,
     scratch_stride: usize,
+    threads: usize,
     failed: AtomicUsize,
     turns: Turns,
 }
@@ -61,8 +72,8 @@ impl<'a> Run<'a> {
     /// A run of a model's steps.
     ///
     /// # Safety
-    /// `buffers` and `dims` are the resolved tables of the model; `scratch` has
-    /// `scratch_stride` bytes for each of as many threads as `parts` names. All stay valid and unshared while it runs.
+    /// `buffers` and `dims` are the resolved tables of the model; `scratch` has `scratch_stride` bytes for each of
+    /// `threads`. All stay valid and unshared while it runs.
     #[must_use]
     pub unsafe fn new(
         tables: Tables,
@@ -71,6 +82,7 @@ impl<'a> Run<'a> {
         dims: &'a [i64],
         scratch: *mut u8,
         scratch_stride: usize,
+        threads: usize,
     ) -> Self {
         let steps = tables.steps();
         debug_assert_eq!(steps.len(), parts.len());
@@ -83,6 +95,7 @@ impl<'a> Run<'a> {
             dims,
             scratch,
             scratch_stride,
+            threads,
             failed: AtomicUsize::new(NO_STEP),
             turns: Turns::default(),
         }
@@ -116,7 +129,7 @@ impl<'a> Run<'a> {
         Some(self.failed.load(Ordering::Acquire)).filter(|&step| step != NO_STEP)
     }
 
-    /// Does all steps on a caller's threads: step by step, each in as many tasks as it has parts.
+    /// Does all steps on a caller's threads: step by step, each in as many tasks as there are threads and parts for.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the pool left tasks out.
@@ -128,22 +141,25 @@ impl<'a> Run<'a> {
                 unsafe { run.move_buffers(event) };
                 continue;
             };
-            let parts = run.parts[step];
-            let done = AtomicU32::new(0);
-            let task = |part: usize| {
-                if part < parts as usize {
+            let parts = run.parts[step] as usize;
+            let tasks = parts.min(run.threads);
+            let done = AtomicUsize::new(0);
+            let task = |task: usize| {
+                if task < tasks {
                     let _flush = FlushDenormals::new();
-                    // SAFETY: `Parallel` calls each index once, and returned from every step before.
-                    unsafe { run.share(step, part) };
+                    for part in parts * task / tasks..parts * (task + 1) / tasks {
+                        // SAFETY: `Parallel` calls each index once, and returned from every step before.
+                        unsafe { run.share(step, part, task) };
+                    }
                     done.fetch_add(1, Ordering::AcqRel);
                 }
             };
-            if parts == 1 {
+            if tasks == 1 {
                 task(0);
             } else {
-                pool.parallel(parts as usize, &task);
+                pool.parallel(tasks, &task);
             }
-            if done.load(Ordering::Acquire) != parts {
+            if done.load(Ordering::Acquire) != tasks {
                 return Err(Error::InvalidArgument("the caller's pool did not run every task"));
             }
         }
@@ -155,25 +171,25 @@ impl<'a> Run<'a> {
     /// called `open`.
     ///
     /// # Safety
-    /// The run outlives the call.
+    /// The run outlives the call, and no other thread has this number.
     pub unsafe fn walk(&self, thread: usize, wait: impl Fn(&dyn Fn() -> bool), open: impl Fn()) {
         let mut turn = 0;
         let mut events = self.events(0, self.parallel_end()).peekable();
         while let Some(event) = events.next() {
             let shares = self.shares(event);
             let parts = shares.min(LANES);
-            let preferred = thread as u32 % parts;
+            let preferred = (thread * parts as usize / self.threads) as u32;
             let mut taken = self.turns.take(turn, parts, preferred);
             let first = taken.is_some();
             while let Some(part) = taken {
                 for share in (part..shares).step_by(LANES as usize) {
                     // SAFETY: the part is this thread's alone, and all turns before are complete.
-                    unsafe { self.happen(event, share as usize) };
+                    unsafe { self.happen(event, share as usize, thread) };
                 }
                 // What follows without being shared belongs to the turn.
                 while let Some(next) = events.next_if(|e| shares == 1 && self.shares(*e) == 1) {
                     // SAFETY: as above.
-                    unsafe { self.happen(next, 0) };
+                    unsafe { self.happen(next, 0, thread) };
                 }
                 if self.turns.finish(turn, parts) {
                     open();
@@ -203,7 +219,7 @@ impl<'a> Run<'a> {
     pub unsafe fn rest(&self) {
         for event in self.events(self.parallel_end(), self.parts.len()) {
             // SAFETY: this is the only thread.
-            unsafe { self.happen(event, 0) };
+            unsafe { self.happen(event, 0, 0) };
         }
     }
 
@@ -211,10 +227,10 @@ impl<'a> Run<'a> {
     ///
     /// # Safety
     /// That of [`Run::share`] or [`Run::move_buffers`].
-    unsafe fn happen(&self, event: Event, part: usize) {
+    unsafe fn happen(&self, event: Event, part: usize, thread: usize) {
         match event {
             // SAFETY: as the caller promised.
-            Event::Step(step) => unsafe { self.share(step, part) },
+            Event::Step(step) => unsafe { self.share(step, part, thread) },
             // SAFETY: as the caller promised.
             _ => unsafe { self.move_buffers(event) },
         }
@@ -259,8 +275,9 @@ impl<'a> Run<'a> {
     /// Share `part` of one step.
     ///
     /// # Safety
-    /// `part` is below the step's number of parts, done once, and the steps before are complete.
-    pub unsafe fn share(&self, step: usize, part: usize) {
+    /// `part` is below the step's number of parts and done once, the steps before are complete, and `thread`, below the
+    /// number of threads, is that of the calling thread alone.
+    pub unsafe fn share(&self, step: usize, part: usize, thread: usize) {
         let Step {
             kernel,
             first_buffer,
@@ -275,7 +292,7 @@ impl<'a> Run<'a> {
                 self.dims.as_ptr().add(first_dim as usize),
                 part as i64,
                 i64::from(self.parts[step]),
-                self.scratch.add(part * self.scratch_stride),
+                self.scratch.add(thread * self.scratch_stride),
             )
         };
         if status != 0 {
@@ -294,7 +311,9 @@ mod tests {
         assert_eq!(parts_for(-5, 8), 1);
         assert_eq!(parts_for(2 * WORK_PER_THREAD - 1, 8), 1);
         assert_eq!(parts_for(3 * WORK_PER_THREAD, 8), 3);
-        assert_eq!(parts_for(i64::MAX, 8), 8);
+        assert_eq!(parts_for(8 * LONG_SHARE - 1, 8), 8);
+        assert_eq!(parts_for(16 * LONG_SHARE, 8), 16);
+        assert_eq!(parts_for(i64::MAX, 8), 32);
         assert_eq!(parts_for(i64::MAX, 1), 1);
         assert_eq!(parts_for(i64::MAX, 0), 1);
     }

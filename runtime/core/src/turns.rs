@@ -1,7 +1,7 @@
 //! Who does which share of which step: threads take them as they come.
 //!
-//! Steps with several shares are turns, and so are runs of steps with one share. A thread takes the share of its own number
-//! where that is free, so that it finds in its caches what it wrote the step before, and then what others have not taken: a
+//! Steps with several shares are turns, and so are runs of steps with one share. Each thread begins with its own part of the
+//! shares, so that it finds in its caches what it wrote the step before, and goes on with what others have not taken: a
 //! thread that the system has put aside holds up nobody unless it is in the middle of a share. The last to finish a share
 //! opens the next turn.
 
@@ -20,7 +20,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// A part of this turn for the calling thread alone, `preferred` if it is free; `None` when all are taken.
+    /// A part of this turn for the calling thread alone, the first free one from `preferred` on; `None` when all are taken.
     pub fn take(&self, turn: u32, parts: u32, preferred: u32) -> Option<u32> {
         let all = u32::MAX >> (LANES - parts);
         let mut ticket = self.ticket.load(Ordering::Acquire);
@@ -29,11 +29,8 @@ impl Turns {
             if (ticket >> 32) as u32 != turn || free == 0 {
                 return None;
             }
-            let part = if free >> preferred & 1 == 1 {
-                preferred
-            } else {
-                free.trailing_zeros()
-            };
+            let ahead = free & u32::MAX << preferred;
+            let part = if ahead == 0 { free } else { ahead }.trailing_zeros();
             match self
                 .ticket
                 .compare_exchange_weak(ticket, ticket | 1 << part, Ordering::AcqRel, Ordering::Acquire)
@@ -70,9 +67,9 @@ mod tests {
     fn each_part_is_taken_once_and_the_last_one_opens_the_next_turn() {
         let turns = Turns::default();
         assert_eq!(turns.take(0, 3, 1), Some(1));
-        assert_eq!(turns.take(0, 3, 1), Some(0));
+        assert_eq!(turns.take(0, 3, 1), Some(2));
         assert!(!turns.finish(0, 3));
-        assert_eq!(turns.take(0, 3, 0), Some(2));
+        assert_eq!(turns.take(0, 3, 2), Some(0));
         assert_eq!(turns.take(0, 3, 0), None);
         assert!(!turns.finish(0, 3));
         assert!(!turns.passed(0));

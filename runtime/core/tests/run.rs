@@ -171,7 +171,7 @@ fn a_run_in_arrays() {
         for (pool, complete) in [(Upto(1), expected_parts == [1, 1]), (Upto(threads), true)] {
             let scratch = scratch.0.as_mut_ptr();
             // SAFETY: the tables are the model's, and the memory is as large as they say.
-            let mut run = unsafe { Run::new(tables, &parts, &mut pointers, &dims, scratch, stride) };
+            let mut run = unsafe { Run::new(tables, &parts, &mut pointers, &dims, scratch, stride, threads) };
             assert_eq!(run.on::<&str>(&pool).is_ok(), complete);
             assert_eq!(run.failed_step(), None);
         }
