@@ -247,6 +247,7 @@ pub const CASES: &[&str] = &[
     "OneHot(i64[3,5] @ -7..6, i64[] = dense(7), T[2]) : f32 i64",
     "OneHot(i32[6] @ -3..9, i64[] = dense(5), f32[2] = dense(0.0,1.0)) {axis=0}",
     // Contractions
+    "MatMul(f32[2,1500], f32[1500,20])",
     "MatMul(T[5,7], T[7,19]) : f32 f64 f16 i64 i32 u32",
     "MatMul(T[1,7], T[7,50]) : f32 f64",
     "MatMul(T[17,33], T[33,65])",
@@ -272,6 +273,7 @@ pub const CASES: &[&str] = &[
     "Attention(f32[1,4,19,16], f32[1,2,33,16], f32[1,2,33,24], f32[19,33]) {scale=0.3}",
     "Attention(f32[2,4,5,8], f32[2,2,7,8], f32[2,2,7,3], bool[2,1,5,7]) {softcap=1.5}",
     "Attention(f32[2,4,5,8], f32[2,1,7,8], f32[2,1,7,3], bool[4,5,6]) {guarded=0}",
+    "Attention(f32[1,1,1,8], f32[1,1,1100,8], f32[1,1,1100,20])",
     "Attention(f32[2,4,1,16], f32[2,2,37,16], f32[2,2,37,24])",
     "Attention(f32[2,5,24], f32[2,7,24], f32[2,7,24]) {kv_num_heads=3, q_num_heads=3}",
     "Attention(f32[2,5,24], f32[2,7,12], f32[2,7,12]) {kv_num_heads=3, q_num_heads=6} -> 4",

@@ -23,6 +23,12 @@ use crate::targets::Target;
 /// Rows of a block where the length is short or unknown: what is gathered per block is used this often.
 const ROWS: usize = 128;
 
+/// Fewer rows than this do not make shares for all threads.
+const FEW_ROWS: i64 = 8;
+
+/// Elements of a row that are worth to be shared.
+const LONG_ROW: i64 = 1024;
+
 /// Replaces every chain in the program.
 pub fn fuse(p: &mut Program, target: &Target) {
     let mut kernels = Kernels::default();
@@ -62,13 +68,13 @@ pub fn fuse(p: &mut Program, target: &Target) {
 }
 
 /// A step with its kernel's dims in the symbols of the model.
-struct Whole {
+pub(crate) struct Whole {
     at: usize,
-    kernel: Kernel,
+    pub kernel: Kernel,
 }
 
 impl Whole {
-    fn new(p: &Program, at: usize) -> Self {
+    pub fn new(p: &Program, at: usize) -> Self {
         let step = &p.steps[at];
         let dims = &step.dims;
         let kernel = p.kernels[step.kernel].clone().map_dims(&|d| {
@@ -209,6 +215,13 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
         return None;
     }
     if a.a_fill || b.a_fill || a.stores.len() != 1 {
+        return None;
+    }
+    // A thread has whole rows: a few long ones are shared along their length, by three kernels.
+    let few = (rows.batch.clone() * rows.m.clone())
+        .as_const()
+        .is_some_and(|r| r < FEW_ROWS);
+    if few && width.as_const().is_none_or(|w| w >= LONG_ROW) {
         return None;
     }
     // Every block walks the whole of both other operands; weights that do not stay in L2 are better walked by all rows

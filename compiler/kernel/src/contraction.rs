@@ -11,6 +11,9 @@ use crate::nest::guards;
 use crate::program::{ACC, BOperand, Buffer, Contraction, KernelBody, Operand, Pack, Store, Weight};
 use crate::select;
 
+/// How much fuller lanes must be to be worth it that the elements of operand A's rows are apart in memory.
+const FULLER: f64 = 1.5;
+
 /// A factor with its views followed.
 struct Side {
     value: ValueId,
@@ -101,8 +104,19 @@ impl Builder<'_> {
                 let k_unit = (c.parallel..c.extents.len()).any(|i| coefficient(&at, i).is_some_and(|c| c.is_one()));
                 let lane = own(x, w)
                     .into_iter()
-                    .any(|i| coefficient(&at, i).is_some_and(|c| c.is_one()));
-                let weight_is_b = !own(w, x).is_empty() && (k_unit || x.fill || !lane);
+                    .find(|i| coefficient(&at, *i).is_some_and(|c| c.is_one()));
+                let columns = own(w, x);
+                let fuller = |lane: usize| {
+                    let [most, least] = [
+                        columns
+                            .iter()
+                            .map(|i| select::lanes_used(self.target, &c.extents[*i]))
+                            .fold(0.0, f64::max),
+                        select::lanes_used(self.target, &c.extents[lane]),
+                    ];
+                    most > FULLER * least
+                };
+                let weight_is_b = !columns.is_empty() && (k_unit || x.fill || lane.is_none_or(fuller));
                 s0.constant == weight_is_b
             }
             // Only rows of A are checked against padding.

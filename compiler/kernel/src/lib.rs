@@ -17,6 +17,7 @@ pub mod print;
 pub mod program;
 mod scan;
 pub mod select;
+pub mod split;
 pub mod targets;
 
 #[cfg(test)]
@@ -34,18 +35,18 @@ pub fn partition(graph: &Graph, target: &Target) -> Result<Program, Vec<LowerErr
     let groups = group::form(&info);
     let mut program = build::build(&info, &groups, target)?;
     chain::fuse(&mut program, target);
+    split::reductions(&mut program);
     Ok(program)
 }
 
 #[cfg(test)]
 mod tests {
     use crate::program::{BOperand, KernelBody};
-    use crate::testing::{block, convolutions};
+    use crate::testing::{block, convolutions, program};
 
     /// What the kernels of a graph in text form are.
     fn kinds(text: &str) -> Vec<&'static str> {
-        let g = cameo_ir::text::parse(text, &|_, _| None).expect("parses");
-        let p = crate::partition(&g, &crate::targets::x86_64::V4).expect("compiles");
+        let p = program(text);
         let kind = |s: &crate::program::Step| match &p.kernels[s.kernel].body {
             KernelBody::Nest(_) => "nest",
             KernelBody::Contraction(_) => "contraction",
@@ -75,6 +76,28 @@ mod tests {
         assert_eq!(kinds(&text(&row, &product.replace("%3", "%5"))), ["nest", "nest"]);
         let plain = "%9 = MatMul(%5, %2)";
         assert_eq!(kinds(&text(&row, plain)), ["nest", "contraction"]);
+    }
+
+    #[test]
+    fn lanes_run_where_they_are_filled() {
+        // Seven series, each an innermost column: the weight's 64 columns fill vectors.
+        let layer = |n: usize| {
+            format!(
+                r#"graph @g (%0 "x": f32[32,{n}]) {{
+                  weight %1: f32[64,32] = blob("w")
+                  %2 = MatMul(%1, %0)
+                  return %2 "y"
+                }}"#
+            )
+        };
+        let packed = |text: &str| {
+            let p = program(text);
+            p.kernels
+                .iter()
+                .any(|k| matches!(&k.body, KernelBody::Contraction(c) if matches!(c.b, BOperand::Packed { .. })))
+        };
+        assert!(packed(&layer(7)));
+        assert!(!packed(&layer(16)));
     }
 
     #[test]

@@ -238,6 +238,8 @@ pub struct ContractionSchedule {
     pub nv: usize,
     /// Rows of A that are used with all panels before the next rows: they stay in L2.
     pub mc: usize,
+    /// Above 1, the outermost batch iterator, of this extent, counts parts of the only reduction: see [`crate::split`].
+    pub split: usize,
 }
 
 /// Most loops inside of each other that a program may have.
@@ -294,7 +296,11 @@ impl fmt::Display for ContractionSchedule {
             f,
             "block(m={}); panel(n={n}); tile(m={}, n={n}); vector(n, {}); parallel(m, n)",
             self.mc, self.mr, self.lanes
-        )
+        )?;
+        match self.split {
+            1 => Ok(()),
+            parts => write!(f, "; split(k, {parts})"),
+        }
     }
 }
 

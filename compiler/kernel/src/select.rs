@@ -13,6 +13,12 @@ pub fn nominal(d: &Dim) -> i64 {
     d.eval(&|_| Some(NOMINAL)).unwrap_or(i64::MAX)
 }
 
+/// What part of the lanes works when they run along `n` columns.
+pub fn lanes_used(target: &Target, n: &Dim) -> f64 {
+    let n = nominal(n).clamp(1, 1 << 20) as usize;
+    n as f64 / n.next_multiple_of(target.lanes) as f64
+}
+
 /// The register tile that wastes least: padding of n to whole panels and of m to whole tiles against the tile's speed.
 pub fn contraction(target: &Target, m: &Dim, n: &Dim, k: &[Dim]) -> ContractionSchedule {
     // Tails no longer matter in extents this large, and costs stay far from overflow.
@@ -47,5 +53,6 @@ pub fn contraction(target: &Target, m: &Dim, n: &Dim, k: &[Dim]) -> ContractionS
         mr: t.mr,
         nv: t.nv,
         mc,
+        split: 1,
     }
 }

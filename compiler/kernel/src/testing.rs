@@ -14,6 +14,12 @@ pub fn evaluate(d: &Dim, symbols: &[(&str, i64)]) -> i64 {
     .expect("all symbols are given")
 }
 
+/// The program of a graph in text form; blobs are zeros.
+pub fn program(graph: &str) -> Program {
+    let g = cameo_ir::text::parse(graph, &|_, bytes| Some(vec![0; bytes].into())).expect("parses");
+    crate::partition(&g, &V4).expect("compiles")
+}
+
 fn weight(g: &mut Graph, shape: &[usize]) -> ValueId {
     let n = shape.iter().product::<usize>();
     g.add_weight("", Tensor::f32(shape, (0..n).map(|i| (i % 13) as f32 - 6.0)))

@@ -22,6 +22,9 @@ use super::{Builder, Cmp, Elem, Val};
 /// out 24 times they would fill the instruction cache.
 const INLINE_EPILOGUE: usize = 16;
 
+/// So few rows take the products of whole rows of A and B: that costs less than to transpose B for them.
+const FEW_ROWS: i64 = 4;
+
 struct Emit<'k, 'f> {
     c: &'k Contraction,
     cx: &'f KernelCx<'f>,
@@ -63,7 +66,10 @@ pub fn emit(b: &Builder, cx: &KernelCx, c: &Contraction, part: Val, parts: Val, 
     let tiles = b.div_ceil(m, mr);
     let panels = b.div_ceil(n, nr);
     // Whole batches first, then rows while every thread gets several tiles, then columns.
-    let by_batch = b.cmp(Cmp::Ge, batch, b.mul(parts, b.i64(2)));
+    let by_batch = match c.schedule.split {
+        1 => b.cmp(Cmp::Ge, batch, b.mul(parts, b.i64(2))),
+        _ => b.bool(true),
+    };
     let rows_first = b.cmp(Cmp::Ge, tiles, b.mul(parts, b.i64(4)));
     let gathered = matches!(c.b, BOperand::Gathered(_));
     // A gathered panel is copied once per thread that uses it: columns are split before rows.
@@ -127,7 +133,17 @@ pub fn emit_part(b: &Builder, cx: &KernelCx, c: &Contraction, part: &Part, scrat
         }
         let blocks = |b: &Builder, lo: Val, hi: Val| e.columns(b, &iters, n_lo, n_hi, n, lo, hi);
         if gathered {
-            blocks(b, m_lo, m_hi);
+            let dots = |b: &Builder| e.dots(b, &iters, n_lo, n_hi, n, m_lo, m_hi);
+            match c.m.as_const() {
+                Some(m) if e.has_dots() && m <= FEW_ROWS => dots(b),
+                None if e.has_dots() => {
+                    // Not how many are in this block: results must not depend on the number of threads.
+                    let few = b.cmp(Cmp::Le, f.dim(&c.m), b.i64(FEW_ROWS));
+                    b.when(few, |b| dots(b));
+                    b.when(b.not(few), |b| blocks(b, m_lo, m_hi));
+                }
+                _ => blocks(b, m_lo, m_hi),
+            }
         } else {
             // Blocks of equal height, whole tiles each.
             let count = b.sub(m_hi, m_lo);
@@ -229,6 +245,90 @@ impl Emit<'_, '_> {
         let f = Frame::new(b, self.cx, vec![], None);
         let inner = f.dim(self.c.k.last().unwrap_or(&Dim::ONE));
         b.gep(self.scratch, Elem::F32, b.mul(b.div_ceil(inner, b.i64(16)), b.i64(16)))
+    }
+
+    /// The operand that would be gathered, where its rows and A's are consecutive in k.
+    fn has_dots(&self) -> bool {
+        let BOperand::Gathered(o) = &self.c.b else {
+            return false;
+        };
+        let bounds = Bounds::of(&self.cx.extents);
+        let k = Sym::Iter((self.nb + 2) as u32);
+        let unit = |o: &Operand| {
+            let offset = bounds.simplify(&self.cx.buffers[o.buffer].offset(&o.index));
+            offset.affine_in(&k).is_some_and(|(step, _)| step.is_one())
+        };
+        self.c.k.len() == 1 && !self.c.a_fill && unit(o) && unit(&self.c.a)
+    }
+
+    /// A few rows: one vector of partial sums along k for each of as many columns as there are lanes.
+    fn dots(&self, b: &Builder, iters: &[Val], n_lo: Val, n_hi: Val, n: Val, m_lo: Val, m_hi: Val) {
+        let c = self.c;
+        let BOperand::Gathered(o) = &c.b else { return };
+        let l = b.i64(i64::from(self.lanes));
+        let (zero, one) = (b.i64(0), b.i64(1));
+        let k_iter = self.nb + 2;
+        let last = b.sub(n, one);
+        let extent = Frame::new(b, self.cx, vec![], None).dim(&c.k[0]);
+        let whole_k = b.mul(b.div_u(extent, l), l);
+        let start = |b: &Builder, o: &Operand, at: &[Val]| {
+            let mut at = at.to_vec();
+            at[k_iter] = b.i64(0);
+            let offset = self.cx.buffers[o.buffer].offset(&o.index);
+            let offset = Frame::new(b, self.cx, at, None).dim(&Bounds::of(&self.cx.extents).simplify(&offset));
+            b.gep(self.cx.ptrs[o.buffer], Elem::F32, offset)
+        };
+        let columns = |b: &Builder, n0: Val, mask: Option<Val>| {
+            let rows_of_b: Vec<Val> = (0..self.lanes)
+                .map(|j| {
+                    let mut at = iters.to_vec();
+                    at[self.nb + 1] = b.add(n0, b.i64(i64::from(j)));
+                    if mask.is_some() {
+                        at[self.nb + 1] = b.min(at[self.nb + 1], last);
+                    }
+                    start(b, o, &at)
+                })
+                .collect();
+            b.for_each(m_lo, m_hi, one, |b, m| {
+                let mut iters = iters.to_vec();
+                (iters[self.nb], iters[self.nb + 1]) = (m, n0);
+                let row_of_a = start(b, &c.a, &iters);
+                let step = |b: &Builder, k: Val, mask: Option<Val>, acc: &[Val]| -> Vec<Val> {
+                    let load = |ptr: Val| match mask {
+                        Some(mask) => b.load_masked(ptr, Elem::F32, k, mask),
+                        None => b.load(ptr, Elem::F32, k, self.lanes),
+                    };
+                    let x = load(row_of_a);
+                    let columns = rows_of_b.iter().zip(acc);
+                    columns.map(|(y, acc)| b.fma(x, load(*y), *acc)).collect()
+                };
+                let none = vec![b.splat(b.f32(0.0), self.lanes); self.lanes as usize];
+                let acc = b.for_(zero, whole_k, l, &none, |b, k, acc| step(b, k, None, acc));
+                // Once or not at all.
+                let acc = b.for_(whole_k, extent, l, &acc, |b, k, acc| {
+                    let mask = b.mask_first(b.sub(extent, k), self.lanes);
+                    step(b, k, Some(mask), acc)
+                });
+                let mut sums = b.transpose(&acc);
+                while sums.len() > 1 {
+                    sums = sums.chunks(2).map(|x| b.add(x[0], x[1])).collect();
+                }
+                let panel = Panel {
+                    ptr: self.cx.ptrs[o.buffer],
+                    stride: None,
+                    n0,
+                    nv: 1,
+                    mask,
+                };
+                self.epilogue(b, &iters, panel, m, 1, &sums);
+            });
+        };
+        let whole = b.add(n_lo, b.mul(b.div_u(b.sub(n_hi, n_lo), l), l));
+        b.for_each(n_lo, whole, l, |b, n0| columns(b, n0, None));
+        b.for_each(whole, n_hi, l, |b, n0| {
+            let mask = b.mask_first(b.sub(n_hi, n0), self.lanes);
+            columns(b, n0, Some(mask));
+        });
     }
 
     /// Copies a panel of B to scratch as `[k][nv * lanes]`. Columns past the end repeat the last one.
@@ -431,7 +531,14 @@ impl Emit<'_, '_> {
             (_, None) => (panel.ptr, b.i64(0)),
         };
         let masked = panel.mask.filter(|_| panel.stride.is_none());
-        b.for_(b.i64(0), extent, b.i64(1), acc, |b, k, acc| {
+        let (from, to) = match c.schedule.split {
+            1 => (b.i64(0), extent),
+            parts => {
+                let bound = |part: Val| b.div_u(b.mul(part, extent), b.i64(parts as i64));
+                (bound(iters[0]), bound(b.add(iters[0], b.i64(1))))
+            }
+        };
+        b.for_(from, to, b.i64(1), acc, |b, k, acc| {
             let at = b.mul(k, b_step);
             let columns: Vec<Val> = (0..panel.nv)
                 .map(|v| {
