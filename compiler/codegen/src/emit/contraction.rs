@@ -45,6 +45,18 @@ struct Panel {
     nv: usize,
     /// Columns that exist in the last vector; all when `None`.
     mask: Option<Val>,
+    /// What of the panel behind it in memory to fetch meanwhile.
+    ahead: Option<Ahead>,
+}
+
+/// The panel after this one is fetched while this one is used: an even part of it by each row tile, so that a weight that
+/// comes from memory costs no waiting.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    /// Address that the current tile begins with.
+    from: Val,
+    /// Elements to go on with each k, in 256ths.
+    step: Val,
 }
 
 /// What of a contraction is computed: half-open ranges of batches, rows and columns.
@@ -216,6 +228,7 @@ impl Emit<'_, '_> {
                     n0,
                     nv,
                     mask,
+                    ahead: None,
                 }
             }
             BOperand::Direct(o) => Panel {
@@ -224,6 +237,7 @@ impl Emit<'_, '_> {
                 n0,
                 nv,
                 mask,
+                ahead: None,
             },
             BOperand::Gathered(o) => {
                 self.gather(b, iters, o, n0, nv, n);
@@ -233,6 +247,7 @@ impl Emit<'_, '_> {
                     n0,
                     nv,
                     mask,
+                    ahead: None,
                 }
             }
         }
@@ -319,6 +334,7 @@ impl Emit<'_, '_> {
                     n0,
                     nv: 1,
                     mask,
+                    ahead: None,
                 };
                 self.epilogue(b, &iters, panel, m, 1, &sums);
             });
@@ -408,7 +424,10 @@ impl Emit<'_, '_> {
         let step = b.i64(mr as i64);
         let count = b.sub(m_hi, m_lo);
         let whole = b.add(m_lo, b.mul(b.div_u(count, step), step));
-        b.for_each(m_lo, whole, step, |b, m0| self.tile(b, iters, panel, m0, mr));
+        b.for_each(m_lo, whole, step, |b, m0| {
+            let ahead = self.ahead(b, &panel, m0, m_lo, count);
+            self.tile(b, iters, Panel { ahead, ..panel }, m0, mr);
+        });
         match self.c.m.as_const() {
             // All tiles are whole but the very last, whose height is known.
             Some(m) => {
@@ -430,6 +449,25 @@ impl Emit<'_, '_> {
                 }
             }
         }
+    }
+
+    /// What the tile at row `m0` of `count` from `m_lo` on fetches of the next panel.
+    fn ahead(&self, b: &Builder, panel: &Panel, m0: Val, m_lo: Val, count: Val) -> Option<Ahead> {
+        let c = self.c;
+        let BOperand::Packed { .. } = c.b else {
+            return None;
+        };
+        let width = c.schedule.nv * c.schedule.lanes;
+        // A single tile reads as fast as it would fetch.
+        if c.m.as_const().is_some_and(|m| m <= c.schedule.mr as i64) {
+            return None;
+        }
+        let k = Frame::new(b, self.cx, vec![], None).dim(&Dim::product(&c.k));
+        let elements = b.mul(k, b.i64(width as i64));
+        let done = b.div_u(b.mul(b.sub(m0, m_lo), elements), count);
+        let from = b.gep(panel.ptr, Elem::F32, b.add(elements, done));
+        let step = b.div_u(b.i64((width * c.schedule.mr * 256) as i64), count);
+        Some(Ahead { from, step })
     }
 
     /// One register tile: `mr` rows from `m0`, all of k, then the epilogue.
@@ -538,7 +576,15 @@ impl Emit<'_, '_> {
                 (bound(iters[0]), bound(b.add(iters[0], b.i64(1))))
             }
         };
+        let ahead = panel.ahead.map(|a| {
+            let begin = b.mul(b.mul(row, extent), a.step);
+            (a, begin)
+        });
         b.for_(from, to, b.i64(1), acc, |b, k, acc| {
+            if let Some((a, begin)) = ahead {
+                let at = b.shr_u(b.add(begin, b.mul(k, a.step)), b.i64(8));
+                b.prefetch(a.from, Elem::F32, at);
+            }
             let at = b.mul(k, b_step);
             let columns: Vec<Val> = (0..panel.nv)
                 .map(|v| {

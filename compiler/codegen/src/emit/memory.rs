@@ -139,12 +139,12 @@ impl Builder<'_> {
         )
     }
 
-    /// Asks for the cache line of element `idx`, to be read, into all caches; any address is allowed.
+    /// Asks for the cache line of element `idx`, to be read, into L2; any address is allowed.
     pub fn prefetch(&self, ptr: Val, elem: Elem, idx: Val) {
         let at = self.gep(ptr, elem, idx);
         let attributes = [
             ("rw", self.int_attribute(32, 0)),
-            ("hint", self.int_attribute(32, 3)),
+            ("hint", self.int_attribute(32, 2)),
             ("cache", self.int_attribute(32, 1)),
         ];
         self.op("llvm.intr.prefetch", &[at], &[], &attributes);
