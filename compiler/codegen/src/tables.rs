@@ -310,12 +310,7 @@ impl Strings {
 
 /// `contraction k3 /layer.0/MatMul /layer.0/Add`, cut at [`STEP_NAME_BYTES`].
 fn step_name(kernel: &Kernel, index: usize, nodes: &[Arc<str>]) -> String {
-    let class = match kernel.body {
-        KernelBody::Nest(_) => "nest",
-        KernelBody::Contraction(_) => "contraction",
-        KernelBody::Chain(_) => "chain",
-    };
-    let mut text = format!("{class} k{index}");
+    let mut text = format!("{} k{index}", kernel.body.kind());
     for node in nodes {
         text.push(' ');
         text.push_str(node);
@@ -421,11 +416,10 @@ impl Layout {
                 continue;
             }
             let (extents, scratch) = &needs[step.kernel];
-            let bind = |dim: &Dim| dim.subst(&|symbol| step_dim(symbol, &step.dims));
             for extent in extents {
-                sizes.place(&bind(extent));
+                sizes.place(&step.bind(extent));
             }
-            let scratch = bind(scratch);
+            let scratch = step.bind(scratch);
             if !layout.scratch.contains(&scratch) {
                 layout.scratch.push(scratch);
             }
@@ -521,13 +515,6 @@ impl Layout {
 /// A table index as the ABI stores it.
 fn index(value: usize) -> Result<u32, ArtifactError> {
     u32::try_from(value).map_err(|_| ArtifactError::Tables("a table has more than 2^32 entries".to_owned()))
-}
-
-/// The dim that a step gives for the kernel's `d0`, `d1`, ….
-fn step_dim(symbol: &Sym, dims: &[Dim]) -> Option<Dim> {
-    let Sym::Named(name) = symbol else { return None };
-    let index: usize = name.strip_prefix('d')?.parse().ok()?;
-    dims.get(index).cloned()
 }
 
 /// Extents of a kernel's buffers and loops, in `d0, d1, …`: none may be negative.

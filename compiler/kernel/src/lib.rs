@@ -19,6 +19,7 @@ mod scan;
 pub mod select;
 pub mod split;
 pub mod targets;
+pub mod traffic;
 
 #[cfg(test)]
 mod testing;
@@ -47,11 +48,7 @@ mod tests {
     /// What the kernels of a graph in text form are.
     fn kinds(text: &str) -> Vec<&'static str> {
         let p = program(text);
-        let kind = |s: &crate::program::Step| match &p.kernels[s.kernel].body {
-            KernelBody::Nest(_) => "nest",
-            KernelBody::Contraction(_) => "contraction",
-            KernelBody::Chain(_) => "chain",
-        };
+        let kind = |s: &crate::program::Step| p.kernels[s.kernel].body.kind();
         p.steps.iter().map(kind).collect()
     }
 

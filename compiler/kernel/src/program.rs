@@ -323,6 +323,17 @@ impl Kernels {
     }
 }
 
+impl Step {
+    /// A dim of the kernel in the model's symbols.
+    pub fn bind(&self, dim: &Dim) -> Dim {
+        dim.subst(&|symbol| {
+            let Sym::Named(name) = symbol else { return None };
+            let index: usize = name.strip_prefix('d')?.parse().ok()?;
+            self.dims.get(index).cloned()
+        })
+    }
+}
+
 impl Program {
     /// Whether the step runs more than once.
     pub fn in_loop(&self, step: usize) -> bool {
@@ -462,6 +473,15 @@ impl Kernel {
 }
 
 impl KernelBody {
+    /// What it is called in dumps, reports, profiles and symbols.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Nest(_) => "nest",
+            Self::Contraction(_) => "contraction",
+            Self::Chain(_) => "chain",
+        }
+    }
+
     /// Extents of all iterators, in their order; a chain has none of its own.
     pub fn extents(&self) -> Vec<Dim> {
         match self {

@@ -96,12 +96,9 @@ fn dim(d: &Dim) -> Value {
 
 fn steps(p: &Program, names: &mut Names) -> Vec<Value> {
     let mut out = vec![];
-    for step in &p.steps {
+    for (i, step) in p.steps.iter().enumerate() {
         let kernel = &p.kernels[step.kernel];
-        let mut touched = step.buffers.clone();
-        touched.sort_unstable();
-        touched.dedup();
-        let bytes = touched.iter().fold(Dim::ZERO, |a, s| a + p.bytes(*s));
+        let traffic = p.traffic(i);
         let buffer = |(i, s): (usize, &usize)| {
             let storage = &p.storages[*s];
             let place = match storage.place {
@@ -120,24 +117,16 @@ fn steps(p: &Program, names: &mut Names) -> Vec<Value> {
         };
         out.push(json!({
             "kernel": step.kernel,
-            "kind": kind(&kernel.body),
+            "kind": kernel.body.kind(),
             "schedule": schedule(&kernel.body),
             "names": names.of(&step.origin),
             "flops": dim(&step.flops),
-            "bytes": dim(&bytes),
+            "bytes": dim(&(traffic.read + traffic.written)),
             "dims": step.dims.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "buffers": step.buffers.iter().enumerate().map(buffer).collect::<Vec<_>>(),
         }));
     }
     out
-}
-
-fn kind(body: &KernelBody) -> &'static str {
-    match body {
-        KernelBody::Nest(_) => "nest",
-        KernelBody::Contraction(_) => "contraction",
-        KernelBody::Chain(_) => "chain",
-    }
 }
 
 fn schedule(body: &KernelBody) -> String {
@@ -148,7 +137,7 @@ fn schedule(body: &KernelBody) -> String {
         },
         KernelBody::Contraction(c) => c.schedule.to_string(),
         KernelBody::Chain(c) => {
-            let links: Vec<&str> = c.links.iter().map(kind).collect();
+            let links: Vec<&str> = c.links.iter().map(KernelBody::kind).collect();
             let (rows, tile) = (c.schedule.rows, c.schedule.tile);
             format!("rows(m={rows}, {tile}); parallel(m); {}", links.join(" then "))
         }

@@ -412,7 +412,7 @@ const kernelTable = new Table($('kernels'), steps, [
 ], shown => {
   const sum = shown.reduce((a, s) => a + (s.flops[1] ?? 0), 0);
   $('kernel-count').textContent = `${shown.length} of ${steps.length} steps, ${flops(sum)} FLOPs. `
-    + 'Bytes are those of all tensors that a step reads or writes, each counted once.';
+    + 'Bytes are what a step reads and writes, each element once.';
 }, s => matches('kernel-filter', [s.kind, `k${s.kernel}`, s.schedule, ...s.names.map(n => names[n])].join('\n')), (s, tr) => {
   if (tr.classList.toggle('open')) tr.after(kernelDetails(s));
   else tr.nextElementSibling.remove();
