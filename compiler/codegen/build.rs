@@ -1,8 +1,8 @@
-//! Builds what travels inside the compiler: the runtime as two linkable objects, and as source text.
+//! Builds what travels inside the compiler: the runtime as three linkable objects, and as source text.
 //!
 //! `libcameo_exe.a`, the runtime with all of Rust's standard library, is linked partially, keeping only what the C
 //! interface reaches: one object of some 800 KB that links in milliseconds. The first is for libraries, the second also has
-//! the command line of executables. The sources are for `--emit rust`.
+//! the command line of executables, the third also the timers of `--profile`. The sources are for `--emit rust`.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,9 @@ use std::process::Command;
 
 /// Entry of executables, beside the functions of `cameo.h`.
 const EXE_MAIN: &str = "cameo_exe_main";
+
+/// Entries of executables with timers.
+const PROFILE: [&str; 2] = ["cameo_profile_main", "cameo_profile_step"];
 
 fn main() {
     let variable = |name: &str| PathBuf::from(std::env::var_os(name).expect("cargo sets it"));
@@ -37,6 +40,8 @@ fn main() {
     link(&archive, &entries, &out.join("runtime.o"));
     entries.push(EXE_MAIN.to_owned());
     link(&archive, &entries, &out.join("exe.o"));
+    entries.extend(PROFILE.map(str::to_owned));
+    link(&archive, &entries, &out.join("profile.o"));
     sources(&root, &out.join("runtime_sources.rs"));
 }
 

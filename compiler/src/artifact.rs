@@ -54,6 +54,8 @@ pub struct Output {
     pub embed_weights: bool,
     /// Threads when the user of the artefact says nothing; `None`: the CPUs that the process may use.
     pub threads_default: Option<u32>,
+    /// Time every step when the program is asked to, and keep the kernels' symbols; of an executable only.
+    pub profile: bool,
 }
 
 impl Output {
@@ -62,6 +64,7 @@ impl Output {
             path: path.into(),
             embed_weights: false,
             threads_default: None,
+            profile: false,
         }
     }
 }
@@ -105,6 +108,7 @@ impl Artifact {
             embed_weights: output.embed_weights,
             // Zero is the runtime's word for "as many as the process may use".
             default_threads: output.threads_default.unwrap_or(0),
+            profile: output.profile,
             ..ArtifactOptions::new(&self.name, self.emit)
         };
         cameo_codegen::write_artifact(&self.program, &self.compiled, &self.machine, &options, &output.path)
@@ -136,9 +140,10 @@ fn diagnostic(e: &ArtifactError, program: &Program) -> Diagnostics {
                 .help("this is a bug in Cameo: please report it; `cameo reduce` makes it small")
         }
         ArtifactError::Tables(_) => Diagnostic::internal(e.to_string()),
-        ArtifactError::Weight(_) | ArtifactError::Machine(_) | ArtifactError::NoRuntime { .. } => {
-            Diagnostic::invalid(e.to_string())
-        }
+        ArtifactError::Weight(_)
+        | ArtifactError::Machine(_)
+        | ArtifactError::NoRuntime { .. }
+        | ArtifactError::ProfileOf(_) => Diagnostic::invalid(e.to_string()),
         ArtifactError::File { .. } | ArtifactError::NoTool { .. } | ArtifactError::Tool { .. } => {
             Diagnostic::io(e.to_string())
         }

@@ -333,6 +333,12 @@ impl Context {
         self.plan.sizes
     }
 
+    /// A quantity of the last prepared shapes, by its index in the model's table of dims.
+    #[must_use]
+    pub fn dim(&self, index: usize) -> Option<i64> {
+        self.plan.dims.get(index).copied()
+    }
+
     fn tables(&self) -> Tables {
         self.model.description().tables()
     }

@@ -19,7 +19,7 @@ use crate::lower::LowerError;
 use crate::object::{Arch, Machine, MachineError};
 use crate::tables::{self, Facts};
 use crate::weights::{self, HEADER_BYTES, WeightError};
-use crate::{archive, header, link, names, rust_crate};
+use crate::{archive, header, link, names, profile, rust_crate};
 
 #[cfg(test)]
 mod tests;
@@ -59,6 +59,8 @@ pub struct ArtifactOptions {
     pub embed_weights: bool,
     /// Threads when the caller does not say; 0: as many as the process may use.
     pub default_threads: u32,
+    /// Timers around every step and symbols for profilers; of executables only.
+    pub profile: bool,
     /// The C compiler that links; by default `cc`, or `<arch>-linux-gnu-gcc` for another architecture.
     pub linker: Option<PathBuf>,
 }
@@ -71,6 +73,7 @@ impl ArtifactOptions {
             emit,
             embed_weights: false,
             default_threads: 0,
+            profile: false,
             linker: None,
         }
     }
@@ -107,6 +110,8 @@ pub enum ArtifactError {
     Machine(MachineError),
     /// The tables of the program cannot be made; a defect of an earlier phase.
     Tables(String),
+    /// Timers belong to a command line.
+    ProfileOf(Emit),
     Weight(WeightError),
     /// A file or folder cannot be written.
     File {
@@ -135,6 +140,13 @@ impl fmt::Display for ArtifactError {
             Self::Kernel { index, error } => write!(f, "kernel k{index}: {error}"),
             Self::Machine(error) => error.fmt(f),
             Self::Tables(what) => write!(f, "cannot write the model's tables: {what}"),
+            Self::ProfileOf(emit) => {
+                let name = Emit::ALL.iter().find(|(_, e)| e == emit).map_or("", |(name, _)| name);
+                write!(
+                    f,
+                    "timers are for executables: --profile and --emit {name} exclude each other"
+                )
+            }
             Self::Weight(error) => error.fmt(f),
             Self::File { path, error } => write!(f, "cannot write {}: {error}", path.display()),
             Self::NoTool { tool, error } => {
@@ -203,6 +215,9 @@ pub fn write_artifact(
     options: &ArtifactOptions,
     out: &Path,
 ) -> Result<ArtifactReport, ArtifactError> {
+    if options.profile && options.emit != Emit::Exe {
+        return Err(ArtifactError::ProfileOf(options.emit));
+    }
     let name = names::model(&options.name);
     let plan = memory::plan(program);
     let mut times = Times::start();
@@ -229,6 +244,7 @@ pub fn write_artifact(
         embedded: options.embed_weights,
         main: options.emit == Emit::Exe,
         cpu_features: tables::cpu_features(machine),
+        profile: options.profile.then(|| profile::fingerprint(program, &plan)),
     };
     let model = Model {
         program,
@@ -288,7 +304,7 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
     let (name, machine) = (model.facts.name, model.machine);
     let linker = Linker::new(machine, options.linker.as_deref(), output.work.path());
     let runtime = match options.emit {
-        Emit::Exe => link::executable_runtime(machine),
+        Emit::Exe => link::executable_runtime(machine, options.profile),
         _ => link::library_runtime(machine),
     };
     if runtime.is_none() && options.emit != Emit::Object {
@@ -324,7 +340,7 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
             inputs.extend(weights);
             output.put("exe.o", runtime.unwrap_or_default())?;
             inputs.push("exe.o");
-            linker.executable(&inputs, "linked")?;
+            linker.executable(&inputs, "linked", options.profile)?;
             output.take_as_out("linked");
             return Ok(());
         }

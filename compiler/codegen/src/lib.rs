@@ -16,6 +16,7 @@ mod link;
 pub mod lower;
 pub mod names;
 pub mod object;
+pub mod profile;
 mod rust_crate;
 pub mod shape;
 mod sys;

@@ -1,7 +1,7 @@
 //! Linking: the C compiler as a linker, and the runtime objects that travel with this compiler.
 //!
 //! Laws: the C compiler runs in the working folder on plain file names, so no path gets into its output; no build id, no
-//! time, no symbol table in what is final.
+//! time, and no symbol table in what is final, unless it is to be profiled.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,25 +15,25 @@ static RUNTIME: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.o"));
 /// The same and `cameo_exe_main`.
 static EXE_RUNTIME: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/exe.o"));
 
+/// The same and the timers of `--profile`.
+static PROFILE_RUNTIME: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/profile.o"));
+
 /// The runtime for libraries, if it is there for the machine's architecture.
 pub fn library_runtime(machine: &Machine) -> Option<&'static [u8]> {
     (machine.arch == HOST).then_some(RUNTIME)
 }
 
-/// The runtime for executables, if it is there for the machine's architecture.
-pub fn executable_runtime(machine: &Machine) -> Option<&'static [u8]> {
-    (machine.arch == HOST).then_some(EXE_RUNTIME)
+/// The runtime for executables, with timers or without, if it is there for the machine's architecture.
+pub fn executable_runtime(machine: &Machine, profile: bool) -> Option<&'static [u8]> {
+    let runtime = if profile { PROFILE_RUNTIME } else { EXE_RUNTIME };
+    (machine.arch == HOST).then_some(runtime)
 }
 
 /// What the runtime needs of the system, and what nobody needs in a finished file.
-const FINAL: [&str; 6] = [
-    "-Wl,--gc-sections",
-    "-s",
-    "-Wl,--build-id=none",
-    "-lpthread",
-    "-ldl",
-    "-lm",
-];
+const FINAL: [&str; 5] = ["-Wl,--gc-sections", "-Wl,--build-id=none", "-lpthread", "-ldl", "-lm"];
+
+/// Without symbols.
+const STRIPPED: &str = "-s";
 
 /// The C compiler for a machine, working in one folder.
 pub struct Linker<'a> {
@@ -65,10 +65,12 @@ impl<'a> Linker<'a> {
         self.run(&arguments)
     }
 
-    pub fn executable(&self, objects: &[&str], to: &str) -> Result<(), ArtifactError> {
+    /// An executable; with `symbols`, profilers and debuggers know its functions by name.
+    pub fn executable(&self, objects: &[&str], to: &str, symbols: bool) -> Result<(), ArtifactError> {
         let mut arguments = vec!["-o", to];
         arguments.extend(objects);
         arguments.extend(FINAL);
+        arguments.extend((!symbols).then_some(STRIPPED));
         self.run(&arguments)
     }
 
@@ -81,6 +83,7 @@ impl<'a> Linker<'a> {
         let mut arguments = vec!["-shared", "-Wl,-z,defs", &script, &soname, "-o", to];
         arguments.extend(objects);
         arguments.extend(FINAL);
+        arguments.push(STRIPPED);
         self.run(&arguments)
     }
 
@@ -116,4 +119,19 @@ pub fn weights_assembly(name: &str, file: &str, skip: u64) -> String {
          \t.type {name}_weights, @object\n{name}_weights:\n\t.incbin \"{file}\", {skip}\n\
          \t.size {name}_weights, .-{name}_weights\n\t.section .note.GNU-stack,\"\",@progbits\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::global_symbols;
+
+    #[test]
+    fn timers_are_in_one_runtime_only() {
+        let timers = |object: &[u8]| {
+            let symbols = global_symbols(object).expect("an object");
+            symbols.iter().filter(|s| s.starts_with("cameo_profile_")).count()
+        };
+        assert_eq!([RUNTIME, EXE_RUNTIME, PROFILE_RUNTIME].map(timers), [0, 0, 2]);
+    }
 }

@@ -18,6 +18,7 @@ use inkwell::module::Module as LlvmModule;
 
 use crate::artifact::ArtifactError;
 use crate::object::{Arch, Machine};
+use crate::profile;
 use crate::shape::{self, Quantities};
 
 // What the kernel room allows the runtime can walk.
@@ -43,6 +44,8 @@ pub struct Facts<'a> {
     pub main: bool,
     /// `abi::CPU_*` bits.
     pub cpu_features: u64,
+    /// The program's fingerprint when its steps are timed: `main` calls `cameo_profile_main` then.
+    pub profile: Option<u64>,
 }
 
 /// The instruction sets that code for a machine needs, as `abi::CPU_*` bits.
@@ -84,9 +87,12 @@ pub fn assemble<'l>(
 /// [`ArtifactError::Tables`] when the program contradicts itself.
 pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<String, ArtifactError> {
     let symbols: Vec<Arc<str>> = program.symbols.iter().map(|(name, _)| name.clone()).collect();
-    let layout = Layout::new(program, plan, facts.weight_offsets)?;
+    let layout = Layout::new(program, plan, facts)?;
     let mut strings = Strings::default();
     let mut out = String::from(TYPES);
+    if facts.profile.is_some() {
+        out.push_str(profile::TYPES);
+    }
     // Writing to strings cannot fail, hence the discarded results.
     let name = facts.name;
     let mut tables = String::new();
@@ -132,20 +138,23 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
         .collect();
     let buffers = constant(&mut tables, name, "buffers", "%Buffer", &rows);
 
+    let mut timed = String::new();
     let rows: Vec<String> = program
         .steps
         .iter()
         .zip(&layout.steps)
-        .map(|(step, row)| {
+        .enumerate()
+        .map(|(i, (step, row))| {
             let text = strings.add(
                 name,
                 &step_name(&program.kernels[step.kernel], step.kernel, step.origin.names()),
             );
             let [first_buffer, first_dim, work] = row;
-            format!(
-                "%Step {{ ptr @{}, i32 {first_buffer}, i32 {first_dim}, i32 {work}, i32 0, {text} }}",
-                kernel_symbol(name, step.kernel)
-            )
+            let mut kernel = kernel_symbol(name, step.kernel);
+            if facts.profile.is_some() {
+                kernel = profile::timed(&mut timed, name, i, &kernel);
+            }
+            format!("%Step {{ ptr @{kernel}, i32 {first_buffer}, i32 {first_dim}, i32 {work}, i32 0, {text} }}")
         })
         .collect();
     let steps = constant(&mut tables, name, "steps", "%Step", &rows);
@@ -179,6 +188,9 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
         );
     }
 
+    if let Some(fingerprint) = facts.profile {
+        profile::descriptor(&mut tables, &mut strings, name, program, &layout.profile, fingerprint);
+    }
     let model = strings.add(name, &program.name);
     strings.write(&mut out, name);
     out.push_str(&tables);
@@ -225,12 +237,17 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
     let shape = shape::function(&format!("{name}_shape"), &quantities)
         .map_err(|unknown| ArtifactError::Tables(format!("nothing binds the symbol {}", unknown.0)))?;
     out.push_str(&shape);
+    out.push_str(&timed);
     if facts.main {
+        let (entry, types, more) = match facts.profile {
+            Some(_) => ("cameo_profile_main", ", ptr", format!(", ptr @{name}_profile")),
+            None => ("cameo_exe_main", "", String::new()),
+        };
         let _ = write!(
             out,
-            "declare i32 @cameo_exe_main(i32, ptr, ptr)\n\
+            "declare i32 @{entry}(i32, ptr, ptr{types})\n\
              define i32 @main(i32 %argc, ptr %argv) {{\n  \
-               %code = call i32 @cameo_exe_main(i32 %argc, ptr %argv, ptr @{name}_model)\n  ret i32 %code\n}}\n"
+               %code = call i32 @{entry}(i32 %argc, ptr %argv, ptr @{name}_model{more})\n  ret i32 %code\n}}\n"
         );
     }
     Ok(out)
@@ -256,7 +273,7 @@ const TYPES: &str = "\
 ";
 
 /// Defines an array and gives the `%Slice` of it.
-fn constant(out: &mut String, name: &str, label: &str, ty: &str, rows: &[String]) -> String {
+pub(crate) fn constant(out: &mut String, name: &str, label: &str, ty: &str, rows: &[String]) -> String {
     let len = rows.len();
     if len == 0 {
         // Dangling, but aligned for anything.
@@ -272,14 +289,14 @@ fn constant(out: &mut String, name: &str, label: &str, ty: &str, rows: &[String]
 
 /// All texts in one array; equal texts are there once.
 #[derive(Default)]
-struct Strings {
+pub(crate) struct Strings {
     bytes: String,
     places: BTreeMap<String, usize>,
 }
 
 impl Strings {
     /// The `%Slice` of a text.
-    fn add(&mut self, name: &str, text: &str) -> String {
+    pub(crate) fn add(&mut self, name: &str, text: &str) -> String {
         if text.is_empty() {
             return constant(&mut String::new(), name, "", "", &[]);
         }
@@ -382,6 +399,8 @@ struct Layout {
     buffers: Vec<abi::Buffer>,
     /// First buffer, first dim, work.
     steps: Vec<[u32; 3]>,
+    /// FLOPs, read and written bytes of each step, when they are timed.
+    profile: Vec<[u32; 3]>,
     loops: Vec<abi::Loop>,
     moves: Vec<abi::Move>,
     inputs: Vec<Vec<Extent>>,
@@ -392,7 +411,7 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(program: &Program, plan: &MemoryPlan, weight_offsets: &[u64]) -> Result<Self, ArtifactError> {
+    fn new(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Self, ArtifactError> {
         let mut layout = Self::default();
         let mut sizes = DimTable::default();
         // Extents and scratch of kernels, which steps put their dims into.
@@ -402,16 +421,23 @@ impl Layout {
             .map(|kernel| (extents(kernel), kernel.body.scratch_bytes()))
             .collect();
         let mut seen = BTreeMap::new();
-        for step in &program.steps {
+        for (i, step) in program.steps.iter().enumerate() {
             let first_buffer = index(layout.buffers.len())?;
             for storage in &step.buffers {
-                let buffer = layout.buffer(program, plan, weight_offsets, *storage)?;
+                let buffer = layout.buffer(program, plan, facts.weight_offsets, *storage)?;
                 layout.buffers.push(buffer);
                 sizes.place(&program.bytes(*storage));
             }
             let first_dim = layout.dims.slice(&step.dims);
             let work = layout.dims.place(&step.work);
             layout.steps.push([first_buffer, index(first_dim)?, index(work)?]);
+            if facts.profile.is_some() {
+                let traffic = program.traffic(i);
+                let mut place = |dim: &Dim| index(layout.dims.place(dim));
+                layout
+                    .profile
+                    .push([place(&step.flops)?, place(&traffic.read)?, place(&traffic.written)?]);
+            }
             if seen.insert((step.kernel, step.dims.clone()), ()).is_some() {
                 continue;
             }
@@ -546,6 +572,7 @@ mod tests {
             embedded: false,
             main: false,
             cpu_features: 1,
+            profile: None,
         }
     }
 
@@ -628,6 +655,37 @@ mod tests {
         assert_eq!(regions(&steps[1], 2), [(0, 0, 0), (3, 0, 0)]);
         assert_eq!(regions(&steps[2], 3), [(0, 0, 0), (1, 0, 64), (3, 1, 0)]);
         assert_eq!(harness::call_kernel(steps[1].kernel), 1);
+    }
+
+    #[test]
+    fn timed_steps_call_the_timer_with_their_number_and_kernel() {
+        let program = sample::program();
+        let plan = cameo_kernel::memory::plan(&program);
+        let plain = text(&program, &plan, &facts(&[0, 64])).unwrap();
+        assert!(!plain.to_lowercase().contains("profile"), "{plain}");
+        let timed = Facts {
+            profile: Some(7),
+            ..facts(&[0, 64])
+        };
+        let mut ir = text(&program, &plan, &timed).unwrap();
+        for (i, symbol) in (0..program.kernels.len()).map(|i| (i, kernel_symbol("tiny", i))) {
+            ir = ir.replace(
+                &format!("declare hidden i32 @{symbol}(ptr, ptr, i64, i64, ptr)\n"),
+                &format!("define hidden i32 @{symbol}(ptr %a, ptr %b, i64 %c, i64 %d, ptr %e) {{ ret i32 {i} }}\n"),
+            );
+        }
+        // A timer that answers with the step in hundreds and with what the kernel says.
+        let timer = "i32 @cameo_profile_step(i64 %n, ptr %k, ptr %a, ptr %b, i64 %c, i64 %d, ptr %e) {\n  \
+                       %r = call i32 %k(ptr %a, ptr %b, i64 %c, i64 %d, ptr %e)\n  %s = trunc i64 %n to i32\n  \
+                       %h = mul i32 %s, 100\n  %t = add i32 %h, %r\n  ret i32 %t\n}";
+        ir = ir.replace(
+            "declare i32 @cameo_profile_step(i64, ptr, ptr, ptr, i64, i64, ptr)",
+            &format!("define hidden {timer}"),
+        );
+        let library = harness::load_ir(&ir);
+        let steps = slice(library.model("tiny_model").steps);
+        let said: Vec<i32> = steps.iter().map(|step| harness::call_kernel(step.kernel)).collect();
+        assert_eq!(said, [0, 101, 200]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::explain::Explain;
 use super::observer::Observer;
 use super::{CompileArgs, Done, Failure, show};
 use crate::dump::{Destination, Dump};
-use crate::{Output, Phase, pipeline};
+use crate::{Emit, Output, Phase, pipeline};
 
 pub fn main(args: &CompileArgs) -> Done {
     for name in &args.dump_ir_after {
@@ -21,6 +21,11 @@ pub fn main(args: &CompileArgs) -> Done {
     }
     if args.explain == Some(Explain::Json) && args.dump_ir.is_none() && !args.dump_ir_after.is_empty() {
         let message = "`--explain=json` and `--dump-ir-after` both write to standard output: add `--dump-ir DIR`";
+        return Err(Failure::Usage(message.into()));
+    }
+    if args.profile && args.emit.emit() != Emit::Exe {
+        let message =
+            "`--profile` is for executables: libraries, objects and crates have no command line to ask them with";
         return Err(Failure::Usage(message.into()));
     }
     let dump = match &args.dump_ir {
@@ -51,6 +56,7 @@ fn build(args: &CompileArgs, observer: &mut Observer) -> Result<(), Failure> {
     let output = Output {
         embed_weights: args.embed_weights,
         threads_default: args.threads_default,
+        profile: args.profile,
         ..Output::new(path)
     };
     let written = pipeline::link(&artifact, &output, &mut observe)?;

@@ -206,6 +206,10 @@ struct CompileArgs {
     /// Threads the program uses when it is not told; by default the CPUs that the process may use
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads_default: Option<u32>,
+    /// Time every step when the executable is run with `--profile FILE`, and keep the names of its kernels for `perf` and
+    /// `gdb`. Kernels and their division among threads stay the same; without this nothing of it is in the program
+    #[arg(long)]
+    profile: bool,
     /// Write every stage into this folder: graphs (which can be read back), kernels, MLIR, LLVM IR, weights
     #[arg(long, value_name = "DIR")]
     dump_ir: Option<PathBuf>,
@@ -262,6 +266,8 @@ Examples:
       `out/libdigits.a` and `out/digits.h` for a C program
   cameo compile minilm.onnx --emit rust -o model/
       a Rust crate named `minilm`
+  cameo compile minilm.onnx --profile -o minilm && ./minilm --inputs x.npz --profile steps.json
+      how long each step takes, and how near that is to what this machine can do
   cameo compile digits.onnx --dump-ir dump/ --stop-after passes
       the graph after every pass that changed it
   cameo compile digits.onnx --explain=json -q > decisions.jsonl

@@ -297,6 +297,34 @@ pub struct ModelDesc {
     pub cpu_features: u64,
 }
 
+/// What an executable with timers has beside its [`ModelDesc`], whose steps call the kernels through the timer then.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ProfileDesc {
+    /// Identifies the program: the same for the same kernels, steps and memory.
+    pub fingerprint: u64,
+    /// One per step of the model.
+    pub steps: Slice<ProfileStep>,
+}
+
+/// What a profile says of a step beside its times. Quantities are those of a run, all iterations of loops together.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ProfileStep {
+    /// Number of the kernel in the program.
+    pub kernel: u32,
+    /// Index in the `dims` table of the FLOPs.
+    pub flops: u32,
+    /// Index in the `dims` table of the bytes that it reads.
+    pub read: u32,
+    /// Index in the `dims` table of the bytes that it writes.
+    pub written: u32,
+    /// What kind of kernel it is.
+    pub kind: Str,
+    /// The ONNX nodes that it computes.
+    pub nodes: Slice<Str>,
+}
+
 pub const CPU_AVX2_FMA: u64 = 1;
 pub const CPU_AVX512: u64 = 2;
 
@@ -386,6 +414,9 @@ unsafe impl<T: Sync> Sync for Slice<T> {}
 // SAFETY: as above.
 #[expect(unsafe_code, reason = "constant tables are shared between threads")]
 unsafe impl Sync for ModelDesc {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "constant tables are shared between threads")]
+unsafe impl Sync for ProfileDesc {}
 
 #[cfg(test)]
 mod tests {

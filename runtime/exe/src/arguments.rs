@@ -24,6 +24,7 @@ pub struct Arguments {
     pub bench: bool,
     pub runs: usize,
     pub warmup: usize,
+    pub profile: Option<PathBuf>,
     pub describe: bool,
     pub verify_weights: bool,
 }
@@ -39,6 +40,7 @@ impl Default for Arguments {
             // Enough for a steady median, little enough to wait for.
             runs: 50,
             warmup: 5,
+            profile: None,
             describe: false,
             verify_weights: false,
         }
@@ -59,7 +61,7 @@ struct Flag {
     help: &'static str,
 }
 
-const FLAGS: [Flag; 9] = [
+const FLAGS: [Flag; 10] = [
     Flag {
         name: "--inputs",
         takes: Takes::File(|to| &mut to.inputs),
@@ -83,12 +85,17 @@ const FLAGS: [Flag; 9] = [
     Flag {
         name: "--runs",
         takes: Takes::Number(1, |to| &mut to.runs),
-        help: "timed runs of --bench; default 50",
+        help: "timed runs of --bench and --profile; default 50",
     },
     Flag {
         name: "--warmup",
         takes: Takes::Number(0, |to| &mut to.warmup),
         help: "runs before them; default 5",
+    },
+    Flag {
+        name: "--profile",
+        takes: Takes::File(|to| &mut to.profile),
+        help: "time every step: a table, and the file as JSON; needs `cameo compile --profile`",
     },
     Flag {
         name: "--describe",
@@ -136,6 +143,10 @@ pub fn parse(arguments: &[OsString]) -> Result<Request, Failure> {
                 *of(&mut parsed) = number.ok_or_else(wrong)?;
             }
         }
+    }
+    if parsed.bench && parsed.profile.is_some() {
+        // Timers would be in the times of the benchmark.
+        return Err(usage("--bench and --profile exclude each other".to_owned()));
     }
     Ok(Request::Run(parsed))
 }
@@ -207,11 +218,17 @@ mod tests {
             bench: true,
             runs: 7,
             warmup: 0,
+            profile: None,
             describe: true,
             verify_weights: true,
         };
         assert_eq!(parsed(line), Ok(Request::Run(all)));
         assert_eq!(parsed(""), Ok(Request::Run(Arguments::default())));
+        let profile = Arguments {
+            profile: Some("p".into()),
+            ..Arguments::default()
+        };
+        assert_eq!(parsed("--profile p"), Ok(Request::Run(profile)));
         assert_eq!(parsed("--bench --help --nonsense"), Ok(Request::Help));
     }
 
@@ -221,6 +238,10 @@ mod tests {
             ("--input x", "unknown argument \"--input\"; --help lists all flags"),
             ("x.npz", "unknown argument \"x.npz\"; --help lists all flags"),
             ("--inputs", "--inputs needs a value; --help lists all flags"),
+            (
+                "--profile p --bench",
+                "--bench and --profile exclude each other; --help lists all flags",
+            ),
             (
                 "--threads 0",
                 "--threads takes a number from 1, got \"0\"; --help lists all flags",

@@ -26,8 +26,7 @@ pub fn measure(warmup: usize, runs: usize, mut run: impl FnMut() -> Result<(), E
 /// The answer on one line; `times` has at least one run.
 pub fn json(Times(times): &Times, threads: usize) -> String {
     let runs = times.len();
-    let median = f64::midpoint(times[(runs - 1) / 2], times[runs / 2]);
-    let (min, max) = (times[0], times[runs - 1]);
+    let (median, min, max) = (median(times), times[0], times[runs - 1]);
     let peak = cameo_runtime::peak_rss_bytes();
     format!(
         "{{\"median_ms\": {median:.6}, \"min_ms\": {min:.6}, \"max_ms\": {max:.6}, \"threads\": {threads}, \
@@ -35,9 +34,14 @@ pub fn json(Times(times): &Times, threads: usize) -> String {
     )
 }
 
+/// The middle of ascending times, of which there is at least one.
+pub fn median(times: &[f64]) -> f64 {
+    f64::midpoint(times[(times.len() - 1) / 2], times[times.len() / 2])
+}
+
 /// Inputs of fixed shape: zeros for integers, which are valid as indices and masks, and the same pseudo-random numbers
 /// in [-1, 1) every time for floats.
-pub fn generated_inputs(description: &Description) -> Result<Vec<Array>, Failure> {
+pub fn generated_inputs(description: &Description, flag: &str) -> Result<Vec<Array>, Failure> {
     let mut random = Random(0);
     description
         .inputs()
@@ -50,7 +54,7 @@ pub fn generated_inputs(description: &Description) -> Result<Vec<Array>, Failure
             let shape = shape.ok_or_else(|| Failure {
                 code: USAGE,
                 message: format!(
-                    "--bench needs --inputs FILE.npz: the shape of input {:?} is not fixed",
+                    "{flag} needs --inputs FILE.npz: the shape of input {:?} is not fixed",
                     info.name
                 ),
             })?;

@@ -9,6 +9,8 @@
 mod arguments;
 mod bench;
 mod describe;
+mod profile;
+mod roofline;
 
 // The C interface travels with the library.
 pub use cameo_runtime::c_api;
@@ -56,6 +58,24 @@ impl From<Error> for Failure {
 #[expect(unsafe_code, reason = "called from C")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cameo_exe_main(argc: c_int, argv: *const *const c_char, desc: &'static ModelDesc) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { exit_code(argc, argv, desc, None) }
+}
+
+/// What a program with timers does for `--profile`; others have nothing of it.
+type Profile<'a> = &'a dyn Fn(&mut Context, &[TensorView<'_>], &Arguments, &mut dyn Write) -> Result<(), Failure>;
+
+/// Exit code of a program called with these arguments.
+///
+/// # Safety
+/// As [`cameo_exe_main`].
+#[expect(unsafe_code, reason = "reads the arguments from C")]
+unsafe fn exit_code(
+    argc: c_int,
+    argv: *const *const c_char,
+    desc: &'static ModelDesc,
+    profile: Option<Profile<'_>>,
+) -> c_int {
     let count = usize::try_from(argc).unwrap_or(0);
     // SAFETY: the caller's promise.
     let (arguments, description) = unsafe {
@@ -69,7 +89,7 @@ pub unsafe extern "C" fn cameo_exe_main(argc: c_int, argv: *const *const c_char,
     let open = |path: Option<PathBuf>| unsafe { Model::open(desc, path.as_deref()) };
     let result = description
         .map_err(Failure::from)
-        .and_then(|description| main_with(&description, &arguments, &open, &mut std::io::stdout().lock()));
+        .and_then(|description| main_with(&description, &arguments, &open, profile, &mut std::io::stdout().lock()));
     match result {
         Ok(()) => 0,
         Err(Failure { code, message }) => {
@@ -85,17 +105,25 @@ fn main_with(
     description: &Description,
     arguments: &[OsString],
     open: &dyn Fn(Option<PathBuf>) -> Result<Model, Error>,
+    profile: Option<Profile<'_>>,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let arguments = match arguments::parse(arguments.get(1..).unwrap_or_default())? {
         Request::Help => return put(out, &arguments::help(description)),
         Request::Run(arguments) => arguments,
     };
+    if arguments.profile.is_some() && profile.is_none() {
+        return Err(Failure {
+            code: USAGE,
+            message: "--profile: this program has no timers; compile the model with `cameo compile --profile`"
+                .to_owned(),
+        });
+    }
     let embedded = description.has_embedded_weights();
     let weights = arguments.weights.clone().or_else(|| (!embedded).then(default_weights));
     if arguments.verify_weights {
         open(weights.clone())?.verify_weights()?;
-        let alone = arguments.inputs.is_none() && !arguments.bench && !arguments.describe;
+        let alone = arguments.inputs.is_none() && !measures(&arguments) && !arguments.describe;
         if alone {
             return put(out, &format!("weights: {} bytes, intact\n", description.weight_bytes()));
         }
@@ -123,7 +151,9 @@ fn main_with(
         .iter()
         .map(|array| TensorView::from_bytes(array.dtype, &array.data, &array.shape))
         .collect();
-    if arguments.bench {
+    if let (Some(profile), Some(_)) = (profile, &arguments.profile) {
+        profile(&mut context, &views, &arguments, out)?;
+    } else if arguments.bench {
         let times = bench::measure(arguments.warmup, arguments.runs, || context.run_on(&views))?;
         put(out, &bench::json(&times, context.threads()))?;
     } else {
@@ -147,7 +177,7 @@ fn main_with(
             .collect();
         return cameo_npz::write(path, &arrays).map_err(|error| Failure::new(&error));
     }
-    if arguments.bench {
+    if measures(&arguments) {
         return Ok(());
     }
     outputs
@@ -155,12 +185,22 @@ fn main_with(
         .try_for_each(|(name, view)| put(out, &format!("{name}: {} {:?}\n", view.dtype().name(), view.shape())))
 }
 
-/// The inputs in the model's order: from the file, or generated for a benchmark. `None` when there is nothing to run on.
+/// Whether the answer is times, for which any inputs do.
+fn measures(arguments: &Arguments) -> bool {
+    arguments.bench || arguments.profile.is_some()
+}
+
+/// The inputs in the model's order: from the file, or generated to measure with. `None` when there is nothing to run on.
 fn read_inputs(description: &Description, arguments: &Arguments) -> Result<Option<Vec<Array>>, Failure> {
     let Some(path) = &arguments.inputs else {
-        let generate = description.inputs().len() == 0 || (arguments.bench && !arguments.describe);
+        let generate = description.inputs().len() == 0 || (measures(arguments) && !arguments.describe);
         return if generate {
-            bench::generated_inputs(description).map(Some)
+            let flag = if arguments.profile.is_some() {
+                "--profile"
+            } else {
+                "--bench"
+            };
+            bench::generated_inputs(description, flag).map(Some)
         } else {
             Ok(None)
         };
