@@ -3,8 +3,8 @@
 
     python run.py MODEL.onnx...
 
-Checks the header against `cameo inspect --json`, every tab, the nodes, the steps, filters, zoom, and that nothing was
-loaded and nothing was complained about. The last line says "N passed, M failed". CAMEO names the compiler; CHROMIUM the
+Checks the header against `cameo inspect --json`, every tab, the nodes, the steps, filters, zoom, the times of a profile, and
+that nothing was loaded and nothing was complained about. The last line says "N passed, M failed". CAMEO names the compiler; CHROMIUM the
 browser, /usr/bin/chromium by default.
 """
 
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from playwright.sync_api import Error, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,12 +48,13 @@ def cameo(*args):
 class Page:
     """A page of a model in the browser, and what was checked of it."""
 
-    def __init__(self, browser, model, folder):
+    def __init__(self, browser, model, folder, profile=None):
         self.name = Path(model).stem
+        self.profile = profile and json.loads(Path(profile).read_text())
         self.passed, self.failed = 0, 0
         self.told, self.requests = [], []
         path = Path(folder) / f"{self.name}.html"
-        cameo("inspect", model, "--report", path)
+        cameo("inspect", model, "--report", path, *(["--profile", profile] if profile else []))
         self.size = path.stat().st_size
         self.found = json.loads(cameo("inspect", model, "--optimized", "--json"))
         self.imported = json.loads(cameo("inspect", model, "--json"))
@@ -179,6 +181,38 @@ class Page:
         self.page.fill("#kernel-filter", "no such thing")
         self.check(self.count(rows) == 0, "the filter of nonsense")
 
+    def measured(self):
+        head = re.sub(r"\s+", " ", self.text("header"))
+        where = "".join(f"{n} = {v}, " for n, v in self.profile["symbols"].items()) + "2 threads"
+        self.check("Measured" in head and where in head and "of the roofline" in head, f"{where!r} is not in {head}")
+        self.tab("kernels")
+        rows = "#kernels tbody tr.row"
+        self.page.fill("#kernel-filter", "")
+        self.page.evaluate("kernelTable.fill()")
+        steps = self.profile["steps"]
+        shown = self.page.eval_on_selector_all(rows, "all => all.map(r => Number(r.dataset.row))")
+        times = [steps[i]["median_ms"] for i in shown]
+        self.check(len(times) == len(steps) and times == sorted(times, reverse=True), f"the slowest first: {times}")
+        titles = [t.strip() for t in self.page.locator("#kernels th").all_inner_texts()]
+        cells = dict(zip(titles, self.page.locator(rows).first.locator("td").all_inner_texts()))
+        slowest = steps[shown[0]]
+        self.check(cells.get("Of all") == f"{100 * slowest['share']:.1f} %", f"{cells}")
+        self.check(abs(float(cells["GFLOP/s"]) - slowest["gflop_per_s"]) <= 0.51, f"{cells}")
+        self.check(abs(float(cells["Roofline"].split()[0]) - 100 * slowest["roofline"]) <= 0.051, f"{cells}")
+        self.page.locator(rows).first.click()
+        details = self.text("#kernels tr.details")
+        self.check(f"of {slowest['shares']} share" in details and "of what" in details, details)
+        self.check("a run." in self.text("#kernel-count") and where in self.text("#kernel-count"), self.text("#kernel-count"))
+        self.page.click("#kernels th button:text-is('Roofline')")
+        shown = self.page.eval_on_selector_all(rows, "all => all.map(r => Number(r.dataset.row))")
+        roofs = [steps[i]["roofline"] for i in shown]
+        self.check(roofs == sorted(roofs, reverse=True), f"sorted by roofline: {roofs}")
+
+    def unmeasured(self):
+        self.check("Measured" not in self.text("header"), "a time that nobody measured")
+        self.tab("kernels")
+        self.check("Roofline" not in self.text("#kernels thead"), "a roofline that nobody measured")
+
     def memory(self):
         self.tab("memory")
         self.check("most is alive at step" in self.text("#peak"), self.text("#peak"))
@@ -234,6 +268,19 @@ class Page:
         self.check(wide <= 480, f"{wide} pixels wide on a narrow screen")
 
 
+def measure(model, folder):
+    """A profile of a model with dimensions of 2."""
+    program, profile = Path(folder) / "timed", Path(folder) / "profile.json"
+    cameo("compile", model, "--profile", "-q", "-o", program)
+    described = json.loads(subprocess.run([program, "--describe"], check=True, capture_output=True, text=True).stdout)
+    symbols = {s["name"]: max(2, s["min"]) for s in described["symbols"]}
+    arrays = {i["name"]: np.zeros([symbols.get(d, d) for d in i["shape"]], i["dtype"]) for i in described["inputs"]}
+    np.savez(Path(folder) / "inputs.npz", **arrays)
+    subprocess.run([program, "--inputs", Path(folder) / "inputs.npz", "--runs", "3", "--threads", "2", "--profile", profile],
+                   check=True, capture_output=True)
+    return profile
+
+
 def main():
     models = sys.argv[1:]
     if not models:
@@ -243,9 +290,13 @@ def main():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         evil = Path(folder) / "evil.ir"
         evil.write_text(EVIL)
-        for model in [*models, evil]:
-            page = Page(browser, model, folder)
-            parts = [page.evil] if model is evil else [page.header, page.graphs, page.kernels, page.memory, page.explained]
+        pages = [(model, None) for model in [*models, evil]] + [(model, measure(model, folder)) for model in models[-1:]]
+        for model, profile in pages:
+            page = Page(browser, model, folder, profile)
+            times = page.measured if profile else page.unmeasured
+            parts = [page.header, page.graphs, times, page.kernels, page.memory, page.explained]
+            if model is evil:
+                parts = [page.evil]
             for part in [*parts, page.narrow, page.silent]:
                 try:
                     part()

@@ -106,6 +106,10 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
     let (Some(after), Some(program), Some(plan)) = (&found.graph, &found.program, &plan) else {
         return Err(Diagnostic::internal("the partition said nothing of its memory").into());
     };
+    let profile = match &args.profile {
+        Some(path) => report::profile::read(path, program, plan)?,
+        None => Value::Null,
+    };
     let page = report::page(&Report {
         summary: found.json(),
         before: &before,
@@ -113,6 +117,7 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
         program,
         plan,
         decisions: &decisions,
+        profile,
     });
     ir_file::write_text(path, &page)?;
     eprintln!("{:10} {:>9} {}", "wrote", size(page.len() as u64), path.display());

@@ -337,6 +337,7 @@ Examples:
   cameo inspect model.onnx --optimized --json    after all passes, with the number of kernels
   cameo inspect model.onnx --explain             what each pass does and leaves alone
   cameo inspect model.onnx --report model.html   graphs, kernels, memory as a page
+  cameo inspect model.onnx --report model.html --profile steps.json    with measured times
   cameo inspect --ops                            the operators that Cameo supports
 
 The exit code is 1 when the model cannot be compiled.")]
@@ -376,6 +377,10 @@ struct InspectArgs {
     /// over time, the decisions of the passes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "optimized", "ops"])]
     report: Option<PathBuf>,
+    /// With `--report`: also how long each step took, from the file that `./model --profile FILE` wrote, when the model was
+    /// compiled with `--profile` and the same options
+    #[arg(long, value_name = "FILE", requires = "report")]
+    profile: Option<PathBuf>,
     /// The table of supported operators
     #[arg(long)]
     ops: bool,

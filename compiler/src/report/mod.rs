@@ -1,14 +1,17 @@
 //! The page of `cameo inspect --report`: a compilation to look at, in one file that needs nothing else.
 //!
 //! ```text
-//! page.html  with  page.css, page.js  and  one JSON: summary, graphs with their layout, steps, kernels, memory, decisions
+//! page.html  with  page.css, page.js  and  one JSON: summary, graphs with their layout, steps, kernels, memory, decisions,
+//!                                         profile
 //! ```
 //!
 //! Laws: equal models give equal bytes; the page loads nothing and shows text from the model as text only; every number is
-//! one that the compiler itself uses, and symbols stand for [`NOMINAL`] where a number is needed.
+//! one that the compiler itself uses, and symbols stand for [`NOMINAL`] where a number is needed; what was measured is as the
+//! program said it.
 
 mod graph;
 mod layout;
+pub mod profile;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +34,8 @@ pub struct Report<'a> {
     pub plan: &'a MemoryPlan,
     /// In order.
     pub decisions: &'a [Event],
+    /// What [`profile::read`] gave, or null.
+    pub profile: Value,
 }
 
 /// The page.
@@ -44,6 +49,7 @@ pub fn page(r: &Report) -> String {
         "kernels": kernels(r.program),
         "memory": memory(r.program, r.plan),
         "decisions": r.decisions.iter().map(|e| decision(e, &mut names)).collect::<Vec<_>>(),
+        "profile": r.profile,
         "names": names.list,
     });
     // The only character by which text could end the element that holds it.

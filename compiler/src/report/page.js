@@ -3,7 +3,7 @@
 
 const $ = id => document.getElementById(id);
 const data = JSON.parse($('data').textContent);
-const { summary, graphs, steps, kernels, memory, decisions, names } = data;
+const { summary, graphs, steps, kernels, memory, decisions, profile, names } = data;
 const SVG = $('ns').namespaceURI;
 
 // ---- small tools
@@ -40,6 +40,8 @@ function scaled(n, units, step) {
 }
 const bytes = n => scaled(n, [' B', ' kB', ' MB', ' GB', ' TB'], 1000);
 const flops = n => scaled(n, ['', ' k', ' M', ' G', ' T', ' P'], 1000);
+const ms = x => x === null ? '—' : x < 0.1 ? `${(1000 * x).toFixed(1)} µs` : `${x.toFixed(x < 10 ? 3 : 1)} ms`;
+const rate = x => x === null ? '—' : x.toFixed(x < 100 ? 1 : 0);
 const percent = x => (100 * x).toFixed(x < 0.1 ? 2 : 1) + ' %';
 // A dim as text, when that says more than its number.
 const formula = ([text, n]) => text === String(n) ? '' : text;
@@ -73,14 +75,21 @@ function header() {
   fact('Kernels', grouped(summary.kernels), `called ${grouped(summary.steps)} times`);
   const symbolic = typeof summary.flops === 'number' ? '' : summary.flops;
   fact('FLOPs', flops(total), symbolic, 'formula');
+  if (profile !== null) fact('Measured', ms(profile.run.median_ms), `${where()}, ${percent(profile.totals.roofline ?? 0)} of the roofline`);
   fact('Arena', bytes(memory.size[1]), formula(memory.size), 'formula');
+}
+
+// With which sizes and on how many threads it was measured.
+function where() {
+  const sizes = Object.entries(profile.symbols).map(([n, v]) => `${n} = ${v}`);
+  return [...sizes, `${profile.threads} ${profile.threads === 1 ? 'thread' : 'threads'}`].join(', ');
 }
 
 // ---- tabs
 
 const views = ['graph', 'kernels', 'memory', 'decisions'];
 const made = new Set();
-const makers = { graph: () => panes.forEach(p => p.start()), kernels: () => kernelTable.start(), memory: drawMemory,
+const makers = { graph: () => panes.forEach(p => p.start()), kernels: startKernels, memory: drawMemory,
   decisions: () => decisionTable.start() };
 
 function show(view) {
@@ -395,28 +404,47 @@ decisions.forEach((d, i) => { d.index = i; });
 
 const share = s => total > 0 ? (s.flops[1] ?? 0) / total : 0;
 const largest = Math.max(1e-9, ...steps.map(share));
+const bar = (x, most, text) => {
+  const i = make('i');
+  i.style.width = `${(60 * x / most).toFixed(1)}px`;
+  return make('span', '', i, text);
+};
+// What was measured of a step.
+const of = s => profile.steps[s.index];
+const slowest = profile === null ? 1 : Math.max(1e-9, ...profile.steps.map(s => s.share ?? 0));
+const measured = profile === null ? [] : [
+  ['Time', 'number', s => ms(of(s).median_ms), s => of(s).median_ms ?? 0],
+  ['Of all', 'share', s => bar(of(s).share ?? 0, slowest, percent(of(s).share ?? 0)), null],
+  ['GFLOP/s', 'number', s => rate(of(s).gflop_per_s), s => of(s).gflop_per_s ?? 0],
+  ['GB/s', 'number', s => rate(of(s).gb_per_s), s => of(s).gb_per_s ?? 0],
+  ['Roofline', 'number', s => `${percent(of(s).roofline ?? 0)}`, s => of(s).roofline ?? 0],
+];
 const kernelTable = new Table($('kernels'), steps, [
   ['Step', 'number', s => String(s.index), s => s.index],
   ['Kind', 'kind', s => s.kind, s => s.kind],
   ['Kernel', '', s => `k${s.kernel}`, s => s.kernel],
   ['ONNX nodes', 'names', s => listed(s.names, 3), s => listed(s.names, 3)],
+  ...measured,
   ['FLOPs', 'number', s => flops(s.flops[1]), s => s.flops[1] ?? 0],
-  ['Share', 'share', s => {
-    const bar = make('i');
-    bar.style.width = `${(60 * share(s) / largest).toFixed(1)}px`;
-    return make('span', '', bar, percent(share(s)));
-  }, null],
+  ['Share', 'share', s => bar(share(s), largest, percent(share(s))), null],
   ['Bytes', 'number', s => bytes(s.bytes[1]), s => s.bytes[1] ?? 0],
   ['FLOPs/byte', 'number', s => s.bytes[1] > 0 ? ((s.flops[1] ?? 0) / s.bytes[1]).toFixed(1) : '—', s => s.bytes[1] > 0 ? (s.flops[1] ?? 0) / s.bytes[1] : 0],
   ['Schedule', 'mono', s => s.schedule, s => s.schedule],
 ], shown => {
   const sum = shown.reduce((a, s) => a + (s.flops[1] ?? 0), 0);
   $('kernel-count').textContent = `${shown.length} of ${steps.length} steps, ${flops(sum)} FLOPs. `
-    + 'Bytes are what a step reads and writes, each element once.';
+    + 'Bytes are what a step reads and writes, each element once.'
+    + (profile === null ? '' : ` Measured with ${where()}: ${ms(shown.reduce((a, s) => a + of(s).median_ms, 0))} of ${ms(profile.run.median_ms)} a run.`);
 }, s => matches('kernel-filter', [s.kind, `k${s.kernel}`, s.schedule, ...s.names.map(n => names[n])].join('\n')), (s, tr) => {
   if (tr.classList.toggle('open')) tr.after(kernelDetails(s));
   else tr.nextElementSibling.remove();
 });
+
+// The slowest first, when that is known.
+function startKernels() {
+  kernelTable.start();
+  if (profile !== null) kernelTable.sort(kernelTable.columns.indexOf(measured[0]));
+}
 
 kernelTable.open = function (i) {
   $('kernel-filter').value = '';
@@ -434,6 +462,12 @@ function kernelDetails(s) {
     ` ${place} ${bytes(size[1])} `, make('span', 'quiet', name));
   right.append(make('ul', '', ...s.buffers.map(row)));
   if (s.dims.length > 0) right.append(make('p', 'mono', s.dims.map((d, i) => `d${i} = ${d}`).join(', ')));
+  if (profile !== null) {
+    const m = of(s);
+    right.append(make('h3', '', 'Measured'), make('p', '', `${ms(m.median_ms)} in ${grouped(m.calls)} ${m.calls === 1 ? 'call' : 'calls'} of ${m.shares} `
+      + `${m.shares === 1 ? 'share' : 'shares'}, whose threads are busy ${percent(m.balance ?? 0)} of that time; ${rate(m.gflop_per_s)} GFLOP/s, `
+      + `${rate(m.gb_per_s)} GB/s, ${percent(m.roofline ?? 0)} of what ${m.limit === 'compute' ? 'computation' : 'memory'} allows`));
+  }
   right.append(make('h3', '', 'FLOPs'), make('p', 'mono', s.flops[0]), make('h3', '', `ONNX nodes (${s.names.length})`),
     make('p', 'mono lines', s.names.map(n => names[n]).join('\n')), button('link', 'show them in the graphs', () => locate(s.names)));
   const td = make('td', '', make('div', 'more', left, right));

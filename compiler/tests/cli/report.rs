@@ -77,6 +77,80 @@ fn a_report_is_one_page_that_needs_nothing_else() {
 }
 
 #[test]
+fn a_report_shows_the_profile_of_its_own_program_only() {
+    let dir = folder();
+    models::busy(dir.path());
+    let fixed = ["--dim", "N=2", "--dim", "S=3"];
+    done(
+        dir.path(),
+        [&["compile", "busy.onnx", "--profile", "-q", "-o", "busy"], &fixed[..]].concat(),
+    );
+    let measured = std::process::Command::new(dir.path().join("busy"))
+        .args(["--runs", "2", "--profile", "p.json"])
+        .current_dir(dir.path())
+        .output()
+        .expect("the program runs");
+    assert!(measured.status.success(), "{}", text(&measured.stderr));
+    let inspect = |profile: &str, more: &[&str]| {
+        cameo(
+            dir.path(),
+            [
+                &["inspect", "busy.onnx", "--report", "page.html", "--profile", profile],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let out = inspect("p.json", &fixed);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let page = std::fs::read_to_string(dir.path().join("page.html")).expect("the page");
+    let (shown, steps) = (&carried(&page)["profile"], carried(&page)["steps"].clone());
+    let profile = std::fs::read_to_string(dir.path().join("p.json")).expect("the profile");
+    let profile: Value = serde_json::from_str(&profile).expect("JSON");
+    assert_eq!(shown["run"], profile["run"]);
+    for (i, step) in steps.as_array().expect("steps").iter().enumerate() {
+        let (one, other) = (&shown["steps"][i], &profile["steps"][i]);
+        assert_eq!(
+            (&one["median_ms"], &one["kernel"]),
+            (&other["median_ms"], &step["kernel"])
+        );
+        // Page and program count alike: here all sizes are fixed.
+        assert_eq!(other["flops"], step["flops"][1]);
+        let bytes = |key: &str| other[key].as_f64().expect("bytes");
+        assert_eq!(
+            Some(bytes("bytes_read") + bytes("bytes_written")),
+            step["bytes"][1].as_f64()
+        );
+    }
+
+    std::fs::remove_file(dir.path().join("page.html")).expect("was written");
+    std::fs::write(dir.path().join("text.json"), "{\"format\": 1}").expect("is written");
+    let damaged = profile
+        .to_string()
+        .replace("\"balance\":", "\"balanced\":")
+        .replace("\"share\":", "\"part\":");
+    std::fs::write(dir.path().join("damaged.json"), damaged).expect("is written");
+    let other = ["--dim", "N=2", "--dim", "S=4"];
+    let without = [&fixed[..], &["--disable-pass", "cse"]].concat();
+    for (file, more, reason) in [
+        ("p.json", &other[..], "the profile of another program"),
+        ("p.json", &without, "the profile of another program"),
+        ("text.json", &fixed, "no profile of a program of this compiler"),
+        ("busy.onnx", &fixed, "this is no profile"),
+        ("nowhere.json", &fixed, "nowhere.json"),
+        ("damaged.json", &fixed, "the profile is damaged"),
+    ] {
+        let out = inspect(file, more);
+        assert_eq!(out.status.code(), Some(1), "{file}");
+        let said = text(&out.stderr);
+        assert!(said.contains(file) && said.contains(reason), "{said}");
+        assert!(!dir.path().join("page.html").exists());
+    }
+    let out = cameo(dir.path(), ["inspect", "busy.onnx", "--profile", "p.json"]);
+    assert_eq!(out.status.code(), Some(2));
+}
+
+#[test]
 fn names_cannot_leave_their_place_in_a_report() {
     let dir = folder();
     let evil = "</script><b>{data}/* page.js */<!--";
