@@ -126,7 +126,7 @@ fn every_step_is_timed() {
     assert_eq!(step["bytes_written"], 24);
     let line = table.lines().find(|l| l.contains("act +2")).expect("the step");
     assert!(line.contains("k0") && line.contains("100.0%"), "{table}");
-    assert!(table.contains("N = 3") && table.contains("all steps"), "{table}");
+    assert!(table.contains("N = 3") && table.contains("outside of steps"), "{table}");
     // The results are as ever.
     let (_, y) = load(&dir.path().join("y.npz"), "y");
     assert_eq!(

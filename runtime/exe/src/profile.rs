@@ -14,6 +14,7 @@ use crate::roofline::Machine;
 use crate::{Failure, Profile, exit_code, put};
 use cameo_abi::{KernelFn, ModelDesc, ProfileDesc, ProfileStep, Slice, Str};
 use cameo_runtime::{Context, TensorView};
+use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int};
 use std::fmt::Write as _;
 use std::io::Write;
@@ -21,7 +22,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Rows of the table for people.
+/// Kernels in the table for people.
 const ROWS: usize = 20;
 
 /// Characters of a node's name in it: the end, where names differ.
@@ -367,7 +368,7 @@ impl Measured {
         out
     }
 
-    fn write_table<'a>(&'a self, out: &mut String) -> std::fmt::Result {
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
         let mut sorted = self.runs.clone();
         sorted.sort_by(f64::total_cmp);
         let (run, ms) = (median(&sorted), self.steps_ms());
@@ -388,53 +389,70 @@ impl Measured {
         )?;
         writeln!(
             out,
-            "{:>5} {:>6} {:<11} {:>6} {:>10} {:>7} {:>9} {:>8} {:>8}  ONNX nodes",
-            "step", "kernel", "kind", "calls", "ms", "share", "GFLOP/s", "GB/s", "roofline"
+            "{:<6} {:<11} {:>6} {:>6} {:>10} {:>7} {:>9} {:>8} {:>8}  ONNX nodes",
+            "kernel", "kind", "steps", "calls", "ms", "share", "GFLOP/s", "GB/s", "roofline"
         )?;
-        let mut order: Vec<(usize, &Step)> = self.steps.iter().enumerate().collect();
-        // Steps that took as long stay in their order.
-        order.sort_by(|(_, a), (_, b)| b.median().total_cmp(&a.median()));
         let row = |steps: &[&Step]| {
-            let median = steps.iter().map(|s| s.median()).sum();
+            let median = time(steps);
             let rates = self.rates(steps, median);
             format!(
-                "{median:>10.4} {:>6.1}% {:>9.1} {:>8.1} {:>7.1}%",
+                "{:>6} {:>6} {median:>10.4} {:>6.1}% {:>9.1} {:>8.1} {:>7.1}%",
+                steps.len(),
+                steps.iter().map(|s| s.calls).sum::<u64>(),
                 percent(median / ms),
                 shown(rates.flops / 1e9),
                 shown(rates.bytes / 1e9),
                 percent(rates.roofline)
             )
         };
-        let (top, rest) = order.split_at(order.len().min(ROWS));
-        for (i, step) in top {
+        let kernels = self.kernels();
+        let (top, rest) = kernels.split_at(kernels.len().min(ROWS));
+        for steps in top {
+            let (facts, row) = (steps[0].facts, row(steps));
+            let nodes = steps.iter().map(|s| slice(s.facts.nodes).len()).sum();
+            let node = shortened(slice(facts.nodes).first().map_or("", |n| text(*n)), nodes);
             writeln!(
                 out,
-                "{i:>5} {:>6} {:<11} {:>6} {}  {}",
-                format!("k{}", step.facts.kernel),
-                text(step.facts.kind),
-                step.calls,
-                row(&[step]),
-                shortened(slice(step.facts.nodes))
+                "{:<6} {:<11} {row}  {node}",
+                format!("k{}", facts.kernel),
+                text(facts.kind)
             )?;
         }
-        let steps = |list: &[(usize, &'a Step)]| list.iter().map(|(_, step)| *step).collect::<Vec<_>>();
         if !rest.is_empty() {
-            let label = format!("{} more steps", rest.len());
-            writeln!(out, "{label:<31} {}", row(&steps(rest)))?;
+            let label = format!("{} more kernels", rest.len());
+            writeln!(out, "{label:<18} {}", row(&rest.concat()))?;
         }
-        writeln!(out, "{:<31} {}", "all steps", row(&steps(&order)))?;
-        writeln!(out, "{:<31} {:>10.4}", "outside of steps", (run - ms).max(0.0))
+        writeln!(out, "{:<18} {}", "all", row(&kernels.concat()))?;
+        writeln!(out, "{:<32} {:>10.4}", "outside of steps", (run - ms).max(0.0))
+    }
+
+    /// The steps of each kernel, the one that takes longest first.
+    fn kernels(&self) -> Vec<Vec<&Step>> {
+        let mut all: BTreeMap<u32, Vec<&Step>> = BTreeMap::new();
+        for step in &self.steps {
+            all.entry(step.facts.kernel).or_default().push(step);
+        }
+        let mut all: Vec<Vec<&Step>> = all.into_values().collect();
+        // Those that take as long stay in their order.
+        all.sort_by(|a, b| time(b).total_cmp(&time(a)));
+        all
     }
 }
 
-/// The end of the first node's name, and how many more there are.
-fn shortened(nodes: &[Str]) -> String {
-    let first = nodes.first().map_or("", |n| text(*n));
-    let cut = first.char_indices().rev().nth(NAME - 1).map_or(0, |(at, _)| at);
-    let more = nodes.len().saturating_sub(1);
+/// Milliseconds of steps, of each the median.
+fn time(steps: &[&Step]) -> f64 {
+    steps.iter().map(|s| s.median()).sum()
+}
+
+/// The end of a name, and how many more names than it there are in all.
+fn shortened(name: &str, all: usize) -> String {
+    let cut = name.char_indices().rev().nth(NAME - 1).map_or(0, |(at, _)| at);
     let dots = if cut > 0 { "…" } else { "" };
-    let more = if more > 0 { format!(" +{more}") } else { String::new() };
-    format!("{dots}{}{more}", &first[cut..])
+    let more = match all {
+        0 | 1 => String::new(),
+        _ => format!(" +{}", all - 1),
+    };
+    format!("{dots}{}{more}", &name[cut..])
 }
 
 /// A JSON number; what is none (a rate of a step that took no time) is `null`.
@@ -504,16 +522,13 @@ mod tests {
 
     #[test]
     fn names_are_shortened_at_the_front() {
-        let name = |text: &'static str| Str {
-            ptr: text.as_ptr(),
-            len: text.len(),
-        };
-        assert_eq!(shortened(&[]), "");
-        assert_eq!(shortened(&[name("conv1"), name("relu")]), "conv1 +1");
-        let long = shortened(&[name("/encoder/layer.0/attention/self/query/MatMul")]);
+        assert_eq!(shortened("", 0), "");
+        assert_eq!(shortened("conv1", 1), "conv1");
+        assert_eq!(shortened("conv1", 3), "conv1 +2");
+        let long = shortened("/encoder/layer.0/attention/self/query/MatMul", 1);
         assert_eq!(long, "…/layer.0/attention/self/query/MatMul");
         assert_eq!(long.chars().count(), NAME + 1);
-        assert_eq!(shortened(&[name("ü")]), "ü");
+        assert_eq!(shortened(&"ü".repeat(50), 1).chars().count(), NAME + 1);
     }
 
     #[test]
