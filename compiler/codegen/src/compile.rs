@@ -12,8 +12,8 @@ use inkwell::context::Context as LlvmContext;
 
 use crate::artifact::ArtifactError;
 use crate::emit::kernel::{emit_kernels, symbol};
+use crate::names;
 use crate::object::{Machine, MachineError, llvm_text};
-use crate::tables::kernel_symbol;
 use crate::{Context, Module, lower};
 
 /// Threads beyond this many find no work: a model has some dozens of different kernels.
@@ -100,13 +100,14 @@ pub fn compile(
     let next = AtomicUsize::new(0);
     let queue = || order.get(next.fetch_add(1, Ordering::Relaxed)).copied();
     let (triple, cpu) = (&*machine.triple, respelled(machine));
+    let symbols = &*names::kernels(name, program);
     let mut results = std::thread::scope(|scope| {
         let mut others = vec![];
         for _ in 1..threads {
             // A target machine belongs to its thread.
             let work = || {
                 let machine = Machine::new(Some(triple), cpu)?;
-                Ok(Worker::new(program, &machine, name, options).run(&queue))
+                Ok(Worker::new(program, &machine, symbols, options).run(&queue))
             };
             let thread = std::thread::Builder::new()
                 .stack_size(STACK_BYTES)
@@ -114,7 +115,7 @@ pub fn compile(
             // Without the thread, the others do its share.
             others.extend(thread);
         }
-        let mut results = vec![Ok(Worker::new(program, machine, name, options).run(&queue))];
+        let mut results = vec![Ok(Worker::new(program, machine, symbols, options).run(&queue))];
         for thread in others {
             results.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
@@ -162,18 +163,19 @@ type Results = Vec<(usize, Result<CompiledKernel, ArtifactError>)>;
 struct Worker<'a> {
     program: &'a Program,
     machine: &'a Machine,
-    name: &'a str,
+    /// Of the kernels.
+    symbols: &'a [String],
     options: CompileOptions,
     context: Context,
     times: StageTimes,
 }
 
 impl<'a> Worker<'a> {
-    fn new(program: &'a Program, machine: &'a Machine, name: &'a str, options: &CompileOptions) -> Self {
+    fn new(program: &'a Program, machine: &'a Machine, symbols: &'a [String], options: &CompileOptions) -> Self {
         Self {
             program,
             machine,
-            name,
+            symbols,
             options: *options,
             context: Context::new(),
             times: StageTimes::default(),
@@ -206,7 +208,7 @@ impl<'a> Worker<'a> {
         let module = lower(module, &llvm).map_err(|error| ArtifactError::Kernel { index, error })?;
         // Two models in one program must not share symbols.
         if let Some(function) = module.get_function(&symbol(index)) {
-            function.as_global_value().set_name(&kernel_symbol(self.name, index));
+            function.as_global_value().set_name(&self.symbols[index]);
         }
         let file = format!("k{index}");
         module.set_name(&file);
@@ -259,8 +261,8 @@ mod tests {
         let one = objects(1);
         assert_eq!(one.len(), 2);
         assert!(one == objects(2));
-        for (i, object) in one.iter().enumerate() {
-            assert_eq!(global_symbols(object).unwrap(), [format!("m_k{i}")]);
+        for (object, symbol) in one.iter().zip(["m_k0_nest_first", "m_k1_nest_second"]) {
+            assert_eq!(global_symbols(object).unwrap(), [symbol]);
             assert_eq!(undefined_symbols(object).unwrap(), [""; 0]);
         }
     }
@@ -275,7 +277,11 @@ mod tests {
         };
         let compiled = compile(&program, &machine, "m", &options).unwrap();
         let texts = compiled.kernels[1].texts.as_ref().unwrap();
-        assert!(texts.mlir.contains("@cameo_k1") && texts.llvm.contains("@m_k1") && texts.assembly.contains("m_k1:"));
+        assert!(
+            texts.mlir.contains("@cameo_k1")
+                && texts.llvm.contains("@m_k1_nest_second")
+                && texts.assembly.contains("m_k1_nest_second:")
+        );
         assert!(matches!(compiled.kernels[1].code, Code::Object(_)));
     }
 

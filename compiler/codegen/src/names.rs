@@ -1,6 +1,8 @@
-//! Identifiers for C and Rust from the names of models, tensors and dimensions, which may be any text.
+//! Identifiers for C and Rust from the names of models, tensors and dimensions, which may be any text, and symbols of kernels.
 
 use std::collections::BTreeSet;
+
+use cameo_kernel::Program;
 
 /// Words that are no identifiers in C, C++ or Rust, or that generated code uses itself.
 const RESERVED: &[&str] = &[
@@ -176,9 +178,33 @@ pub fn model(text: &str) -> String {
     identifier(&text.to_lowercase())
 }
 
+/// Symbols of a program's kernels, as profilers and debuggers show them: `minilm_k3_contraction_layer_0_query_MatMul`, with the
+/// first ONNX node of the first step that calls the kernel. Kernels of two models may be linked into one program.
+#[must_use]
+pub fn kernels(model: &str, program: &Program) -> Vec<String> {
+    let one = |(i, kernel): (usize, &cameo_kernel::program::Kernel)| {
+        let step = program.steps.iter().find(|s| s.kernel == i);
+        let node = step.and_then(|s| s.origin.names().first());
+        let node = node.map_or(String::new(), |n| format!("_{}", identifier(n)));
+        format!("{model}_k{i}_{}{node}", kernel.body.kind())
+    };
+    program.kernels.iter().enumerate().map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_are_named_after_what_they_compute() {
+        let mut program = crate::sample::program();
+        assert_eq!(kernels("m", &program), ["m_k0_nest_first", "m_k1_nest_second"]);
+        program.steps[0].origin = cameo_ir::Origin::new("/größe/class:0");
+        program.steps[1].origin = cameo_ir::Origin::default();
+        assert_eq!(kernels("m", &program), ["m_k0_nest_gr_e_class_0", "m_k1_nest"]);
+        program.steps.clear();
+        assert_eq!(kernels("m", &program), ["m_k0_nest", "m_k1_nest"]);
+    }
 
     #[test]
     fn texts_become_identifiers() {

@@ -18,8 +18,8 @@ use inkwell::module::Module as LlvmModule;
 
 use crate::artifact::ArtifactError;
 use crate::object::{Arch, Machine};
-use crate::profile;
 use crate::shape::{self, Quantities};
+use crate::{names, profile};
 
 // What the kernel room allows the runtime can walk.
 const _: () = assert!(cameo_kernel::program::LOOP_DEPTH <= abi::LOOP_DEPTH);
@@ -88,6 +88,7 @@ pub fn assemble<'l>(
 pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<String, ArtifactError> {
     let symbols: Vec<Arc<str>> = program.symbols.iter().map(|(name, _)| name.clone()).collect();
     let layout = Layout::new(program, plan, facts)?;
+    let kernels = names::kernels(facts.name, program);
     let mut strings = Strings::default();
     let mut out = String::from(TYPES);
     if facts.profile.is_some() {
@@ -150,7 +151,7 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
                 &step_name(&program.kernels[step.kernel], step.kernel, step.origin.names()),
             );
             let [first_buffer, first_dim, work] = row;
-            let mut kernel = kernel_symbol(name, step.kernel);
+            let mut kernel = kernels[step.kernel].clone();
             if facts.profile.is_some() {
                 kernel = profile::timed(&mut timed, name, i, &kernel);
             }
@@ -181,11 +182,7 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
         .map(|step| step.kernel)
         .collect::<std::collections::BTreeSet<_>>()
     {
-        let _ = writeln!(
-            out,
-            "declare hidden i32 @{}(ptr, ptr, i64, i64, ptr)",
-            kernel_symbol(name, kernel)
-        );
+        let _ = writeln!(out, "declare hidden i32 @{}(ptr, ptr, i64, i64, ptr)", kernels[kernel]);
     }
 
     if let Some(fingerprint) = facts.profile {
@@ -251,12 +248,6 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
         );
     }
     Ok(out)
-}
-
-/// Symbol of kernel `index` of the model `name`. Kernels of two models may be linked into one program.
-#[must_use]
-pub fn kernel_symbol(name: &str, index: usize) -> String {
-    format!("{name}_k{index}")
 }
 
 /// The structs of `cameo_abi`, field by field.
@@ -583,8 +574,7 @@ mod tests {
         let offsets: Vec<u64> = (0..program.weights.len() as u64).map(|i| 64 * i).collect();
         let mut ir = text(&program, &plan, &facts(&offsets)).unwrap();
         // Kernels that do nothing: the tables are what is looked at.
-        for i in 0..program.kernels.len() {
-            let symbol = kernel_symbol("tiny", i);
+        for (i, symbol) in names::kernels("tiny", &program).iter().enumerate() {
             ir = ir.replace(
                 &format!("declare hidden i32 @{symbol}(ptr, ptr, i64, i64, ptr)\n"),
                 &format!("define hidden i32 @{symbol}(ptr %a, ptr %b, i64 %c, i64 %d, ptr %e) {{ ret i32 {i} }}\n"),
@@ -668,7 +658,7 @@ mod tests {
             ..facts(&[0, 64])
         };
         let mut ir = text(&program, &plan, &timed).unwrap();
-        for (i, symbol) in (0..program.kernels.len()).map(|i| (i, kernel_symbol("tiny", i))) {
+        for (i, symbol) in names::kernels("tiny", &program).iter().enumerate() {
             ir = ir.replace(
                 &format!("declare hidden i32 @{symbol}(ptr, ptr, i64, i64, ptr)\n"),
                 &format!("define hidden i32 @{symbol}(ptr %a, ptr %b, i64 %c, i64 %d, ptr %e) {{ ret i32 {i} }}\n"),

@@ -206,8 +206,8 @@ struct CompileArgs {
     /// Threads the program uses when it is not told; by default the CPUs that the process may use
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads_default: Option<u32>,
-    /// Time every step when the executable is run with `--profile FILE`, and keep the names of its kernels for `perf` and
-    /// `gdb`. Kernels and their division among threads stay the same; without this nothing of it is in the program
+    /// Time every step when the executable is run with `--profile FILE`, and keep the names of its kernels, with the ONNX node
+    /// that each begins with, for `perf` and `gdb`. Kernels and their division among threads stay the same; without this nothing of it is in the program
     #[arg(long)]
     profile: bool,
     /// Write every stage into this folder: graphs (which can be read back), kernels, MLIR, LLVM IR, weights

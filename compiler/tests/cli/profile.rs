@@ -138,8 +138,11 @@ fn every_step_is_timed() {
     let out = program(dir.path(), "timed", &["--inputs", "x.npz"]);
     assert_eq!(text(&out.stdout), "y: float32 [3, 2]\n");
     done(dir.path(), ["compile", "linear.onnx", "--profile", "-q", "-o", "again"]);
-    let bytes = |name| std::fs::read(dir.path().join(name)).expect("was written");
+    let bytes = |name: &str| std::fs::read(dir.path().join(name)).expect("was written");
     assert!(bytes("timed") == bytes("again"), "equal compilations give equal bytes");
+    // Profilers and debuggers find the kernel's name.
+    let has = |name: &str, text: &[u8]| bytes(name).windows(text.len()).any(|w| w == text);
+    assert!(has("timed", b"\0linear_k0_contraction_act\0") && !has("plain", b"linear_k0"));
     // Nothing of it is in other programs.
     assert!(bytes("plain").len() + 20_000 < bytes("timed").len());
 }
