@@ -208,6 +208,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Gather and scatter", gather_and_scatter),
     ("Contractions", contractions),
     ("Attention", attention),
+    ("Recurrent layers", recurrent_layers),
     ("Convolution", convolution),
     ("Pooling", pooling),
     ("Resize", resize),
@@ -327,6 +328,11 @@ fn pooling() {
 #[test]
 fn resize() {
     check("Resize");
+}
+
+#[test]
+fn recurrent_layers() {
+    check("Recurrent layers");
 }
 
 #[test]

@@ -103,6 +103,7 @@ check "digits against ONNX Runtime" "$python" "$tests/oracle/match.py" "$example
 check "light models" "$python" "$tests/oracle/light.py"
 check "contributed operators" "$python" "$tests/oracle/contrib.py"
 check "loops over time" "$python" "$tests/oracle/loops.py"
+check "recurrent layers" "$python" "$tests/oracle/recurrent.py"
 check "cut networks" "$python" "$tests/oracle/slice.py"
 check "masked networks" "$python" "$tests/oracle/masks.py"
 check "digits in C" digits_program

@@ -1,4 +1,4 @@
-//! Writes operators that runtimes contribute as the standard ones that they are made of.
+//! Writes operators that runtimes contribute, and recurrent layers, as the standard operators that they are made of.
 //!
 //! ```text
 //! %2 = com.microsoft::BiasGelu(%0, %1) : f32[B,S,8]        →    %2 = Add(%0, %1) : f32[B,S,8]
@@ -6,29 +6,35 @@
 //! ```
 //!
 //! A model that a runtime has optimized for itself is then one like any other, and every later pass sees what it knows:
-//! a `FusedMatMul` before a softmax is part of attention, the activation of a `FusedConv` is an activation. How an
-//! operator is made is what it says itself where kernels ask for it.
+//! a `FusedMatMul` before a softmax is part of attention, the activation of a `FusedConv` is an activation, and what a
+//! recurrent layer does with all time steps at once is a product like others. How an operator is made is what it says itself
+//! where kernels ask for it.
+
+use std::sync::Arc;
 
 use cameo_ir::op::{Lowering, OpError, invalid};
 use cameo_ir::rewrite::{Outcome, Rewriter};
-use cameo_ir::{Graph, NodeId, ValueId};
+use cameo_ir::{Attr, Graph, NodeId, ValueId};
 use rustc_hash::FxHashMap;
 
 use crate::Pass;
 
 pub const PASS: Pass = Pass {
     name: "contributed",
-    doc: "writes contributed operators as the standard ones that they are made of",
+    doc: "writes contributed operators and recurrent layers as the operators that they are made of",
     run,
 };
 
 /// The domain of ONNX Runtime's operators.
 const DOMAIN: &str = "com.microsoft::";
 
+/// Of the standard operators, those that become loops over time.
+const RECURRENT: [&str; 3] = ["GRU", "LSTM", "RNN"];
+
 fn run(rw: &mut Rewriter) {
     rw.fixpoint(|rw, n| {
         let op = rw.node(n).op;
-        if !op.name().starts_with(DOMAIN) {
+        if !op.name().starts_with(DOMAIN) && !RECURRENT.contains(&op.name()) {
             return Outcome::NoMatch;
         }
         let detail = format!("{op} as standard operators");
@@ -64,7 +70,17 @@ fn inline(rw: &mut Rewriter, n: NodeId, inner: &Graph) -> Result<Vec<ValueId>, O
                 None => None,
             });
         }
-        let outputs = rw.add_node(node.op, node.attrs.clone(), inputs, node.outputs.len())?;
+        let mut attrs = node.attrs.clone();
+        for attr in attrs.values_mut() {
+            if let Attr::Graph(body) = attr {
+                let mut known = Graph::clone(body);
+                for (name, range) in &mut known.symbols {
+                    *range = rw.graph().symbols.get(name).copied().unwrap_or(*range);
+                }
+                *body = Arc::new(known);
+            }
+        }
+        let outputs = rw.add_node(node.op, attrs, inputs, node.outputs.len())?;
         map.extend(node.outputs.iter().copied().zip(outputs));
     }
     inner.outputs().iter().map(|(_, v)| value(rw, &mut map, *v)).collect()
@@ -103,5 +119,25 @@ mod tests {
           return %13 "y"
         }
         "#);
+    }
+
+    #[test]
+    fn a_recurrent_layer_is_a_product_and_a_loop() {
+        let text = rewrite(
+            &PASS,
+            r#"graph @g (%0 "x": f32[T,B,8]) symbols B=1.., T=1.. {
+              weight %1: f32[1,16,8] = random
+              weight %2: f32[1,16,4] = random
+              %3, %4, %5 = LSTM(%0, %1, %2) from "lstm"
+              return %3 "y"
+            }"#,
+        );
+        let of = |op: &str| text.matches(&format!("= {op}(")).count();
+        // One product with all steps, one in each.
+        assert_eq!((of("LSTM"), of("MatMul"), of("Tanh")), (0, 2, 2), "{text}");
+        assert!(
+            text.contains("= cameo::Scan(") && text.contains("symbols B=1.. {"),
+            "{text}"
+        );
     }
 }

@@ -286,6 +286,16 @@ pub const CASES: &[&str] = &[
     "cameo::Masked(f32[2,5,7], i64[2] @ 0..7) {left=2, offset=dims[0], right=1}",
     "cameo::Rotary(T[2,4,3,8], T[2,1,3,8], T[3,8]) : f32 f64 f16",
     "cameo::Rotary(f32[1,3,70], f32[1,1,70], f32[3,1]) {interleaved=1}",
+    // Recurrent layers
+    "RNN(T[4,3,5], T[1,7,5], T[1,7,7]) -> 2 : f32 f64 f16",
+    "RNN(f32[5,1,3], f32[2,19,3], f32[2,19,19], f32[2,38], i32[1] @ 0..5) {activations=strs[\"Affine\", \"Relu\"], activation_alpha=floats[0.5], direction=\"bidirectional\"} -> 2",
+    "GRU(T[4,3,5], T[1,21,5], T[1,21,7], T[1,42]) -> 2 : f32 f16",
+    "GRU(f32[4,3,5], f32[1,21,5], f32[1,21,7], f32[1,42]) {direction=\"reverse\", linear_before_reset=1} -> 2",
+    "GRU(f32[3,4,5], f32[2,21,5] = random, f32[2,21,7] = random, f32[2,42] = random, i32[3] @ 0..4, f32[3,2,7]) {direction=\"bidirectional\", layout=1, linear_before_reset=1} -> 2",
+    "LSTM(T[4,3,5], T[1,28,5], T[1,28,7], T[1,56], _, T[1,3,7], T[1,3,7], T[1,21]) -> 3 : f32 f64 f16",
+    "LSTM(f32[6,1,5], f32[2,76,5] = random, f32[2,76,19] = random, f32[2,152] = random) {direction=\"bidirectional\"} -> 3",
+    "LSTM(f32[3,4,5], f32[2,28,5], f32[2,28,7], f32[2,56], i32[3] @ 0..4) {clip=0.5, direction=\"bidirectional\", input_forget=1, layout=1} -> 3",
+    "LSTM(f32[4,3,5], f32[1,28,5], f32[1,28,7]) {activations=strs[\"HardSigmoid\", \"Softsign\", \"ScaledTanh\"], activation_alpha=floats[0.25,1.5], activation_beta=floats[0.5,0.75]}",
     // Convolution
     "Conv(T[2,3,7,9], T[5,3,3,3], T[5]) {pads=[1,1,1,1]} : f32 f64 f16",
     "Conv(T[1,3,9,11], T[18,3,3,2]) {strides=[2,3], dilations=[2,1]}",

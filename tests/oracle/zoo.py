@@ -19,11 +19,11 @@ from compiled import Checks
 from match import compare
 
 # One of each kind that matters: both exporters, transformers, plain, depthwise and attention-free image
-# networks, recurrences that are written out.
+# networks, recurrences that are written out and recurrent layers.
 NAMES = [
     "bert_base_eager_ts", "bert_base_sdpa_dynamo", "distilbert", "resnet50", "mobilenetv2_100", "efficientnet_b0",
     "deit_small_ts", "deit_small_dynamo", "convnext_atto_ts", "convnext_atto_dynamo", "efficientformer_l1",
-    "squeezenet1_0", "mixer_s32_224", "mamba_s128", "rwkv",
+    "squeezenet1_0", "mixer_s32_224", "mamba_s128", "rwkv", "lstm_gru",
 ]
 
 

@@ -143,6 +143,7 @@ pub enum AttrDef {
     OptInts,
     OptFloats,
     OptStr,
+    OptStrs,
     OptTensor,
     OptDims,
     OptDType,
@@ -360,6 +361,14 @@ impl<'a> Cx<'a> {
 
     pub fn str(&self, name: &str) -> Result<&'a str, OpError> {
         self.opt_str(name)?.map_or_else(|| self.bad(name), Ok)
+    }
+
+    pub fn opt_strs(&self, name: &str) -> Result<Option<&'a [Arc<str>]>, OpError> {
+        match (self.attrs.get(name), self.schema.attr(name)) {
+            (Some(Attr::Strs(v)), _) => Ok(Some(v)),
+            (None, Some(AttrDef::OptStrs)) => Ok(None),
+            _ => self.bad(name),
+        }
     }
 
     pub fn opt_ints(&self, name: &str) -> Result<Option<Vec<i64>>, OpError> {

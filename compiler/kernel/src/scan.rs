@@ -8,7 +8,10 @@
 //! ```
 //!
 //! Kernels never see the time: between two iterations the runtime moves the pointers that they are called with. What is cut
-//! into slices is stored row-major, time outermost.
+//! into slices is stored row-major, time outermost. Constants that every step reads are constants of the body, so that they
+//! are packed as its kernels want them.
+
+use std::sync::Arc;
 
 use cameo_ir::ops::scan::Parts;
 use cameo_ir::structured::Expr;
@@ -36,7 +39,10 @@ impl Builder<'_> {
             origin: node.origin.clone(),
             error,
         };
-        let parts = Parts::of(&node.attrs).map_err(|e| vec![here(e)])?;
+        let given = Parts::of(&node.attrs).map_err(|e| vec![here(e)])?;
+        let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
+        let (inside, operands) = self.with_constants(&given, operands);
+        let parts = Parts { body: &inside, ..given };
         let body = crate::partition(parts.body, self.target)?;
         let around = |l: &Loop| {
             body.loops
@@ -48,7 +54,6 @@ impl Builder<'_> {
             let deep = format!("more than {LOOP_DEPTH} loops inside of each other");
             return Err(vec![here(OpError::Unsupported(deep))]);
         }
-        let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
         let one = |e| vec![e];
         let bytes = |v: ValueId| {
             let fact = parts.body.fact(v);
@@ -127,6 +132,51 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The body with those operands inside that every step reads whole and that are constants, and the operands that are left.
+    fn with_constants(&self, parts: &Parts, operands: Vec<ValueId>) -> (Arc<Graph>, Vec<ValueId>) {
+        let (from, around) = (parts.body, &self.info.graph);
+        let mut moved = Transplant::default();
+        let mut body = Graph::new(&from.name);
+        body.symbols = from.symbols.clone();
+        for (name, range) in &mut body.symbols {
+            if let Some(known) = around.symbols.get(name) {
+                *range = *known;
+            }
+        }
+        let mut new: FxHashMap<ValueId, ValueId> = FxHashMap::default();
+        let mut left = vec![];
+        for (i, (inner, v)) in from.inputs().iter().zip(operands).enumerate() {
+            let value = from.value(*inner);
+            let same = value.fact.shape == around.fact(v).shape;
+            let here = if i >= parts.states + parts.slices && same && self.info.constant[v.0 as usize] {
+                moved.value(around, &mut body, v)
+            } else {
+                left.push(v);
+                body.add_input(&value.name, value.fact.clone())
+            };
+            new.insert(*inner, here);
+        }
+        for v in from.value_ids() {
+            if let Some(t) = from.constant(v) {
+                new.insert(v, body.add_weight(&from.value(v).name, t.clone()));
+            }
+        }
+        for n in from.order() {
+            let node = from.node(n);
+            let inputs = node.inputs.iter().map(|v| v.map(|v| new[&v])).collect();
+            let facts = node.outputs.iter().map(|v| from.fact(*v).clone()).collect();
+            let made = body.add_typed_node(node.op, node.attrs.clone(), inputs, facts, node.origin.clone());
+            for (old, v) in node.outputs.iter().zip(made) {
+                body.set_name(v, &from.value(*old).name);
+                new.insert(*old, v);
+            }
+        }
+        for (name, v) in from.outputs() {
+            body.add_output(name, new[v]);
+        }
+        (Arc::new(body), left)
     }
 
     /// Adds the body's steps as a loop.
@@ -313,5 +363,38 @@ impl Transplant {
             stack.pop();
         }
         self.new[&v]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::program::{BOperand, KernelBody};
+
+    #[test]
+    fn constants_that_every_step_reads_are_packed() {
+        let ones = ["1.0"; 64].join(",");
+        let packed = |w: &str| {
+            let text = format!(
+                r#"graph @g (%0 "h": f32[B,8], %1 "x": f32[T,B,8], %2 "m": f32[8,8]) symbols B=1.., T=1.. {{
+                  weight %3: f32[8,8] = dense({ones})
+                  %4 = Transpose({w}) {{perm=[1,0]}}
+                  %5, %6 = cameo::Scan(%0, %1, %4) {{body=graph @step (%0 "h": f32[B,8], %1 "x": f32[B,8], %2 "w": f32[8,8]) symbols B=1.. {{
+                      %3 = MatMul(%0, %2) : f32[B,8]
+                      %4 = Add(%3, %1) : f32[B,8]
+                      return %4 "next", %4 "y"
+                  }}, length=dims[T], slices=1, states=1}}
+                  return %6 "y"
+                }}"#
+            );
+            let g = cameo_ir::text::parse(&text, &|_, _| None).expect("parses");
+            let p = crate::partition(&g, &crate::targets::x86_64::V4).expect("compiles");
+            let product = p.steps.iter().find_map(|s| match &p.kernels[s.kernel].body {
+                KernelBody::Contraction(c) => Some(matches!(c.b, BOperand::Packed { .. })),
+                _ => None,
+            });
+            product.expect("a contraction")
+        };
+        assert!(packed("%3"));
+        assert!(!packed("%2"), "a matrix that an input gives is no constant");
     }
 }

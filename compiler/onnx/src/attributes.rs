@@ -140,6 +140,7 @@ fn convert(def: AttrDef, value: Attr) -> Result<Attr, Fault> {
         | (D::Str(_) | D::OptStr | D::ReqStr, v @ Attr::Str(_))
         | (D::Ints(_) | D::OptInts | D::ReqInts, v @ Attr::Ints(_))
         | (D::Floats(_) | D::OptFloats, v @ Attr::Floats(_))
+        | (D::OptStrs, v @ Attr::Strs(_))
         | (D::OptTensor | D::ReqTensor, v @ Attr::Tensor(_))
         | (D::OptDims | D::ReqDims, v @ Attr::Dims(_))
         | (D::OptDType | D::ReqDType, v @ Attr::DType(_)) => v,
@@ -157,6 +158,7 @@ fn wanted(def: AttrDef) -> &'static str {
         D::Str(_) | D::OptStr | D::ReqStr => "a text",
         D::Ints(_) | D::OptInts | D::ReqInts | D::OptDims | D::ReqDims => "a list of integers",
         D::Floats(_) | D::OptFloats => "a list of floats",
+        D::OptStrs => "a list of texts",
         D::OptTensor | D::ReqTensor => "a tensor",
         D::OptDType | D::ReqDType => "an element type",
         D::ReqGraph => "a graph",

@@ -40,11 +40,11 @@ pub const OPS: &[&dyn OpDef] = &[
 ];
 
 /// An operation that is nothing but operations of the table.
-struct Composed {
-    schema: &'static Schema,
+pub(super) struct Composed {
+    pub schema: &'static Schema,
     /// All outputs that are wanted, in the types that the operation promises.
-    build: fn(&Cx, &mut Fragment) -> Result<Vec<ValueId>, OpError>,
-    eval: fn(&Cx) -> Result<Vec<Tensor>, OpError>,
+    pub build: fn(&Cx, &mut Fragment) -> Result<Vec<ValueId>, OpError>,
+    pub eval: fn(&Cx) -> Result<Vec<Tensor>, OpError>,
 }
 
 impl Composed {
@@ -131,11 +131,11 @@ fn refuse_attributes(cx: &Cx, neutral: &[(&str, &[i64])]) -> Result<(), OpError>
 }
 
 /// Whether two extents are different numbers.
-fn differ(a: &Dim, b: &Dim) -> bool {
+pub(super) fn differ(a: &Dim, b: &Dim) -> bool {
     (a.clone() - b.clone()).as_const().is_some_and(|d| d != 0)
 }
 
-fn reshape(g: &mut Fragment, x: ValueId, shape: Vec<Dim>) -> Result<ValueId, OpError> {
+pub(super) fn reshape(g: &mut Fragment, x: ValueId, shape: Vec<Dim>) -> Result<ValueId, OpError> {
     if g.fact(x).shape == shape {
         return Ok(x);
     }
@@ -143,12 +143,12 @@ fn reshape(g: &mut Fragment, x: ValueId, shape: Vec<Dim>) -> Result<ValueId, OpE
     g.apply("Reshape", &attrs, &[x])
 }
 
-fn transpose(g: &mut Fragment, x: ValueId, perm: &[i64]) -> Result<ValueId, OpError> {
+pub(super) fn transpose(g: &mut Fragment, x: ValueId, perm: &[i64]) -> Result<ValueId, OpError> {
     g.apply("Transpose", &[("perm", Attr::Ints(perm.to_vec()))], &[x])
 }
 
 /// The elements of `axis` from `start` up to `end`.
-fn slice(g: &mut Fragment, x: ValueId, axis: usize, start: Dim, end: Dim) -> Result<ValueId, OpError> {
+pub(super) fn slice(g: &mut Fragment, x: ValueId, axis: usize, start: Dim, end: Dim) -> Result<ValueId, OpError> {
     if start.is_zero() && g.fact(x).shape.get(axis) == Some(&end) {
         return Ok(x);
     }
@@ -161,12 +161,12 @@ fn slice(g: &mut Fragment, x: ValueId, axis: usize, start: Dim, end: Dim) -> Res
     g.apply("Slice", &attrs, &[x])
 }
 
-fn concat(g: &mut Fragment, parts: &[ValueId], axis: i64) -> Result<ValueId, OpError> {
+pub(super) fn concat(g: &mut Fragment, parts: &[ValueId], axis: i64) -> Result<ValueId, OpError> {
     g.apply("Concat", &[("axis", Attr::Int(axis))], parts)
 }
 
 /// `0, 1, ...` below `limit`.
-fn count(g: &mut Fragment, limit: &Dim) -> Result<ValueId, OpError> {
+pub(super) fn count(g: &mut Fragment, limit: &Dim) -> Result<ValueId, OpError> {
     let zero = g.constant(Tensor::i64(&[], [0]));
     let attrs = [
         ("delta", Attr::Dims(vec![Dim::ONE])),

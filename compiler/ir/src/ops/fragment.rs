@@ -21,6 +21,21 @@ impl Fragment {
         Self { graph, inputs }
     }
 
+    /// The body of a loop, without inputs yet.
+    pub fn empty(name: &str) -> Self {
+        Self {
+            graph: Graph::new(name),
+            inputs: vec![],
+        }
+    }
+
+    /// One more input.
+    pub fn operand(&mut self, fact: Fact) -> ValueId {
+        let v = self.graph.add_input(&format!("in{}", self.inputs.len()), fact);
+        self.inputs.push(Some(v));
+        v
+    }
+
     /// Input `i` of the node.
     pub fn input(&self, i: usize) -> Option<ValueId> {
         self.inputs.get(i).copied().flatten()
@@ -116,10 +131,15 @@ impl Fragment {
     }
 
     /// A graph whose outputs are `outputs`.
-    pub fn finish(mut self, outputs: &[ValueId]) -> Lowering {
+    pub fn closed(mut self, outputs: &[ValueId]) -> Graph {
         for (i, v) in outputs.iter().enumerate() {
             self.graph.add_output(&format!("out{i}"), *v);
         }
-        Lowering::Decompose(Box::new(self.graph))
+        self.graph
+    }
+
+    /// The decomposition whose outputs are `outputs`.
+    pub fn finish(self, outputs: &[ValueId]) -> Lowering {
+        Lowering::Decompose(Box::new(self.closed(outputs)))
     }
 }

@@ -23,6 +23,7 @@ pub mod norms;
 mod pad;
 pub(crate) mod pointwise;
 pub mod pool;
+mod recurrent;
 pub mod reduce;
 mod resample;
 mod reshape;
@@ -58,6 +59,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Gather and scatter", gather::OPS),
     ("Contractions", contraction::OPS),
     ("Attention", attention::OPS),
+    ("Recurrent layers", recurrent::OPS),
     ("Convolution", conv::OPS),
     ("Pooling", pool::OPS),
     ("Resize", resize::OPS),

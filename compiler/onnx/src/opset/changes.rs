@@ -48,6 +48,11 @@ pub(super) fn inference_only(d: &mut Draft) -> Result<(), OpError> {
     d.take_int("is_test").map(drop)
 }
 
+/// 7: whether Y is there is said by its name alone.
+pub(super) fn whole_sequence(d: &mut Draft) -> Result<(), OpError> {
+    d.take_int("output_sequence").map(drop)
+}
+
 /// 7: one scale per axis.
 pub(super) fn upsample_height_width(d: &mut Draft) -> Result<(), OpError> {
     match (d.take_float("height_scale")?, d.take_float("width_scale")?) {

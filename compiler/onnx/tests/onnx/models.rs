@@ -53,6 +53,13 @@ pub fn text(name: &str, s: &'static str) -> AttributeProto {
     }
 }
 
+pub fn texts(name: &str, list: &[&'static str]) -> AttributeProto {
+    AttributeProto {
+        strings: list.iter().map(|s| (*s).into()).collect(),
+        ..attr(name, attribute_type::STRINGS)
+    }
+}
+
 pub fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto {
         ints: ints.to_vec(),

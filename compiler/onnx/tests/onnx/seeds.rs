@@ -376,6 +376,7 @@ pub fn wild(r: &mut Random) -> ModelProto {
                 D::Float(_) | D::OptFloat => float(name, f32::from_bits(r.next() as u32)),
                 D::Str(_) | D::OptStr | D::ReqStr => text(name, r.pick(&TEXTS).copied().unwrap_or("")),
                 D::Floats(_) | D::OptFloats => floats(name, &[0.5, -1.0][..r.below(3)]),
+                D::OptStrs => texts(name, &TEXTS[..r.below(3)]),
                 D::OptTensor | D::ReqTensor => tensor_attr(name, f32s("", &[1], &[2.0])),
                 D::OptDType | D::ReqDType => int(name, r.below(17) as i64),
                 D::Ints(_) | D::OptInts | D::ReqInts | D::OptDims | D::ReqDims | D::ReqGraph => ints(name, &list(r)),
