@@ -100,7 +100,7 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     observe(Event::Begin(phase));
     let mut run = |pass| run_pass(pass, graph, options, observe);
 
-    // What a runtime has fused for itself is taken apart: below, each thing has one name.
+    // What a runtime has fused for itself is taken apart, and recurrent layers: below, each thing has one name.
     run("contributed")?;
     // Shape arithmetic is in the way of everything else: afterwards shapes are attributes, and few nodes compute them.
     run("known_shapes")?;
