@@ -134,7 +134,8 @@ fn kernels(text: &str) -> usize {
     cameo::pipeline::optimize(&mut g, &cameo::Options::default(), &mut |_| {}).expect("optimizes");
     let machine = cameo::Target::default().machine().expect("this machine");
     let target = cameo::artifact::kernel_target(&machine);
-    let program = cameo::pipeline::partition(&g, target, &mut |_| {}).expect("kernels for all");
+    let program =
+        cameo::pipeline::partition(&g, target, &cameo::Options::default(), &mut |_| {}).expect("kernels for all");
     program.kernels.len()
 }
 
@@ -261,6 +262,50 @@ fn convolutional_network() {
         &[("B", 3), ("H", 32)],
     ];
     check(text, sizes);
+}
+
+/// Convolutions in Winograd's form with what may surround them: odd sizes and pads, a residual that dies, one that is read
+/// again, a long epilogue, tails of channels, an upsampled input.
+#[test]
+fn winograd_convolutions() {
+    let text = r#"graph @net (%0 "image": f32[B,6,H,W]) symbols B=1.., H=3.., W=2.. {
+        weight %1: f32[] = dense(0.02)
+        weight %10: f32[32,6,1,1] = blob("w0")
+        weight %11: f32[32,32,3,3] = blob("w1")
+        weight %12: f32[32] = blob("b1")
+        weight %13: f32[20,32,3,3] = blob("w2")
+        weight %14: f32[40,20,3,3] = blob("w3")
+        weight %15: f32[40] = blob("b3")
+        weight %16: f32[32,40,3,3] = blob("w4")
+        %20 = Mul(%0, %1)
+        %21 = Conv(%20, %10)
+        %22 = Conv(%21, %11, %12) {pads=[1,1,1,1]}
+        %23 = Add(%22, %21)
+        %24 = Relu(%23)
+        %25 = Mul(%24, %1)
+        %26 = Conv(%25, %13) {pads=[2,0,1,3]}
+        %27 = Gelu(%26)
+        %28 = Mul(%27, %1)
+        %29 = Conv(%28, %14, %15) {pads=[0,1,1,1]}
+        %30 = Sigmoid(%29)
+        %31 = Mul(%29, %30)
+        %32 = Mul(%31, %1)
+        %33 = Resize(%32) {scales=floats[1.0,1.0,2.0,2.0], coordinate_transformation_mode="asymmetric", nearest_mode="floor"}
+        %34 = Conv(%33, %16) {pads=[1,1,1,1]}
+        return %34 "y", %24 "features"
+    }"#;
+    let sizes: &[Sizes] = &[
+        &[("B", 1), ("H", 3), ("W", 2)],
+        &[("B", 2), ("H", 13), ("W", 6)],
+        &[("B", 1), ("H", 33), ("W", 29)],
+        &[("B", 5), ("H", 8), ("W", 8)],
+    ];
+    check(text, sizes);
+    for fixed in [["1", "14", "14"], ["3", "7", "9"]] {
+        let [b, h, w] = fixed;
+        let text = text.replace("[B,6,H,W]", &format!("[{b},6,{h},{w}]"));
+        check(&text.replace("symbols B=1.., H=3.., W=2..", ""), &[&[]]);
+    }
 }
 
 /// Convolutions that differ in one thing each, over odd sizes.

@@ -74,7 +74,9 @@ fn part(case: &Case, form: Form, problems: &mut Vec<String>) -> Option<Part> {
     let what = format!("{} {form:?}", case.text);
     let formed = case.form(form, 1)?;
     let target = kernel_target(&cameo::Target::default().machine().expect("this machine"));
-    match catch_unwind(AssertUnwindSafe(|| cameo_kernel::partition(&formed.graph, target))) {
+    match catch_unwind(AssertUnwindSafe(|| {
+        cameo_kernel::partition(&formed.graph, target, Default::default())
+    })) {
         Ok(Ok(_)) => {}
         Ok(Err(errors)) => {
             let open = errors.iter().all(|e| matches!(e.error, OpError::Unsupported(_)));

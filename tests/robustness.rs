@@ -55,7 +55,7 @@ fn inspect(model: &Path, options: &Options) -> (Stage, Option<Diagnostics>) {
     if let Err(problems) = pipeline::optimize(&mut graph, options, silent) {
         return (Stage::Imported, Some(problems));
     }
-    match pipeline::partition(&graph, &x86_64::V4, silent) {
+    match pipeline::partition(&graph, &x86_64::V4, &Options::default(), silent) {
         Ok(program) => {
             let flops = program
                 .steps

@@ -13,6 +13,8 @@ examples=$root/examples
 search=$examples/semantic-search
 cd "$root" || exit 1
 export LC_ALL=C CARGO_TERM_COLOR=never
+# Nothing is built twice here, and what rebuilds would need takes gigabytes.
+export CARGO_INCREMENTAL=0
 
 # shellcheck source=examples/setup.sh
 . "$examples/setup.sh"

@@ -234,7 +234,7 @@ fn work(mut g: Graph) -> usize {
     let before = allocations::bytes();
     let silent = &mut |_: cameo::Event| {};
     pipeline::optimize(&mut g, &Options::default(), silent).expect("passes");
-    pipeline::partition(&g, &x86_64::V4, silent).expect("a program");
+    pipeline::partition(&g, &x86_64::V4, &Options::default(), silent).expect("a program");
     allocations::bytes() - before
 }
 

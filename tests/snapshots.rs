@@ -8,7 +8,7 @@ use cameo_codegen::emit::kernel::emit_kernels;
 use cameo_codegen::{Context, Module};
 use cameo_ir::{Graph, text};
 use cameo_kernel::targets::Tile;
-use cameo_kernel::{Program, Target, memory, partition, print};
+use cameo_kernel::{Choices, Program, Target, memory, partition, print};
 use cameo_tests::model::optimized;
 use cameo_tests::source;
 
@@ -22,6 +22,7 @@ const TINY: Target = Target {
         efficiency: 90,
     }],
     l2: 64 << 10,
+    l3: 1 << 20,
 };
 
 /// Self-attention over 3 heads of 4 as an exporter writes it: shapes are computed, the mask is made of integers.
@@ -92,6 +93,20 @@ const CONVOLUTIONS: &str = r#"graph @convolutions (%0 "image": f32[N,3,6,6]) sym
     return %27 "features"
 }"#;
 
+/// A residual block whose windows take Winograd's form.
+const WINOGRAD: &str = r#"graph @winograd (%0 "image": f32[N,6,H,9]) symbols N=1.., H=1.. {
+    weight %1 "w0": f32[16,6,1,1] = blob("w0")
+    weight %2 "w1": f32[24,16,3,3] = blob("w1")
+    weight %3 "b1": f32[24] = blob("b1")
+    weight %4 "w2": f32[16,24,3,3] = blob("w2")
+    %10 = Conv(%0, %1) from "conv0"
+    %11 = Conv(%10, %2, %3) {pads=[1,1,1,1]} from "conv1"
+    %12 = Relu(%11) from "relu1"
+    %13 = Conv(%12, %4) {pads=[1,1,1,1]} from "conv2"
+    %14 = Add(%13, %10) from "residual"
+    return %14 "y"
+}"#;
+
 const SOFTMAX: &str = r#"graph @softmax (%0 "x": f32[N,10]) symbols N=1.. {
     %1 = Softmax(%0)
     return %1 "y"
@@ -117,7 +132,7 @@ fn after_passes(source: &str) -> Graph {
 }
 
 fn program(source: &str) -> Program {
-    partition(&after_passes(source), &TINY).unwrap_or_else(|e| panic!("{e:?}"))
+    partition(&after_passes(source), &TINY, Choices::default()).unwrap_or_else(|e| panic!("{e:?}"))
 }
 
 /// The program's kernels as text.
@@ -147,6 +162,7 @@ fn graphs_after_the_passes() {
 fn programs() {
     insta::assert_snapshot!("attention_program", kernels(ATTENTION));
     insta::assert_snapshot!("convolutions_program", kernels(CONVOLUTIONS));
+    insta::assert_snapshot!("winograd_program", kernels(WINOGRAD));
 }
 
 #[test]

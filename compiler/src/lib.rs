@@ -47,6 +47,8 @@ pub struct Options {
     /// Passes that are left out, by name: to find the one that is to blame, or to see what it is worth. What depends on one
     /// may then be slower, or not be compiled at all.
     pub disabled_passes: Vec<String>,
+    /// Convolutions are sums of products, never Winograd's form, whose results differ by some 1e-6 of their size.
+    pub exact_conv: bool,
     /// Verify the graph after every pass; builds with debug assertions always do.
     pub verify: bool,
     /// Keep MLIR and LLVM IR as text, for dumps.
@@ -65,6 +67,7 @@ impl Default for Options {
             name: None,
             emit: Emit::Exe,
             disabled_passes: vec![],
+            exact_conv: false,
             verify: false,
             keep_text: false,
             stop_after: None,

@@ -17,7 +17,7 @@ use cameo_ir::rewrite::Report;
 use cameo_ir::verify::{VerifyError, verify};
 use cameo_ir::{Graph, ValueId, text};
 use cameo_kernel::memory::{self, MemoryPlan};
-use cameo_kernel::{LowerError, Program};
+use cameo_kernel::{Choices, LowerError, Program};
 use cameo_onnx::ImportOptions;
 use cameo_passes::slice::Slice;
 
@@ -49,7 +49,8 @@ pub fn run(
     }
 
     // Operations become kernels with schedules, and every tensor a place in memory.
-    let program = partition(&graph, artifact::kernel_target(&machine), observe).map_err(|d| d.with_source(model))?;
+    let program =
+        partition(&graph, artifact::kernel_target(&machine), options, observe).map_err(|d| d.with_source(model))?;
     if stop(Phase::Partition) {
         return Ok(None);
     }
@@ -166,11 +167,15 @@ const MAX_ROUNDS: usize = 8;
 pub fn partition(
     graph: &Graph,
     target: &cameo_kernel::Target,
+    options: &Options,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Program, Diagnostics> {
     let stage = Stage::phase(Phase::Partition);
     observe(Event::Begin(stage));
-    let program = cameo_kernel::partition(graph, target).map_err(|errors| lower_errors(graph, errors))?;
+    let choices = Choices {
+        exact_conv: options.exact_conv,
+    };
+    let program = cameo_kernel::partition(graph, target, choices).map_err(|errors| lower_errors(graph, errors))?;
     let plan = memory::plan(&program);
     observe(Event::End(stage, Product::Program(&program, &plan)));
     Ok(program)

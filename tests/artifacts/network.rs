@@ -101,7 +101,7 @@ pub fn write(graph: &Graph, emit: Emit, folder: &Path) -> Vec<PathBuf> {
     let mut written = || {
         let graph = optimized(graph).expect("the passes run");
         let machine = target.machine()?;
-        let program = pipeline::partition(&graph, kernel_target(&machine), silent)?;
+        let program = pipeline::partition(&graph, kernel_target(&machine), &Options::default(), silent)?;
         let artifact = pipeline::generate(program, machine, &options, silent)?;
         let path = if emit == Emit::Exe {
             folder.join("network")

@@ -298,6 +298,10 @@ pub const CASES: &[&str] = &[
     "LSTM(f32[4,3,5], f32[1,28,5], f32[1,28,7]) {activations=strs[\"HardSigmoid\", \"Softsign\", \"ScaledTanh\"], activation_alpha=floats[0.25,1.5], activation_beta=floats[0.5,0.75]}",
     // Convolution
     "Conv(T[2,3,7,9], T[5,3,3,3], T[5]) {pads=[1,1,1,1]} : f32 f64 f16",
+    // Winograd's form, where the weight is one: its error is that of sums of 1 here.
+    "Conv(T[2,16,13,11], T[24,16,3,3] @ -0.05..0.05, T[24]) {pads=[1,0,2,1]}",
+    "Conv(T[1,20,6,9], T[16,20,3,3] @ -0.05..0.05) {pads=[1,1,1,1]}",
+    "Conv(T[3,16,3,4], T[17,16,3,3] @ -0.05..0.05)",
     "Conv(T[1,3,9,11], T[18,3,3,2]) {strides=[2,3], dilations=[2,1]}",
     "Conv(T[1,5,6,7], T[20,5,1,1], T[20])",
     "Conv(T[1,6,7,7], T[6,1,3,3]) {group=6, pads=[1,1,1,1]}",

@@ -161,7 +161,7 @@ impl Aligned {
 fn build(graph: &Graph, target: &Target, options: &Options) -> Result<Vec<(String, Vec<u8>)>, cameo::Diagnostics> {
     let silent = &mut |_: cameo::Event| {};
     let machine = target.machine()?;
-    let program = pipeline::partition(graph, kernel_target(&machine), silent)?;
+    let program = pipeline::partition(graph, kernel_target(&machine), options, silent)?;
     let artifact = pipeline::generate(program, machine, options, silent)?;
     let folder = tempfile::tempdir().expect("a folder");
     let output = Output {

@@ -153,6 +153,10 @@ fn effort(kernel: &KernelBody) -> usize {
         KernelBody::Nest(nest) => nest.body.nodes().len() * (1 + nest.reductions.len() + nest.stores.len()),
         // A micro-kernel for each height of the tile, the epilogue in each.
         KernelBody::Contraction(c) => c.schedule.mr * (c.schedule.mr * c.schedule.nv + 4 * c.epilogue.nodes().len()),
+        KernelBody::Winograd(w) => {
+            let (tile, outputs) = (w.schedule.product, w.schedule.side * w.schedule.side);
+            tile.mr * tile.mr * tile.nv + 4 * outputs * w.epilogue.nodes().len()
+        }
         KernelBody::Chain(c) => c.links.iter().map(effort).sum(),
     }
 }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use cameo_abi::{ABI_VERSION, ALIGNMENT, WEIGHTS_MAGIC, WeightsHasher, WeightsHeader};
 use cameo_ir::interp::{self, RunError};
 use cameo_kernel::program::{Pack, Program, Weight};
+use cameo_kernel::winograd::weight_transform;
 
 /// Bytes of the header of a weights file.
 pub const HEADER_BYTES: u64 = size_of::<WeightsHeader>() as u64;
@@ -144,6 +145,7 @@ fn with_bytes<T>(
         return take(value.bytes());
     };
     let packed = match weight.dtype.size() {
+        _ if pack.windows.is_some() => transformed(pack, value.bytes()),
         1 => packed::<1>(pack, value.bytes()),
         2 => packed::<2>(pack, value.bytes()),
         4 => packed::<4>(pack, value.bytes()),
@@ -199,6 +201,43 @@ fn packed<const SIZE: usize>(pack: &Pack, source: &[u8]) -> Option<Vec<u8>> {
             scope.spawn(|| fill(0..half, left));
             fill(half..blocks, right);
         });
+    }
+    Some(out)
+}
+
+/// The panels of every point of transformed windows (see [`cameo_kernel::winograd`]), computed in `f64`.
+fn transformed(pack: &Pack, source: &[u8]) -> Option<Vec<u8>> {
+    let windows = pack.windows?;
+    let (source, _) = source.as_chunks::<4>();
+    let taps = windows.strides.map(|s| (3, s));
+    let with_taps = Pack {
+        k: pack.k.iter().copied().chain(taps).collect(),
+        ..pack.clone()
+    };
+    if pack.panel == 0 || !in_bounds(&with_taps, source.len()) {
+        return None;
+    }
+    let g = weight_transform(windows.side);
+    let (k, taps) = (positions(&pack.k), positions(&taps));
+    let panels = pack.n.0.div_ceil(pack.panel);
+    let point = panels.checked_mul(k.len())?.checked_mul(pack.panel)?;
+    let mut out = vec![0; point.checked_mul(g.len() * g.len() * 4)?];
+    let (floats, _) = out.as_chunks_mut::<4>();
+    for n in 0..pack.n.0 {
+        let column = n / pack.panel * k.len() * pack.panel + n % pack.panel;
+        for (row, at) in k.iter().enumerate() {
+            let base = pack.offset + n as i64 * pack.n.1 + at;
+            let w: [f64; 9] = std::array::from_fn(|i| f64::from(f32::from_le_bytes(source[(base + taps[i]) as usize])));
+            // G w, then that times the transpose of G.
+            for (i, gi) in g.iter().enumerate() {
+                let half: [f64; 3] = std::array::from_fn(|x| (0..3).map(|y| gi[y] * w[y * 3 + x]).sum());
+                for (j, gj) in g.iter().enumerate() {
+                    let u: f64 = half.iter().zip(gj).map(|(a, b)| a * b).sum();
+                    let at = (i * g.len() + j) * point + column + row * pack.panel;
+                    floats[at] = (u as f32).to_le_bytes();
+                }
+            }
+        }
     }
     Some(out)
 }
@@ -277,6 +316,7 @@ fn in_bounds(pack: &Pack, len: usize) -> bool {
 mod tests {
     use super::*;
     use cameo_ir::{DType, Tensor};
+    use cameo_kernel::program::Windows;
     use std::io::Cursor;
 
     /// The definition of [`Pack`], element by element.
@@ -318,6 +358,7 @@ mod tests {
             k: k.to_vec(),
             offset,
             panel,
+            windows: None,
         };
         // [K, N]: rows are consecutive. [N, K]: a transpose.
         check(&pack(&[], (100, 1), &[(40, 100)], 0, 16), 4000);
@@ -336,6 +377,40 @@ mod tests {
     }
 
     #[test]
+    fn windows_are_transformed() {
+        // 3 channels, 5 columns in panels of 4; only one tap of the window of column n and channel c is not 0.
+        for side in [2, 4] {
+            let pack = Pack {
+                batch: vec![],
+                n: (5, 27),
+                k: vec![(3, 9)],
+                offset: 0,
+                panel: 4,
+                windows: Some(Windows { side, strides: [3, 1] }),
+            };
+            let g = weight_transform(side);
+            let points = g.len();
+            for (n, c, y, x) in [(0, 0, 0, 0), (3, 1, 1, 1), (4, 2, 2, 0), (1, 2, 1, 2)] {
+                let mut source = [0f32; 5 * 27];
+                source[n * 27 + c * 9 + y * 3 + x] = 2.0;
+                let mut want = vec![0f32; points * points * 2 * 3 * 4];
+                for i in 0..points {
+                    for j in 0..points {
+                        let at = (((i * points + j) * 2 + n / 4) * 3 + c) * 4 + n % 4;
+                        want[at] = (2.0 * g[i][y] * g[j][x]) as f32;
+                    }
+                }
+                let got = transformed(&pack, &bytes(&source)).expect("in bounds");
+                // Compared as numbers: a product with a zero tap may be -0.
+                let (got, _) = got.as_chunks::<4>();
+                let got: Vec<f32> = got.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                assert_eq!(got, want, "{side}: {n} {c} {y} {x}");
+            }
+            assert!(transformed(&pack, &[0; 4 * 134]).is_none());
+        }
+    }
+
+    #[test]
     fn positions_outside_are_refused() {
         let pack = Pack {
             batch: vec![],
@@ -343,6 +418,7 @@ mod tests {
             k: vec![(5, 1)],
             offset: 0,
             panel: 4,
+            windows: None,
         };
         assert!(packed::<1>(&pack, &[0; 20]).is_some());
         assert!(packed::<1>(&pack, &[0; 19]).is_none());
@@ -361,6 +437,7 @@ mod tests {
             k: vec![(2, 1)],
             offset: 0,
             panel: 2,
+            windows: None,
         };
         program.weights.push(Weight {
             value,

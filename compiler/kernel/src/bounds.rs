@@ -53,6 +53,8 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
                 }
                 (c.batch.len() + 2, &c.epilogue)
             }
+            // What is outside of the input is never read.
+            KernelBody::Winograd(w) => (4, &w.epilogue),
             KernelBody::Chain(_) => continue,
         };
         for e in body.nodes() {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use cameo_ir::interp::{constant_cost, eval_constant};
 use cameo_ir::structured::{Body, Compute, Expr, ExprId, Scalar};
-use cameo_ir::{Bounds, Dim, Origin, Sym, ValueId};
+use cameo_ir::{Bounds, Dim, Graph, Origin, Sym, ValueId};
 use rustc_hash::FxHashMap;
 
-use crate::bounds;
 use crate::classify::{Class, Info};
 use crate::expand::LowerError;
 use crate::group::{Group, Groups};
@@ -17,6 +16,7 @@ use crate::program::{
     Weight,
 };
 use crate::targets::Target;
+use crate::{Choices, bounds};
 
 /// A materialised value: where it is and in which axis order (outermost axis first).
 #[derive(Clone, Debug)]
@@ -28,6 +28,9 @@ pub struct Placed {
 pub struct Builder<'a> {
     pub info: &'a Info,
     pub target: &'a Target,
+    pub choices: Choices,
+    /// Of all weights as the model has them.
+    pub(crate) weight_bytes: usize,
     pub program: Program,
     pub placed: FxHashMap<ValueId, Placed>,
     pub(crate) kernels: Kernels,
@@ -45,7 +48,7 @@ pub struct Builder<'a> {
 const SCALAR_COST: u64 = 1 << 22;
 
 /// Builds the whole program from formed groups.
-pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, Vec<LowerError>> {
+pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) -> Result<Program, Vec<LowerError>> {
     let g = &info.graph;
     let io = |name: &Arc<str>, v: ValueId| Io {
         name: name.clone(),
@@ -55,6 +58,8 @@ pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, V
     let mut b = Builder {
         info,
         target,
+        choices,
+        weight_bytes: weight_bytes(g),
         program: Program {
             name: g.name.clone(),
             symbols: g.symbols.iter().map(|(n, r)| (n.clone(), *r)).collect(),
@@ -104,6 +109,15 @@ pub fn build(info: &Info, groups: &Groups, target: &Target) -> Result<Program, V
     b.copy_outputs().map_err(|e| vec![e])?;
     b.program.kernels = b.kernels.list;
     Ok(b.program)
+}
+
+fn weight_bytes(g: &Graph) -> usize {
+    let bytes = |v: ValueId| {
+        let fact = g.fact(v);
+        let shape = fact.static_shape().filter(|_| g.constant(v).is_some())?;
+        Some(shape.iter().product::<usize>() * fact.dtype.size())
+    };
+    g.value_ids().filter_map(bytes).sum()
 }
 
 /// A kernel under construction.

@@ -399,6 +399,7 @@ fn rename(body: &mut KernelBody, number: &dyn Fn(usize) -> usize, local: &dyn Fn
             stores(&mut c.stores);
             c.stores.iter_mut().for_each(|s| s.root = map[s.root as usize]);
         }
-        KernelBody::Chain(_) => {}
+        // Not links.
+        KernelBody::Winograd(_) | KernelBody::Chain(_) => {}
     }
 }

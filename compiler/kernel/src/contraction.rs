@@ -15,15 +15,15 @@ use crate::select;
 const FULLER: f64 = 1.5;
 
 /// A factor with its views followed.
-struct Side {
-    value: ValueId,
-    constant: bool,
-    index: Vec<Dim>,
-    fill: bool,
+pub(crate) struct Side {
+    pub value: ValueId,
+    pub constant: bool,
+    pub index: Vec<Dim>,
+    pub fill: bool,
 }
 
 impl Side {
-    fn uses(&self, iter: usize) -> bool {
+    pub fn uses(&self, iter: usize) -> bool {
         self.index.iter().any(|d| d.uses(&Sym::Iter(iter as u32)))
     }
 }
@@ -63,7 +63,7 @@ impl Builder<'_> {
         })
     }
 
-    fn side_buffer(&self, s: &Side) -> Buffer {
+    pub(crate) fn side_buffer(&self, s: &Side) -> Buffer {
         match self.placed.get(&s.value) {
             Some(p) => self.buffer_of(s.value, &p.order),
             None => self.buffer_of(s.value, &(0..self.info.graph.fact(s.value).rank()).collect::<Vec<_>>()),
@@ -169,6 +169,10 @@ impl Builder<'_> {
             };
             let storage = self.place(*v, order.clone());
             exits.push((*v, storage, order));
+        }
+
+        if let Some(w) = self.windows(&c, &a, &b, n) {
+            return self.winograd(g, &c, &a, &w, &exits);
         }
 
         // Roles, in the memory order of the first exit.
@@ -343,6 +347,7 @@ impl Builder<'_> {
                     n,
                     k,
                     offset: offset.as_const()?,
+                    windows: None,
                     panel,
                 })
             })();
@@ -395,36 +400,7 @@ impl Builder<'_> {
             }
         };
 
-        // The epilogue: members at the kernel's iterators.
-        let acc = d.body.push(Expr::Load {
-            operand: ACC,
-            dtype: DType::F32,
-            index: vec![],
-            fill: None,
-        });
-        d.own.insert(out, acc);
-        let mut origin = Origin::default();
-        for node in &g.members {
-            origin = origin.merge(&self.info.graph.node(*node).origin);
-            if *node == g.seed {
-                continue;
-            }
-            let u = self.info.loops[node][0].clone();
-            let iters: Vec<Dim> = g.iters[node].iter().map(|x| x.at(&sub)).collect();
-            let root = self.inline(&mut d, *node, &u, &iters)?;
-            let root = d.body.cast(u.dtype, root);
-            d.own.insert(self.info.graph.node(*node).outputs[0], root);
-        }
-        let mut stores = vec![];
-        for (v, storage, order) in &exits {
-            let buffer = self.buffer_of(*v, order);
-            let buffer = d.buffer(*storage, buffer);
-            stores.push(Store {
-                buffer,
-                index: at(&g.coords[v], &sub, &k),
-                root: d.own[v],
-            });
-        }
+        let (origin, stores) = self.epilogue(&mut d, g, &sub, &exits)?;
         let flops = Dim::product(&extents) * Dim::from(2i64);
         let body = KernelBody::Contraction(Contraction {
             batch: batch_extents,
@@ -441,5 +417,46 @@ impl Builder<'_> {
         let values = exits.iter().map(|(v, s, _)| (*v, *s)).collect();
         self.push(d.buffers, d.storages, body, flops.clone(), flops, origin, values);
         Ok(())
+    }
+
+    /// The members after the sum, at the kernel's iterators, of which `sub` are those of the seed's loops.
+    pub(crate) fn epilogue(
+        &mut self,
+        d: &mut Draft,
+        g: &Group,
+        sub: &[Dim],
+        exits: &[(ValueId, usize, Vec<usize>)],
+    ) -> Result<(Origin, Vec<Store>), LowerError> {
+        let acc = d.body.push(Expr::Load {
+            operand: ACC,
+            dtype: DType::F32,
+            index: vec![],
+            fill: None,
+        });
+        d.own.insert(self.info.graph.node(g.seed).outputs[0], acc);
+        let mut origin = Origin::default();
+        for node in &g.members {
+            origin = origin.merge(&self.info.graph.node(*node).origin);
+            if *node == g.seed {
+                continue;
+            }
+            let u = self.info.loops[node][0].clone();
+            let iters: Vec<Dim> = g.iters[node].iter().map(|x| x.at(sub)).collect();
+            let root = self.inline(d, *node, &u, &iters)?;
+            let root = d.body.cast(u.dtype, root);
+            d.own.insert(self.info.graph.node(*node).outputs[0], root);
+        }
+        let mut stores = vec![];
+        for (v, storage, order) in exits {
+            let buffer = self.buffer_of(*v, order);
+            let buffer = d.buffer(*storage, buffer);
+            let index: Vec<Dim> = g.coords[v].iter().map(|x| x.at(sub)).collect();
+            stores.push(Store {
+                buffer,
+                index: d.simplify(&index),
+                root: d.own[v],
+            });
+        }
+        Ok((origin, stores))
     }
 }

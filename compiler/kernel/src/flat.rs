@@ -64,6 +64,11 @@ fn fixed(kernel: &Kernel) -> Vec<bool> {
                 }
                 &c.epilogue
             }
+            KernelBody::Winograd(w) => {
+                out[w.a.buffer] = true;
+                out[w.b] = true;
+                &w.epilogue
+            }
             KernelBody::Chain(_) => continue,
         };
         for e in body.nodes() {
@@ -163,7 +168,7 @@ mod tests {
             let y = g.apply("MatMul", &[], &[x, w]).expect("legal");
             g.add_output(&format!("y{i}"), y);
         }
-        crate::partition(&g, &V4).expect("partitions")
+        crate::partition(&g, &V4, crate::Choices::default()).expect("partitions")
     }
 
     #[test]
@@ -189,7 +194,7 @@ mod tests {
             .apply("ReduceMax", &[("axes", Attr::Dims(vec![Dim::ONE]))], &[x])
             .expect("legal");
         g.add_output("y", y);
-        let p = crate::partition(&g, &V4).expect("partitions");
+        let p = crate::partition(&g, &V4, crate::Choices::default()).expect("partitions");
         assert_eq!(p.steps[0].dims.len(), 2);
     }
 
@@ -205,7 +210,7 @@ mod tests {
         let flat = Attr::Dims(vec![Dim::sym("B") * Dim::from(18i64)]);
         let y = g.apply("Reshape", &[("shape", flat)], &[padded]).expect("legal");
         g.add_output("y", y);
-        let p = crate::partition(&g, &V4).expect("partitions");
+        let p = crate::partition(&g, &V4, crate::Choices::default()).expect("partitions");
         let read = &p.kernels[p.steps[0].kernel].buffers[0];
         assert_eq!(read.extents.len(), 3);
     }

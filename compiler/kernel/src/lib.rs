@@ -20,6 +20,7 @@ pub mod select;
 pub mod split;
 pub mod targets;
 pub mod traffic;
+pub mod winograd;
 
 #[cfg(test)]
 mod testing;
@@ -30,11 +31,18 @@ pub use targets::Target;
 
 use cameo_ir::Graph;
 
+/// What may be chosen about kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// Convolutions are sums of products, never Winograd's form.
+    pub exact_conv: bool,
+}
+
 /// Groups the nodes of a graph into kernels for a target.
-pub fn partition(graph: &Graph, target: &Target) -> Result<Program, Vec<LowerError>> {
+pub fn partition(graph: &Graph, target: &Target, choices: Choices) -> Result<Program, Vec<LowerError>> {
     let info = classify::Info::new(expand::expand(graph)?);
     let groups = group::form(&info);
-    let mut program = build::build(&info, &groups, target)?;
+    let mut program = build::build(&info, &groups, target, choices)?;
     chain::fuse(&mut program, target);
     split::reductions(&mut program);
     Ok(program)
@@ -128,6 +136,7 @@ mod tests {
                     BOperand::Direct(_) => "direct",
                     BOperand::Gathered(_) => "gathered",
                 },
+                KernelBody::Winograd(_) => "winograd",
                 KernelBody::Chain(_) => "chain",
             })
             .collect();
@@ -142,10 +151,11 @@ mod tests {
     #[test]
     fn convolutions_keep_channels_innermost_and_absorb_what_follows() {
         let p = convolutions();
-        // Convolution with ReLU, depthwise, pointwise with the residual, pooling, and the copy of nothing else.
+        // The input with its channels innermost, convolution with ReLU, depthwise, pointwise with the residual, pooling, and
+        // the copy of nothing else.
         assert_eq!(
             p.steps.len(),
-            4,
+            5,
             "{}",
             crate::print::program(&p, &crate::memory::plan(&p))
         );

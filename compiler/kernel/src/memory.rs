@@ -242,7 +242,7 @@ mod tests {
         let p = g.apply("Softmax", &[], &[logits]).expect("legal");
         let y = g.apply("MatMul", &[], &[w, p]).expect("legal");
         g.add_output("y", y);
-        let p = crate::partition(&g, &crate::targets::x86_64::V4).expect("compiles");
+        let p = crate::partition(&g, &crate::targets::x86_64::V4, crate::Choices::default()).expect("compiles");
         let lives = lifetimes(&p);
         let owner = owners(&p, &lives);
         assert!((0..owner.len()).any(|i| owner[i] != i));

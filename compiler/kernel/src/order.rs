@@ -47,6 +47,7 @@ impl Builder<'_> {
             k: vec![],
             offset: 0,
             panel: shape[axis],
+            windows: None,
         };
         let elements = shape.iter().product();
         let storage = self.weight(Weight {

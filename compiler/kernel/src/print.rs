@@ -32,10 +32,10 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
             Place::Input(n) => writeln!(out, "input {n}")?,
             Place::Output(n) => writeln!(out, "output {n}")?,
             Place::Weight(n) => {
-                let packed = p.weights[n]
-                    .pack
-                    .as_ref()
-                    .map_or(String::new(), |k| format!(" in panels of {}", k.panel));
+                let packed = p.weights[n].pack.as_ref().map_or(String::new(), |k| {
+                    let by_point = if k.windows.is_some() { " by point" } else { "" };
+                    format!(" in panels of {}{by_point}", k.panel)
+                });
                 writeln!(out, "weight {n}{packed}")?;
             }
             Place::Arena => match &plan.offsets[i] {
@@ -121,6 +121,23 @@ fn write_kernel(out: &mut String, k: &Kernel, body: &KernelBody) -> fmt::Result 
             }
             write_body(out, &c.epilogue)?;
             write_stores(out, &c.stores)
+        }
+        KernelBody::Winograd(w) => {
+            writeln!(
+                out,
+                "{} images {} y {} x {} n {} channels {}",
+                w.schedule.form(),
+                w.images,
+                w.height,
+                w.width,
+                w.n,
+                w.channels
+            )?;
+            writeln!(out, "    schedule {}", w.schedule)?;
+            writeln!(out, "    A = b{}[{}] or 0", w.a.buffer, list(&w.a.index))?;
+            writeln!(out, "    B = b{} packed by point", w.b)?;
+            write_body(out, &w.epilogue)?;
+            write_stores(out, &w.stores)
         }
         KernelBody::Chain(c) => {
             writeln!(out, "chain batch {} m {}", c.batch, c.m)?;

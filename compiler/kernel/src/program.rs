@@ -82,6 +82,17 @@ pub struct Pack {
     pub k: Vec<(usize, i64)>,
     pub offset: i64,
     pub panel: usize,
+    /// `Some`: the elements are those of transformed 3×3 windows, all panels of one point after those of another.
+    pub windows: Option<Windows>,
+}
+
+/// The windows of a convolution's weight, of which [`Winograd`] takes the transforms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Windows {
+    /// Outputs per side of a tile.
+    pub side: usize,
+    /// Source strides along y and x.
+    pub strides: [i64; 2],
 }
 
 /// A buffer that a kernel takes: how coordinates become an element offset.
@@ -116,6 +127,7 @@ pub struct Kernel {
 pub enum KernelBody {
     Nest(Nest),
     Contraction(Contraction),
+    Winograd(Winograd),
     Chain(Chain),
 }
 
@@ -242,6 +254,39 @@ pub struct ContractionSchedule {
     pub split: usize,
 }
 
+/// A 3×3 convolution of stride 1 as Winograd's F(s×s, 3×3) (Lavin and Gray, arXiv:1509.09308): tiles of (s+2)² inputs are
+/// transformed, multiplied with transformed weights as (s+2)² contractions over the channels, and transformed back to s²
+/// outputs, then an epilogue on each.
+///
+/// Iterators: image, y, x, output channel, input channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Winograd {
+    pub images: Dim,
+    pub height: Dim,
+    pub width: Dim,
+    pub n: Dim,
+    pub channels: Dim,
+    /// Index of the first element of an output's window; channels are consecutive. What is outside along `axes` is 0.
+    pub a: Operand,
+    /// The axes of A that y and x run along.
+    pub axes: [usize; 2],
+    /// Buffer of the transformed weight: panels by point.
+    pub b: usize,
+    pub epilogue: Body,
+    pub stores: Vec<Store>,
+    pub schedule: WinogradSchedule,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WinogradSchedule {
+    /// Outputs per side of a tile: 2 or 4.
+    pub side: usize,
+    /// Most tiles of a block, whose transforms stay in L2.
+    pub block: usize,
+    /// Of the contractions: tiles are their rows.
+    pub product: ContractionSchedule,
+}
+
 /// Most loops inside of each other that a program may have.
 pub const LOOP_DEPTH: usize = 8;
 
@@ -287,6 +332,20 @@ pub struct Step {
     pub origin: Origin,
     /// Values of the graph that the step materialises, with their storages: what `cameo diff` compares.
     pub values: Vec<(ValueId, usize)>,
+}
+
+impl WinogradSchedule {
+    /// The name of the form: `winograd F(4x4,3x3)`.
+    #[must_use]
+    pub fn form(&self) -> String {
+        format!("winograd F({0}x{0},3x3)", self.side)
+    }
+}
+
+impl fmt::Display for WinogradSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block(tiles={}); {}", self.block, self.product)
+    }
 }
 
 impl fmt::Display for ContractionSchedule {
@@ -437,6 +496,9 @@ impl Kernel {
                 }
                 &c.epilogue
             }
+            // Tiles of the input overlap.
+            KernelBody::Winograd(w) if w.a.buffer == from || w.b == from => return false,
+            KernelBody::Winograd(w) => &w.epilogue,
         };
         let extents = self.body.extents();
         let bounds = Bounds::of(&extents);
@@ -478,6 +540,7 @@ impl KernelBody {
         match self {
             Self::Nest(_) => "nest",
             Self::Contraction(_) => "contraction",
+            Self::Winograd(_) => "winograd",
             Self::Chain(_) => "chain",
         }
     }
@@ -487,6 +550,9 @@ impl KernelBody {
         match self {
             Self::Nest(n) => n.outer.iter().chain(&n.row).cloned().collect(),
             Self::Contraction(c) => c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).cloned().collect(),
+            Self::Winograd(w) => [&w.images, &w.height, &w.width, &w.n, &w.channels]
+                .map(Dim::clone)
+                .into(),
             Self::Chain(_) => vec![],
         }
     }
@@ -503,6 +569,7 @@ impl KernelBody {
         match self {
             Self::Nest(n) => n.stores.iter().collect(),
             Self::Contraction(c) => c.stores.iter().collect(),
+            Self::Winograd(w) => w.stores.iter().collect(),
             Self::Chain(c) => c.links.iter().flat_map(Self::stores).collect(),
         }
     }
@@ -539,6 +606,14 @@ impl KernelBody {
                 }
                 let map = c.epilogue.map_loads(&load);
                 for s in &mut c.stores {
+                    f(s.buffer, &mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
+            Self::Winograd(w) => {
+                f(w.a.buffer, &mut w.a.index);
+                let map = w.epilogue.map_loads(&load);
+                for s in &mut w.stores {
                     f(s.buffer, &mut s.index);
                     s.root = map[s.root as usize];
                 }
@@ -585,6 +660,19 @@ impl KernelBody {
                     s.root = map[s.root as usize];
                 }
             }
+            Self::Winograd(w) => {
+                for d in [&mut w.images, &mut w.height, &mut w.width, &mut w.n, &mut w.channels] {
+                    *d = f(d);
+                }
+                all(&mut w.a.index);
+                let roots: Vec<ExprId> = w.stores.iter().map(|s| s.root).collect();
+                let (body, map) = w.epilogue.rebuild(&roots, f);
+                w.epilogue = body;
+                for s in &mut w.stores {
+                    all(&mut s.index);
+                    s.root = map[s.root as usize];
+                }
+            }
             Self::Chain(c) => {
                 c.links.iter_mut().for_each(|l| l.map_dims(f));
                 all(&mut c.locals);
@@ -620,6 +708,7 @@ impl KernelBody {
                 };
                 panel + zeros
             }
+            Self::Winograd(w) => w.scratch_bytes(),
             // The links run one after another and share what is behind the local tensors.
             Self::Chain(c) => {
                 let links = c.links.iter().map(Self::scratch_bytes);

@@ -43,7 +43,7 @@ impl Builder<'_> {
         let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
         let (inside, operands) = self.with_constants(&given, operands);
         let parts = Parts { body: &inside, ..given };
-        let body = crate::partition(parts.body, self.target)?;
+        let body = crate::partition(parts.body, self.target, self.choices)?;
         let around = |l: &Loop| {
             body.loops
                 .iter()
@@ -387,7 +387,7 @@ mod tests {
                 }}"#
             );
             let g = cameo_ir::text::parse(&text, &|_, _| None).expect("parses");
-            let p = crate::partition(&g, &crate::targets::x86_64::V4).expect("compiles");
+            let p = crate::partition(&g, &crate::targets::x86_64::V4, crate::Choices::default()).expect("compiles");
             let product = p.steps.iter().find_map(|s| match &p.kernels[s.kernel].body {
                 KernelBody::Contraction(c) => Some(matches!(c.b, BOperand::Packed { .. })),
                 _ => None,

@@ -245,8 +245,8 @@ mod tests {
     #[test]
     fn windows_stay_whole() {
         let text = r#"graph @g (%0 "x": f32[1,512,4,4]) {
-          weight %1: f32[16,512,3,3] = blob("w")
-          %2 = Conv(%0, %1) {pads=[1,1,1,1]}
+          weight %1: f32[16,512,5,5] = blob("w")
+          %2 = Conv(%0, %1) {pads=[2,2,2,2]}
           return %2 "y"
         }"#;
         assert_eq!(parts(text), [1]);

@@ -17,7 +17,7 @@ pub fn evaluate(d: &Dim, symbols: &[(&str, i64)]) -> i64 {
 /// The program of a graph in text form; blobs are zeros.
 pub fn program(graph: &str) -> Program {
     let g = cameo_ir::text::parse(graph, &|_, bytes| Some(vec![0; bytes].into())).expect("parses");
-    crate::partition(&g, &V4).expect("compiles")
+    crate::partition(&g, &V4, crate::Choices::default()).expect("compiles")
 }
 
 fn weight(g: &mut Graph, shape: &[usize]) -> ValueId {
@@ -66,7 +66,7 @@ pub fn block(shape: Option<(i64, i64)>) -> Program {
     let (gamma, beta) = (weight(&mut g, &[32]), weight(&mut g, &[32]));
     let y = g.apply("LayerNormalization", &[], &[y, gamma, beta]).expect("legal");
     g.add_output("y", y);
-    crate::partition(&g, &V4).expect("compiles")
+    crate::partition(&g, &V4, crate::Choices::default()).expect("compiles")
 }
 
 /// A residual block: convolution, depthwise and pointwise convolution, global pooling.
@@ -88,5 +88,5 @@ pub fn convolutions() -> Program {
     let z = g.apply("Add", &[], &[z, y]).expect("legal");
     let z = g.apply("GlobalAveragePool", &[], &[z]).expect("legal");
     g.add_output("y", z);
-    crate::partition(&g, &V4).expect("compiles")
+    crate::partition(&g, &V4, crate::Choices::default()).expect("compiles")
 }

@@ -85,6 +85,19 @@ fn accesses(kernel: &Kernel) -> Vec<[Dim; 2]> {
                     BOperand::Direct(o) | BOperand::Gathered(o) => add(o.buffer, 0, &(k * c.n.clone())),
                 }
             }
+            KernelBody::Winograd(w) => {
+                let results = w.images.clone() * w.height.clone() * w.width.clone() * w.n.clone();
+                body(&w.epilogue, &w.stores, &results);
+                // Windows overlap: a tile reads its border once more than its own inputs.
+                let [ty, tx] = w.tiles();
+                let points = Dim::from(w.points() * w.points());
+                add(
+                    w.a.buffer,
+                    0,
+                    &(w.images.clone() * ty * tx * points * w.channels.clone()),
+                );
+                add(w.b, 0, &Dim::product(&kernel.buffers[w.b].extents));
+            }
             // Links are no chains.
             KernelBody::Chain(_) => {}
         }
@@ -99,7 +112,7 @@ mod tests {
     /// Read and written bytes of each step of a graph in text form.
     fn traffic(text: &str) -> Vec<(String, String)> {
         let g = cameo_ir::text::parse(text, &|_, _| None).expect("parses");
-        let p = crate::partition(&g, &V4).expect("compiles");
+        let p = crate::partition(&g, &V4, crate::Choices::default()).expect("compiles");
         let one = |i| {
             let t = p.traffic(i);
             (t.read.to_string(), t.written.to_string())

@@ -19,12 +19,13 @@ pub fn main(args: &DiffArgs) -> Done {
     let options = Options {
         dims: args.dims.clone(),
         disabled_passes: args.without.disabled.clone(),
+        exact_conv: args.without.exact_conv,
         ..Options::default()
     };
     let mut graph = pipeline::import(&args.file, &options, &mut |_| {})?;
     pipeline::optimize(&mut graph, &options, &mut |_| {})?;
     let inputs = arrays::feed(&graph, &args.feed)?;
-    let found = compare(&graph, &args.target.target(), &inputs, args.threads)?;
+    let found = compare(&graph, &args.target.target(), &options, &inputs, args.threads)?;
     if args.all {
         for c in &found.compared {
             show(&format!("step {:4}  {}\n", c.step, c.summary()));
@@ -111,9 +112,15 @@ impl Compared {
 }
 
 /// Runs the graph both ways. A program that ends with an error is a diagnostic.
-pub fn compare(graph: &Graph, target: &Target, inputs: &[Tensor], threads: u32) -> Result<Comparison, Diagnostics> {
+pub fn compare(
+    graph: &Graph,
+    target: &Target,
+    options: &Options,
+    inputs: &[Tensor],
+    threads: u32,
+) -> Result<Comparison, Diagnostics> {
     let machine = target.machine()?;
-    let program = pipeline::partition(graph, artifact::kernel_target(&machine), &mut |_| {})?;
+    let program = pipeline::partition(graph, artifact::kernel_target(&machine), options, &mut |_| {})?;
     // The same loops with every tensor that they write as an output. Later writers of a value complete it.
     let mut loops = program.graph.clone();
     let mut steps: BTreeMap<ValueId, usize> = BTreeMap::new();
@@ -131,7 +138,7 @@ pub fn compare(graph: &Graph, target: &Target, inputs: &[Tensor], threads: u32) 
         loops.add_output(&name, *v);
         names.insert(*v, name);
     }
-    let outputs = match run(&loops, target, inputs, threads)? {
+    let outputs = match run(&loops, target, options, inputs, threads)? {
         Ran::Outputs(outputs) => outputs,
         Ran::Failed(said) => return Err(Diagnostic::invalid(format!("the compiled program failed: {said}")).into()),
     };

@@ -17,10 +17,16 @@ pub enum Ran {
 }
 
 /// Compiles a graph as it is, without passes, and runs it on `inputs`.
-pub fn run(graph: &Graph, target: &Target, inputs: &[Tensor], threads: u32) -> Result<Ran, Diagnostics> {
+pub fn run(
+    graph: &Graph,
+    target: &Target,
+    options: &Options,
+    inputs: &[Tensor],
+    threads: u32,
+) -> Result<Ran, Diagnostics> {
     let machine = target.machine()?;
-    let program = pipeline::partition(graph, artifact::kernel_target(&machine), &mut |_| {})?;
-    let artifact = pipeline::generate(program, machine, &Options::default(), &mut |_| {})?;
+    let program = pipeline::partition(graph, artifact::kernel_target(&machine), options, &mut |_| {})?;
+    let artifact = pipeline::generate(program, machine, options, &mut |_| {})?;
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;
     let exe = folder.path().join("model");
     artifact.write(&Output::new(&exe))?;

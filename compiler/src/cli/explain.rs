@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 
 use cameo_ir::rewrite::{Event, Outcome, Report};
+use cameo_kernel::Program;
+use cameo_kernel::program::{KernelBody, Step};
 use clap::ValueEnum;
 use serde_json::json;
 
 use super::show;
+use crate::Phase;
 use crate::report::outcome;
 
 /// The form of the lines.
@@ -45,6 +48,20 @@ impl Explain {
             }
         }
     }
+}
+
+/// What the kernels do in another way than the operations say.
+pub fn forms(program: &Program) -> Vec<Event> {
+    let form = |step: &Step| match &program.kernels[step.kernel].body {
+        KernelBody::Winograd(w) => Some(Event {
+            pass: Phase::Partition.name(),
+            outcome: Outcome::Applied,
+            nodes: step.origin.clone(),
+            detail: w.schedule.form(),
+        }),
+        _ => None,
+    };
+    program.steps.iter().filter_map(form).collect()
 }
 
 /// The decisions of a sequence of passes.

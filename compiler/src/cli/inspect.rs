@@ -10,7 +10,7 @@ use cameo_kernel::Program;
 use serde_json::{Value, json};
 
 use super::compile::size;
-use super::explain::{Decisions, Explain};
+use super::explain::{Decisions, Explain, forms};
 use super::{Done, Failure, InspectArgs, operators, show};
 use crate::excerpt::Source;
 use crate::report::{self, Report};
@@ -59,7 +59,7 @@ struct Found {
     problems: Option<Diagnostics>,
 }
 
-/// Prints the decisions of the passes; no code is generated.
+/// Prints the decisions of the passes and the forms of kernels; no code is generated.
 fn explain(model: &Path, args: &InspectArgs, form: Explain) -> Done {
     let options = options(args)?;
     let mut graph = pipeline::import(model, &options, &mut |_| {})?;
@@ -72,6 +72,13 @@ fn explain(model: &Path, args: &InspectArgs, form: Explain) -> Done {
         }
     })
     .map_err(|d| d.with_source(model))?;
+    let machine = args.target.target().machine()?;
+    // What has no kernel is told by `cameo inspect` itself.
+    if let Ok(program) = pipeline::partition(&graph, artifact::kernel_target(&machine), &options, &mut |_| {}) {
+        forms(&program)
+            .iter()
+            .for_each(|e| show(&format!("{}\n", form.line(e))));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,7 +97,7 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
     })
     .map_err(|d| d.with_source(model))?;
     let mut plan = None;
-    let program = pipeline::partition(&after, artifact::kernel_target(&machine), &mut |e| {
+    let program = pipeline::partition(&after, artifact::kernel_target(&machine), &options, &mut |e| {
         if let Event::End(_, Product::Program(_, p)) = e {
             plan = Some(p.clone());
         }
@@ -129,6 +136,7 @@ fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
         dims: args.dims.clone(),
         frozen: args.frozen.read()?,
         disabled_passes: args.without.disabled.clone(),
+        exact_conv: args.without.exact_conv,
         slice: args.slice.clone(),
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),
         ..Options::default()
@@ -171,7 +179,7 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
     }
     found.ops = ops(&graph);
     if found.problems.is_none() {
-        match pipeline::partition(&graph, artifact::kernel_target(&machine), silent) {
+        match pipeline::partition(&graph, artifact::kernel_target(&machine), &options, silent) {
             Ok(program) => found.program = Some(program),
             Err(problems) => found.problems = Some(problems.with_source(model)),
         }

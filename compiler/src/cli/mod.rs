@@ -134,6 +134,10 @@ struct WithoutArgs {
     /// repeated. The program may then be slower, and a model that needs the pass is refused
     #[arg(long = "disable-pass", value_name = "PASS", value_parser = pass)]
     disabled: Vec<String>,
+    /// Compute convolutions as plain sums of products only: without it, 3×3 windows take Winograd's form where it is
+    /// faster, whose results differ by some 1e-6 of their size
+    #[arg(long)]
+    exact_conv: bool,
 }
 
 #[derive(Args)]
@@ -226,8 +230,8 @@ struct CompileArgs {
     /// Check the graph after every pass
     #[arg(long)]
     verify: bool,
-    /// Print what each pass did, and what it left alone (told once) for which reason: as text, or (`--explain=json`) as an
-    /// object per line to standard output
+    /// Print what each pass did, what it left alone (told once) for which reason, and the convolutions in Winograd's form:
+    /// as text, or (`--explain=json`) as an object per line to standard output
     #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     explain: Option<Explain>,
     /// Print nothing but errors
@@ -243,6 +247,7 @@ impl CompileArgs {
             slice: self.model.slice.slice.clone(),
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
             disabled_passes: self.model.without.disabled.clone(),
+            exact_conv: self.model.without.exact_conv,
             verify: self.verify,
             stop_after: self.stop_after,
             name: Some(compile::stem(&self.model.model)),
@@ -366,8 +371,8 @@ struct InspectArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// What each pass does, and what it leaves alone (told once) for which reason: as text, or (`--explain=json`) as an
-    /// object per line
+    /// What each pass does, what it leaves alone (told once) for which reason, and the convolutions in Winograd's form: as
+    /// text, or (`--explain=json`) as an object per line
     #[arg(
         long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text",
         conflicts_with_all = ["json", "optimized", "report", "ops"],

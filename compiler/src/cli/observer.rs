@@ -9,7 +9,7 @@ use cameo_ir::rewrite::Event as Decision;
 use cameo_ir::rewrite::Outcome;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::explain::{Decisions, Explain};
+use super::explain::{Decisions, Explain, forms};
 use crate::dump::Dump;
 use crate::{Diagnostics, Event, Product, Stage};
 
@@ -85,6 +85,9 @@ impl Observer {
                         }
                         None => {}
                     }
+                }
+                if let (Product::Program(program, _), Some(form)) = (product, self.explain) {
+                    forms(program).iter().for_each(|e| self.say(form, &form.line(e)));
                 }
                 self.write(*stage, product);
                 if self.progress && stage.is_phase() {

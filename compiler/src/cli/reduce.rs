@@ -102,8 +102,9 @@ fn fault(graph: &Graph, args: &ReduceArgs) -> Result<Option<Fault>, Diagnostics>
         .collect();
     let inputs = arrays::made_up(graph, &at, args.seed)?;
     let mut optimized = graph.clone();
-    let found = pipeline::optimize(&mut optimized, &Options::default(), &mut |_| {})
-        .and_then(|()| diff::compare(&optimized, &args.target.target(), &inputs, 1));
+    let options = Options::default();
+    let found = pipeline::optimize(&mut optimized, &options, &mut |_| {})
+        .and_then(|()| diff::compare(&optimized, &args.target.target(), &options, &inputs, 1));
     Ok(match found {
         Ok(c) => c
             .compared

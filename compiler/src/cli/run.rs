@@ -12,6 +12,7 @@ pub fn main(args: &RunArgs) -> Done {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
         disabled_passes: args.model.without.disabled.clone(),
+        exact_conv: args.model.without.exact_conv,
         slice: args.model.slice.slice.clone(),
         ..Options::default()
     };

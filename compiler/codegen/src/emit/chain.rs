@@ -48,8 +48,8 @@ pub fn emit(b: &Builder, cx: &KernelCx, kernel: &Kernel, c: &Chain, lanes: u32, 
             let body: &Body = match link {
                 KernelBody::Nest(n) => &n.body,
                 KernelBody::Contraction(c) => &c.epilogue,
-                // Chains are not nested.
-                KernelBody::Chain(_) => continue,
+                // Not links.
+                KernelBody::Winograd(_) | KernelBody::Chain(_) => continue,
             };
             let cx = KernelCx {
                 buffers: &kernel.buffers,
@@ -73,10 +73,11 @@ pub fn emit(b: &Builder, cx: &KernelCx, kernel: &Kernel, c: &Chain, lanes: u32, 
                         batch: (batch, b.add(batch, one)),
                         m: (m_lo, m_hi),
                         n: (zero, columns),
+                        next: None,
                     };
                     contraction::emit_part(b, &cx, c, &rows, rest);
                 }
-                KernelBody::Chain(_) => {}
+                KernelBody::Winograd(_) | KernelBody::Chain(_) => {}
             }
         }
     });

@@ -20,7 +20,7 @@ use super::{Builder, Cmp, Elem, Val};
 
 /// Epilogues of more expression nodes than this run in a loop over the tile instead of once per vector of it: written
 /// out 24 times they would fill the instruction cache.
-const INLINE_EPILOGUE: usize = 16;
+pub(super) const INLINE_EPILOGUE: usize = 16;
 
 /// So few rows take the products of whole rows of A and B: that costs less than to transpose B for them.
 const FEW_ROWS: i64 = 4;
@@ -32,6 +32,7 @@ struct Emit<'k, 'f> {
     lanes: u32,
     /// Batch iterators, m, n, then k.
     nb: usize,
+    next: Option<Val>,
 }
 
 /// A panel of B: `k` rows of vectors, the lanes of which are consecutive columns.
@@ -64,6 +65,8 @@ pub struct Part {
     pub batch: (Val, Val),
     pub m: (Val, Val),
     pub n: (Val, Val),
+    /// Elements from a packed panel to the one that is used after it; none: as they lie in memory.
+    pub next: Option<Val>,
 }
 
 /// Renders the contraction for share `part` of `parts`.
@@ -106,6 +109,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, c: &Contraction, part: Val, parts: Val, 
         batch: (b_lo, b_hi),
         m: (m_lo, m_hi),
         n: (n_lo, n_hi),
+        next: None,
     };
     emit_part(b, cx, c, &part, scratch);
 }
@@ -118,6 +122,7 @@ pub fn emit_part(b: &Builder, cx: &KernelCx, c: &Contraction, part: &Part, scrat
         scratch,
         lanes: c.schedule.lanes as u32,
         nb: c.batch.len(),
+        next: part.next,
     };
     let f = Frame::new(b, cx, vec![], None);
     let (zero, one) = (b.i64(0), b.i64(1));
@@ -465,7 +470,8 @@ impl Emit<'_, '_> {
         let k = Frame::new(b, self.cx, vec![], None).dim(&Dim::product(&c.k));
         let elements = b.mul(k, b.i64(width as i64));
         let done = b.div_u(b.mul(b.sub(m0, m_lo), elements), count);
-        let from = b.gep(panel.ptr, Elem::F32, b.add(elements, done));
+        let next = self.next.unwrap_or(elements);
+        let from = b.gep(panel.ptr, Elem::F32, b.add(next, done));
         let step = b.div_u(b.i64((width * c.schedule.mr * 256) as i64), count);
         Some(Ahead { from, step })
     }

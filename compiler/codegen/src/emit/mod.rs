@@ -14,6 +14,7 @@ pub mod math;
 pub mod memory;
 pub mod nest;
 pub mod vector;
+pub mod winograd;
 
 #[cfg(test)]
 mod tests;

@@ -30,4 +30,6 @@ pub const NEON: Target = Target {
         },
     ],
     l2: 512 << 10,
+    // Graviton 2 and 3.
+    l3: 32 << 20,
 };

@@ -15,6 +15,8 @@ pub struct Target {
     pub tiles: &'static [Tile],
     /// Bytes of L2 that one core has to itself.
     pub l2: usize,
+    /// Bytes of L3 that the weights of a model may fill.
+    pub l3: usize,
 }
 
 /// A register tile and its measured share of FMA peak.

@@ -14,6 +14,8 @@ pub const V4: Target = Target {
     tiles: &[tile(8, 3, 98), tile(6, 4, 97), tile(14, 2, 95), tile(14, 1, 75)],
     // The smallest L2 of AVX-512 server parts (Skylake-SP, Zen 4) is 1 MiB.
     l2: 1 << 20,
+    // A core complex of Zen 4; Xeons have as much for a few cores.
+    l3: 32 << 20,
 };
 
 /// AVX2 and FMA: 16 registers, so 6x2 (12 accumulators, 2 of B, 1 broadcast).
@@ -23,6 +25,8 @@ pub const V3: Target = Target {
     registers: 16,
     tiles: &[tile(6, 2, 95), tile(4, 3, 90), tile(12, 1, 75)],
     l2: 512 << 10,
+    // Smaller desktop parts.
+    l3: 8 << 20,
 };
 
 /// SSE2: multiply and add are separate.
@@ -32,4 +36,5 @@ pub const V2: Target = Target {
     registers: 16,
     tiles: &[tile(6, 2, 90), tile(12, 1, 75)],
     l2: 256 << 10,
+    l3: 8 << 20,
 };
