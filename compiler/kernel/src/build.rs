@@ -350,9 +350,14 @@ impl Builder<'_> {
         }
     }
 
-    /// Gives a view (or an inlined value) memory of its own, by a copy kernel.
+    /// Gives a view (or an inlined value) memory: that of what it views, where it is all of it in some axis order, or else
+    /// its own, by a copy kernel.
     pub fn materialize(&mut self, v: ValueId) -> Result<(), LowerError> {
         if self.placed.contains_key(&v) {
+            return Ok(());
+        }
+        if let Some(placed) = self.whole_view(v) {
+            self.placed.insert(v, placed);
             return Ok(());
         }
         let order: Vec<usize> = (0..self.info.graph.fact(v).rank()).collect();

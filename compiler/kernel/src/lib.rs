@@ -20,6 +20,7 @@ pub mod select;
 pub mod split;
 pub mod targets;
 pub mod traffic;
+pub mod window;
 pub mod winograd;
 
 #[cfg(test)]
@@ -103,6 +104,26 @@ mod tests {
         };
         assert!(packed(&layer(7)));
         assert!(!packed(&layer(16)));
+    }
+
+    #[test]
+    fn windows_read_through_transposes_and_reshapes() {
+        for batch in ["1", "2", "B"] {
+            let kinds = kinds(&format!(
+                r#"graph @g (%0 "x": f32[{batch},64,16]) symbols B=1.. {{
+                  weight %1: f32[16,1,3,3] = blob("w")
+                  %2 = Relu(%0)
+                  %3 = Transpose(%2) {{perm=[0,2,1]}}
+                  %4 = Reshape(%3) {{shape=dims[{batch},16,8,8]}}
+                  %5 = Conv(%4, %1) {{group=16, pads=[1,1,1,1]}}
+                  %6 = Reshape(%5) {{shape=dims[{batch},16,64]}}
+                  %7 = Transpose(%6) {{perm=[0,2,1]}}
+                  return %7 "y"
+                }}"#
+            ));
+            // What is before the window, the window, and the output.
+            assert_eq!(kinds, ["nest", "nest", "nest"], "{batch}");
+        }
     }
 
     #[test]

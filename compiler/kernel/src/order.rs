@@ -3,7 +3,7 @@
 //! Convolutions and products want the axis of their columns innermost, pointwise work keeps the order of what it reads,
 //! and readers that see a value through one permutation get it stored that way, so that most transposes cost nothing.
 
-use cameo_ir::{Dim, Sym, ValueId};
+use cameo_ir::{Bounds, Dim, Sym, ValueId};
 
 use crate::build::{Builder, Draft, Placed};
 use crate::classify::Class;
@@ -58,6 +58,26 @@ impl Builder<'_> {
         });
         let order: Vec<usize> = others.into_iter().chain([axis]).collect();
         Some((storage, self.buffer_of(v, &order)))
+    }
+
+    /// Where a view lies that shows all of a placed value, each element once, in some order of its own axes: a transpose,
+    /// a reshape, or both.
+    pub(crate) fn whole_view(&self, v: ValueId) -> Option<Placed> {
+        self.info.view(v)?;
+        let shape = &self.info.graph.fact(v).shape;
+        let one = |(i, e): (usize, &Dim)| if e.is_one() { Dim::ZERO } else { Dim::iter(i) };
+        let here: Vec<Dim> = shape.iter().enumerate().map(one).collect();
+        let (base, at) = self.info.resolve(v, here.clone());
+        let p = self.placed.get(&base)?;
+        let order = seen(&p.order, &at, shape)?;
+        let bounds = Bounds::of(shape);
+        let offset = |v: ValueId, order: &[usize], at: &[Dim]| bounds.simplify(&self.buffer_of(v, order).offset(at));
+        let same_count = self.info.graph.fact(v).element_count() == self.info.graph.fact(base).element_count();
+        let same = same_count && offset(base, &p.order, &at) == offset(v, &order, &here);
+        same.then(|| Placed {
+            storage: p.storage,
+            order,
+        })
     }
 
     /// The output of the model that `v` is and that no kernel writes yet.

@@ -14,7 +14,8 @@ pub mod math;
 pub mod memory;
 pub mod nest;
 pub mod vector;
-pub mod winograd;
+pub mod window;
+mod winograd;
 
 #[cfg(test)]
 mod tests;

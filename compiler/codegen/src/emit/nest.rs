@@ -9,6 +9,7 @@ use cameo_ir::{Bounds, Dim, Sym};
 use cameo_kernel::nest::{Stages, guards, stages};
 use cameo_kernel::program::Nest;
 use cameo_kernel::select::nominal;
+use cameo_kernel::window::window;
 use std::collections::HashMap;
 
 use super::body::{Frame, KernelCx, Lanes, combine, elem, horizontal, identity};
@@ -17,11 +18,11 @@ use super::{Builder, Ty, Val};
 /// Row loops of at most this many points are written out: window sizes up to 7x7.
 const UNROLL: i64 = 49;
 
-struct Emit<'n, 'f> {
-    nest: &'n Nest,
-    cx: &'f KernelCx<'f>,
+pub(super) struct Emit<'n, 'f> {
+    pub nest: &'n Nest,
+    pub cx: &'f KernelCx<'f>,
     stages: Stages,
-    lanes: u32,
+    pub lanes: u32,
     scratch: Val,
 }
 
@@ -33,6 +34,10 @@ pub struct Part {
 
 /// Renders the nest for share `part` of `parts`.
 pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: Val, parts: Val, scratch: Val) {
+    if let Some(w) = window(nest, cx.buffers) {
+        super::window::emit(b, cx, nest, &w, lanes, part, parts);
+        return;
+    }
     let n = nest.outer.len();
     let vector = nest.schedule.vector.filter(|v| *v < n);
     let counted: Vec<usize> = (0..n).filter(|i| Some(*i) != vector).collect();
@@ -67,13 +72,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: Val, part
 
 /// Renders one part of the nest.
 pub fn emit_part(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: &Part, scratch: Val) {
-    let e = Emit {
-        nest,
-        cx,
-        stages: stages(nest),
-        lanes,
-        scratch,
-    };
+    let e = Emit::new(cx, nest, lanes, scratch);
     let n = nest.outer.len();
     let vector = nest.schedule.vector.filter(|v| *v < n);
     let counted: Vec<usize> = (0..n).filter(|i| Some(*i) != vector).collect();
@@ -127,6 +126,18 @@ pub fn emit_part(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: &Par
             _ => e.point(b, &iters, None),
         }
     });
+}
+
+impl<'n, 'f> Emit<'n, 'f> {
+    pub fn new(cx: &'f KernelCx<'f>, nest: &'n Nest, lanes: u32, scratch: Val) -> Self {
+        Self {
+            nest,
+            cx,
+            stages: stages(nest),
+            lanes,
+            scratch,
+        }
+    }
 }
 
 impl Emit<'_, '_> {
@@ -408,7 +419,14 @@ impl Emit<'_, '_> {
     }
 
     /// One point (or vector of points) of the row: returns the advanced accumulators.
-    fn row_point(&self, b: &Builder, iters: Vec<Val>, lanes: Option<Lanes>, at: &RowPoint, acc: &[Val]) -> Vec<Val> {
+    pub fn row_point(
+        &self,
+        b: &Builder,
+        iters: Vec<Val>,
+        lanes: Option<Lanes>,
+        at: &RowPoint,
+        acc: &[Val],
+    ) -> Vec<Val> {
         let nest = self.nest;
         let mut f = self.frame(b, iters, lanes);
         f.guarded = at.guarded;
@@ -488,16 +506,16 @@ impl Emit<'_, '_> {
     }
 }
 
-struct Stage {
-    reds: Vec<usize>,
-    stores: Vec<usize>,
+pub(super) struct Stage {
+    pub reds: Vec<usize>,
+    pub stores: Vec<usize>,
     /// Temporaries that this stage computes, and those that earlier ones left.
-    keep: Vec<ExprId>,
-    kept: Vec<ExprId>,
+    pub keep: Vec<ExprId>,
+    pub kept: Vec<ExprId>,
 }
 
-struct RowPoint<'a> {
-    stage: &'a Stage,
-    guarded: bool,
-    reduced: &'a [Option<Val>],
+pub(super) struct RowPoint<'a> {
+    pub stage: &'a Stage,
+    pub guarded: bool,
+    pub reduced: &'a [Option<Val>],
 }
