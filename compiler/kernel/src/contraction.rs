@@ -130,7 +130,7 @@ impl Builder<'_> {
                 inner.is_some_and(|i| s0.uses(i) && !s1.uses(i))
             }
         };
-        let (a, b) = if first_is_b { (s1, s0) } else { (s0, s1) };
+        let (mut a, b) = if first_is_b { (s1, s0) } else { (s0, s1) };
         let mut n_candidates = own(&b, &a);
         if n_candidates.is_empty() {
             // What the view under B repeats B along: columns a stride of 0 apart.
@@ -192,18 +192,29 @@ impl Builder<'_> {
                 missing.into_iter().chain(seq).collect()
             },
         );
-        let batch: Vec<usize> = memory
+        let (mut batch, mut rows): (Vec<usize>, Vec<usize>) = memory
             .iter()
             .copied()
-            .filter(|i| *i != n && b.uses(*i) && !c.extents[*i].is_one())
-            .collect();
-        let mut rows: Vec<usize> = memory
-            .iter()
-            .copied()
-            .filter(|i| *i != n && !b.uses(*i) && !c.extents[*i].is_one())
-            .collect();
+            .filter(|i| *i != n && !c.extents[*i].is_one())
+            .partition(|i| b.uses(*i));
+        let mut reduced: Vec<usize> = (c.parallel..c.extents.len()).collect();
+        let lines = self.lines(&c, &a, &rows)?;
+        if let Some(l) = &lines {
+            // One line after the other: their points are evenly apart.
+            batch = memory
+                .iter()
+                .copied()
+                .filter(|i| batch.contains(i) || rows.contains(i))
+                .collect();
+            batch.retain(|i| *i != l.x);
+            rows = vec![l.x];
+            reduced.retain(|i| *i != l.tap);
+            reduced.insert(0, l.tap);
+            a.fill = false;
+            a.index = l.index.clone();
+        }
         // Rows that a nest wrote are taken in its order, so that both can be links of a chain.
-        if self.written_by_rows(a.value) {
+        if lines.is_none() && self.written_by_rows(a.value) {
             let a_at = linear(self, &a);
             let step = |i: &usize| coefficient(&a_at, *i).map(|c| select::nominal(&c));
             if rows.iter().all(|i| step(i).is_some()) {
@@ -227,9 +238,9 @@ impl Builder<'_> {
             m = m * c.extents[*i].clone();
         }
         sub[n] = Dim::iter(nb + 1);
-        let mut k: Vec<Dim> = c.extents[c.parallel..].to_vec();
-        for j in 0..k.len() {
-            sub[c.parallel + j] = Dim::iter(nb + 2 + j);
+        let mut k: Vec<Dim> = reduced.iter().map(|i| c.extents[*i].clone()).collect();
+        for (j, i) in reduced.iter().enumerate() {
+            sub[*i] = Dim::iter(nb + 2 + j);
         }
         // Panels follow the iterators as they are before any merging, which keeps their order.
         let (whole_sub, whole_k) = (sub.clone(), k.clone());
@@ -246,7 +257,9 @@ impl Builder<'_> {
         };
 
         // Reduction iterators that walk both operands together become one.
-        let a_buffer = self.side_buffer(&a);
+        let a_buffer = lines
+            .as_ref()
+            .map_or_else(|| self.side_buffer(&a), |l| l.buffer.clone());
         let b_buffer = self.side_buffer(&b);
         let mut j = k.len();
         while j >= 2 {
@@ -317,7 +330,7 @@ impl Builder<'_> {
             a_index = at(if first_is_b { &f1.index } else { &f0.index }, &sub, &k);
             a_buffer = self.buffer_of(v, &self.placed[&v].order);
         }
-        let (a_storage, _) = self.stored(a_value);
+        let a_storage = lines.map_or_else(|| self.stored(a_value).0, |l| l.storage);
         let a_operand = Operand {
             buffer: d.buffer(a_storage, a_buffer),
             index: a_index,

@@ -10,6 +10,7 @@ pub mod contraction;
 pub mod expand;
 pub mod flat;
 pub mod group;
+mod lines;
 pub mod memory;
 pub mod nest;
 pub mod order;
