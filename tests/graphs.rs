@@ -309,6 +309,67 @@ fn winograd_convolutions() {
 }
 
 /// Convolutions that differ in one thing each, over odd sizes.
+/// Depthwise windows, several outputs of a channel, pooling and first convolutions, at sizes where windows are larger than
+/// the image, where borders meet, and where lanes are left over.
+#[test]
+fn windows() {
+    let pool = "kernel_shape=[3,3], pads=[1,1,1,1]";
+    let window = |c: &str, op: &str| {
+        format!(
+            r#"graph @net (%0 "image": f32[B,H,W,{c}]) symbols B=1.., H=3.., W=2.. {{
+              weight %1: f32[40,1,3,3] = blob("w3")
+              weight %2: f32[40,1,7,5] = blob("w75")
+              weight %3: f32[80,1,3,3] = blob("w2x")
+              weight %4: f32[120,1,3,3] = blob("w3x")
+              weight %5: f32[24,3,3,3] = blob("first")
+              weight %6: f32[20,3,5,7] = blob("first57")
+              weight %7: f32[24,3,4,3] = blob("line")
+              %10 = Transpose(%0) {{perm=[0,3,1,2]}}
+              %11 = {op}
+              %12 = Transpose(%11) {{perm=[0,2,3,1]}}
+              %13 = Relu(%12)
+              return %13 "y"
+            }}"#
+        )
+    };
+    let depthwise = [
+        "Conv(%10, %1) {group=40, pads=[1,1,1,1]}",
+        "Conv(%10, %1) {group=40, pads=[0,2,1,1], strides=[2,1], dilations=[1,2]}",
+        "Conv(%10, %1) {group=40, pads=[1,1,1,1], strides=[2,2]}",
+        "Conv(%10, %2) {group=40, pads=[3,2,3,2]}",
+        "Conv(%10, %2) {group=40, pads=[6,4,6,4], strides=[1,3]}",
+        "Conv(%10, %3) {group=40, pads=[1,1,1,1]}",
+        "Conv(%10, %3) {group=40, pads=[1,0,2,1], strides=[1,2]}",
+        "Conv(%10, %4) {group=40, pads=[1,1,1,1]}",
+        &format!("MaxPool(%10) {{{pool}, strides=[2,2]}}"),
+        &format!("MaxPool(%10) {{{pool}, ceil_mode=1, strides=[2,2]}}"),
+        &format!("AveragePool(%10) {{{pool}}}"),
+        &format!("AveragePool(%10) {{{pool}, count_include_pad=1, strides=[1,2]}}"),
+    ]
+    .map(|op| window("40", op));
+    let first = [
+        "Conv(%10, %5) {pads=[1,1,1,1], strides=[2,2]}",
+        "Conv(%10, %6) {pads=[2,3,2,3]}",
+        "Conv(%10, %6) {pads=[4,6,3,2], strides=[3,2], dilations=[1,2]}",
+        "Conv(%10, %7) {pads=[3,1,3,1], strides=[2,1]}",
+    ]
+    .map(|op| window("3", op));
+    let sizes: &[Sizes] = &[
+        &[("B", 1), ("H", 7), ("W", 7)],
+        &[("B", 2), ("H", 9), ("W", 19)],
+        &[("B", 1), ("H", 14), ("W", 14)],
+        &[("B", 3), ("H", 30), ("W", 33)],
+    ];
+    for text in depthwise.iter().chain(&first) {
+        check(text, sizes);
+        for fixed in [["2", "7", "7"], ["1", "9", "23"]] {
+            let [b, h, w] = fixed;
+            let text = text.replace("[B,H,W,", &format!("[{b},{h},{w},"));
+            check(&text.replace("symbols B=1.., H=3.., W=2..", ""), &[&[]]);
+        }
+    }
+}
+
 #[test]
 fn convolutions() {
     let shapes: &[(&str, &str, &str)] = &[

@@ -1,7 +1,7 @@
 //! Scheduling of loop nests: merge iterators that walk memory together, choose the vector iterator, choose temporaries.
 
 use cameo_ir::structured::{Binary, Body, Expr, ExprId, Unary};
-use cameo_ir::{Bounds, Dim, Sym};
+use cameo_ir::{Atom, Bounds, Dim, Sym};
 
 use crate::program::{Buffer, Nest, RED, Store};
 use crate::select::nominal;
@@ -144,6 +144,31 @@ fn merges(linear: &[Dim], other: &[Dim], i: usize, inner: &Dim) -> bool {
         })
 }
 
+/// How far from that in the first lane the others' values of a dim are, when that is the same for each vector of `lanes`
+/// consecutive values of an iterator that starts at a multiple of `lanes`, and less than `lanes`: `i/2`, `4*(i/4)+1`.
+#[must_use]
+pub fn lane_offsets(d: &Dim, iter: usize, lanes: usize) -> Option<Vec<i64>> {
+    let s = Sym::Iter(iter as u32);
+    let mut divided = false;
+    for (monomial, _) in d.terms() {
+        divided |= monomial.iter().any(|a| matches!(a, Atom::FloorDiv(x, _) if x.uses(&s)));
+    }
+    if !divided {
+        return None;
+    }
+    let at = |lane: usize| {
+        let value = Dim::iter(iter) * Dim::from(lanes) + Dim::from(lane);
+        d.subst(&|x: &Sym| (*x == s).then(|| value.clone()))
+    };
+    let first = at(0);
+    let offset = |lane: usize| {
+        (at(lane) - first.clone())
+            .as_const()
+            .filter(|o| (0..lanes as i64).contains(o))
+    };
+    (0..lanes).map(offset).collect()
+}
+
 fn merge(nest: &mut Nest, buffers: &[Buffer], i: usize) {
     let all: Vec<Dim> = nest.outer.iter().chain(&nest.row).cloned().collect();
     let (linear, other) = addresses(nest, buffers);
@@ -179,6 +204,8 @@ fn choose_vector(nest: &mut Nest, buffers: &[Buffer]) -> Option<usize> {
             total += match d.affine_in(&s) {
                 Some((c, _)) if c.is_one() => 4,
                 Some((c, _)) if c.is_zero() => 1,
+                // Loaded at once, then moved to their lanes.
+                _ if lane_offsets(d, i, 4).is_some() => 2,
                 // Gathered lane by lane.
                 _ => -4,
             };
@@ -333,4 +360,23 @@ fn dear(body: &Body) -> Vec<bool> {
         out[i] = d;
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_that_share_elements_are_known() {
+        let (i, two, four) = (Dim::iter(1), Dim::from(2i64), Dim::from(4i64));
+        let base = Dim::iter(0) * Dim::from(7i64);
+        let half = base.clone() + i.floor_div(&two);
+        assert_eq!(lane_offsets(&half, 1, 8), Some(vec![0, 0, 1, 1, 2, 2, 3, 3]));
+        let blocks = i.floor_div(&four) * four.clone() + Dim::iter(2);
+        assert_eq!(lane_offsets(&blocks, 1, 8), Some(vec![0, 0, 0, 0, 4, 4, 4, 4]));
+        // Every other element is too far; a third of the lanes falls differently into each vector; nothing is divided.
+        assert_eq!(lane_offsets(&(i.clone() * two), 1, 8), None);
+        assert_eq!(lane_offsets(&i.floor_div(&Dim::from(3i64)), 1, 8), None);
+        assert_eq!(lane_offsets(&base, 1, 8), None);
+    }
 }

@@ -5,7 +5,7 @@
 
 use cameo_ir::structured::{Binary, Body, Expr, ExprId, Scalar, Unary};
 use cameo_ir::{Atom, Bounds, DType, Dim, Sym};
-use cameo_kernel::nest::guards;
+use cameo_kernel::nest::{guards, lane_offsets};
 use cameo_kernel::program::{ACC, Buffer, RED};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ pub struct KernelCx<'k> {
     pub body: &'k Body,
 }
 
-/// The iterator whose values fill the lanes, starting at its value in the frame.
+/// The iterator whose values fill the lanes, starting at its value in the frame, a multiple of their number.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
     pub iter: usize,
@@ -352,20 +352,56 @@ impl<'f, 'c> Frame<'f, 'c> {
                 None => b.load(ptr, el, at, n),
             };
         }
+        if let Some(lanes) = self
+            .lanes
+            .filter(|_| lane_ok.is_none() && !self.has_lane_values(offset))
+            && let Some(offsets) = lane_offsets(offset, lanes.iter, n as usize)
+            && offsets.is_sorted()
+        {
+            return self.load_shared(ptr, el, safe(self.dim(offset)), &offsets, lanes.mask);
+        }
         let at = b.splat(safe(self.dim_lanes(offset)), n);
         b.gather(ptr, el, at, mask.unwrap_or_else(|| b.full_mask(n)))
+    }
+
+    /// Reads each element once that lanes share; `offsets` says which element a lane takes.
+    fn load_shared(&self, ptr: Val, el: Elem, at: Val, offsets: &[i64], mask: Option<Val>) -> Val {
+        let b = self.b;
+        let n = offsets.len();
+        let last = offsets.last().map_or(0, |o| *o as usize);
+        let width = (last + 1).next_power_of_two() as u32;
+        // An element is there if the first lane is that needs it or a later one: nothing else is read.
+        let needs = |e: usize| offsets.partition_point(|o| (*o as usize) < e.min(last)) as i64;
+        let lanes: Vec<i64> = (0..width as usize).map(needs).collect();
+        let inside = (last + 1 < width as usize).then(|| b.mask_first(b.i64(last as i64 + 1), width));
+        let wanted = mask.map(|m| b.shuffle(m, m, &lanes));
+        let mask = match (inside, wanted) {
+            (Some(i), Some(w)) => Some(b.and(i, w)),
+            (i, w) => i.or(w),
+        };
+        let all = match mask {
+            Some(m) => b.load_masked(ptr, el, at, m),
+            None => b.load(ptr, el, at, width),
+        };
+        debug_assert_eq!(n, self.count() as usize);
+        b.shuffle(all, all, offsets)
+    }
+
+    /// Whether the value of a dim depends on values that differ between lanes.
+    fn has_lane_values(&self, d: &Dim) -> bool {
+        let mut vector_aux = false;
+        d.visit(&mut |s| {
+            if let Sym::Aux(k) = s {
+                vector_aux |= self.eval(*k).lanes() > 0;
+            }
+        });
+        vector_aux
     }
 
     /// Whether consecutive lanes are consecutive elements.
     fn unit_stride(&self, offset: &Dim) -> bool {
         let Some(lane) = self.lane_sym() else { return false };
-        let mut vector_aux = false;
-        offset.visit(&mut |s| {
-            if let Sym::Aux(k) = s {
-                vector_aux |= self.eval(*k).lanes() > 0;
-            }
-        });
-        !vector_aux && offset.affine_in(&lane).is_some_and(|(c, _)| c.is_one())
+        !self.has_lane_values(offset) && offset.affine_in(&lane).is_some_and(|(c, _)| c.is_one())
     }
 
     /// Writes an expression's value at the coordinates.

@@ -214,15 +214,26 @@ impl OpDef for Conv {
         let x = cx.fact(0)?;
         let (window, groups) = Self::parts(cx)?;
         let filled = window.leaves_input();
-        let mut parallel = vec![x.shape[0].clone(), groups.count.clone(), groups.outputs.clone()];
+        // Output channels of one input channel each are one axis: lanes may run along all of it.
+        let depthwise = groups.inputs.is_one() && !groups.count.is_one();
+        let (count, outputs) = match depthwise {
+            true => (groups.count.clone() * groups.outputs.clone(), Dim::ONE),
+            false => (groups.count.clone(), groups.outputs.clone()),
+        };
+        let mut parallel = vec![x.shape[0].clone(), count, outputs.clone()];
         parallel.extend_from_slice(&window.output);
         let mut reduced = window.kernel.clone();
         reduced.push(groups.inputs.clone());
         let compute = Compute::nest(x.dtype, &parallel, &reduced, Combine::Add, |b, it, over| {
             let [n, g, o] = [&it[0], &it[1], &it[2]];
             let (places, (taps, c)) = (&it[3..], over.split_at(over.len() - 1));
-            let channel = g.clone() * groups.outputs.clone() + o.clone();
-            let mut from = vec![n.clone(), g.clone() * groups.inputs.clone() + c[0].clone()];
+            let channel = g.clone() * outputs.clone() + o.clone();
+            let group = if depthwise {
+                g.floor_div(&groups.outputs)
+            } else {
+                g.clone()
+            };
+            let mut from = vec![n.clone(), group * groups.inputs.clone() + c[0].clone()];
             from.extend((0..taps.len()).map(|i| window.position(i, &places[i], &taps[i])));
             let mut tap = vec![channel.clone(), c[0].clone()];
             tap.extend_from_slice(taps);
