@@ -140,12 +140,13 @@ impl Builder<'_> {
                 .collect();
         }
         let b_at = linear(self, &b);
+        // Columns that are consecutive in memory, or, packed, those that leave the fewest lanes empty.
+        let used = |i: &usize| select::lanes_used(self.target, &c.extents[*i]);
         let n = n_candidates
             .iter()
             .copied()
-            .filter(|i| !b.constant && coefficient(&b_at, *i).is_some_and(|c| c.is_one()))
-            .chain(n_candidates.iter().copied().rev())
-            .next();
+            .find(|i| !b.constant && coefficient(&b_at, *i).is_some_and(|c| c.is_one()))
+            .or_else(|| n_candidates.iter().copied().max_by(|x, y| used(x).total_cmp(&used(y))));
         let Some(n) = n else {
             return Err(self.error(out, "internal: a contraction without columns".into()));
         };
@@ -198,7 +199,7 @@ impl Builder<'_> {
             .filter(|i| *i != n && !c.extents[*i].is_one())
             .partition(|i| b.uses(*i));
         let mut reduced: Vec<usize> = (c.parallel..c.extents.len()).collect();
-        let lines = self.lines(&c, &a, &rows)?;
+        let lines = self.lines(&c, &a, &rows, n)?;
         if let Some(l) = &lines {
             // One line after the other: their points are evenly apart.
             batch = memory

@@ -11,7 +11,13 @@ pub const V4: Target = Target {
     name: "x86-64-v4",
     lanes: 16,
     registers: 32,
-    tiles: &[tile(8, 3, 98), tile(6, 4, 97), tile(14, 2, 95), tile(14, 1, 75)],
+    tiles: &[
+        tile(8, 3, 98),
+        tile(6, 4, 97),
+        tile(14, 2, 95),
+        tile(28, 1, 80),
+        tile(14, 1, 75),
+    ],
     // The smallest L2 of AVX-512 server parts (Skylake-SP, Zen 4) is 1 MiB.
     l2: 1 << 20,
     // A core complex of Zen 4; Xeons have as much for a few cores.
