@@ -370,6 +370,51 @@ fn windows() {
     }
 }
 
+/// Elementwise work between values of opposite order, whose tiles are transposed.
+#[test]
+fn reading_across() {
+    let text = r#"graph @net (%0 "x": f32[B,S,T], %1 "y": f32[B,T,S], %2 "z": i32[B,S,T]) symbols B=1.., S=1.., T=1.. {
+        %3 = Transpose(%0) {perm=[0,2,1]}
+        %4 = Add(%3, %1)
+        %5 = Tanh(%4)
+        %6 = Transpose(%2) {perm=[2,0,1]}
+        %7 = Neg(%6)
+        return %5 "a", %7 "b"
+    }"#;
+    let sizes: &[Sizes] = &[
+        &[("B", 1), ("S", 1), ("T", 1)],
+        &[("B", 3), ("S", 16), ("T", 32)],
+        &[("B", 2), ("S", 19), ("T", 45)],
+        &[("B", 1), ("S", 200), ("T", 7)],
+    ];
+    check(text, sizes);
+    for [s, t] in [["48", "64"], ["21", "40"], ["3", "130"]] {
+        let text = text.replace("B,S,T", &format!("B,{s},{t}"));
+        let text = text.replace("B,T,S", &format!("B,{t},{s}"));
+        check(&text.replace(", S=1.., T=1..", ""), &[&[("B", 1)], &[("B", 3)]]);
+    }
+}
+
+/// Rows of a few vectors, with every kind of end.
+#[test]
+fn short_rows() {
+    for length in [1, 3, 7, 8, 12, 24, 40, 49, 63, 64, 100, 128, 129] {
+        let text = format!(
+            r#"graph @net (%0 "x": f32[B,S,{length}]) symbols B=1.., S=1.. {{
+              weight %1: f32[{length}] = blob("scale")
+              weight %2: f32[{length}] = blob("bias")
+              weight %3: f32[] = dense(0.5)
+              %4 = Mul(%0, %3)
+              %5 = LayerNormalization(%4, %1, %2)
+              %6 = Softmax(%4)
+              %7 = Add(%5, %6)
+              return %7 "y"
+            }}"#
+        );
+        check(&text, &[&[("B", 1), ("S", 1)], &[("B", 2), ("S", 21)]]);
+    }
+}
+
 #[test]
 fn convolutions() {
     let shapes: &[(&str, &str, &str)] = &[

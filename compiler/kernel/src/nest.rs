@@ -197,6 +197,7 @@ fn choose_vector(nest: &mut Nest, buffers: &[Buffer]) -> Option<usize> {
     let n = nest.outer.len();
     let (linear, other) = addresses(nest, buffers);
     let extents: Vec<Dim> = nest.outer.iter().chain(&nest.row).cloned().collect();
+    let bounds = Bounds::of(&extents);
     let score = |i: usize| -> i64 {
         let s = Sym::Iter(i as u32);
         let mut total = 0;
@@ -209,6 +210,14 @@ fn choose_vector(nest: &mut Nest, buffers: &[Buffer]) -> Option<usize> {
                 // Gathered lane by lane.
                 _ => -4,
             };
+        }
+        // Written lane by lane, which takes longer still.
+        for s in &nest.stores {
+            let at = bounds.simplify(&buffers[s.buffer].offset(&s.index));
+            let apart = at
+                .affine_in(&Sym::Iter(i as u32))
+                .is_none_or(|(c, _)| !c.is_one() && !c.is_zero());
+            total -= i64::from(apart);
         }
         // A guard that differs from lane to lane makes every access masked.
         total -= other.iter().filter(|d| d.uses(&s)).count() as i64;
@@ -241,6 +250,46 @@ fn choose_vector(nest: &mut Nest, buffers: &[Buffer]) -> Option<usize> {
     let row = nest.row.clone();
     substitute(nest, &sub, outer, row);
     Some(n - 1)
+}
+
+/// An elementwise nest that writes along its lanes but reads along another iterator.
+pub struct Across {
+    pub from: usize,
+    /// The loads that are along it.
+    pub loads: Vec<ExprId>,
+}
+
+/// Shorter iterators leave most of a square tile empty.
+const SHORT: i64 = 8;
+
+#[must_use]
+pub fn across(nest: &Nest, buffers: &[Buffer]) -> Option<Across> {
+    let n = nest.outer.len();
+    let v = nest.schedule.vector.filter(|v| *v + 1 == n)?;
+    if !nest.row.is_empty() || nominal(&nest.outer[v]) < SHORT {
+        return None;
+    }
+    let extents = &nest.outer;
+    let bounds = Bounds::of(extents);
+    let unit = |d: &Dim, i: usize| d.affine_in(&Sym::Iter(i as u32)).is_some_and(|(c, _)| c.is_one());
+    // Loads of 32-bit numbers that step by more than one along the lanes.
+    let apart = nest.body.nodes().iter().enumerate().filter_map(|(e, x)| match x {
+        Expr::Load {
+            operand, index, dtype, ..
+        } if *operand < RED && dtype.size() == 4 => {
+            let offset = bounds.simplify(&buffers[*operand as usize].offset(index));
+            let mut from_data = false;
+            offset.visit(&mut |s| from_data |= matches!(s, Sym::Aux(_)));
+            let (step, _) = offset.affine_in(&Sym::Iter(v as u32))?;
+            (!from_data && !step.is_zero() && !step.is_one()).then_some((e as ExprId, offset))
+        }
+        _ => None,
+    });
+    let apart: Vec<(ExprId, Dim)> = apart.collect();
+    let is_along = |i: &usize| nominal(&extents[*i]) >= SHORT && apart.iter().any(|(_, d)| unit(d, *i));
+    let from = (0..v).rev().find(is_along)?;
+    let loads = apart.iter().filter(|(_, d)| unit(d, from)).map(|(e, _)| *e).collect();
+    Some(Across { from, loads })
 }
 
 /// For each node: in which stage its value is first there, and whether it depends on row iterators.

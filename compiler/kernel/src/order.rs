@@ -74,7 +74,7 @@ impl Builder<'_> {
         let offset = |v: ValueId, order: &[usize], at: &[Dim]| bounds.simplify(&self.buffer_of(v, order).offset(at));
         let same_count = self.info.graph.fact(v).element_count() == self.info.graph.fact(base).element_count();
         let same = same_count && offset(base, &p.order, &at) == offset(v, &order, &here);
-        same.then(|| Placed {
+        same.then_some(Placed {
             storage: p.storage,
             order,
         })

@@ -3,7 +3,8 @@
 //! Laws: memory is reached through LLVM-dialect pointers, never memrefs; all indices and loop variables are `i64`, counted
 //! in elements; a [`Val`] belongs to the kernel it was made in. A boolean in memory is one byte, 0 or 1.
 
-pub mod arith;
+pub mod across;
+mod arith;
 pub mod body;
 pub mod builder;
 pub mod chain;

@@ -6,7 +6,7 @@
 
 use cameo_ir::structured::{Binary, Combine, Expr, ExprId};
 use cameo_ir::{Bounds, Dim, Sym};
-use cameo_kernel::nest::{Stages, guards, stages};
+use cameo_kernel::nest::{Stages, across, guards, stages};
 use cameo_kernel::program::Nest;
 use cameo_kernel::select::nominal;
 use cameo_kernel::window::window;
@@ -14,6 +14,9 @@ use std::collections::HashMap;
 
 use super::body::{Frame, KernelCx, Lanes, combine, elem, horizontal, identity};
 use super::{Builder, Ty, Val};
+
+/// Rows of at most so many vectors are computed without loops.
+const SHORT_ROW: i64 = 8;
 
 /// Row loops of at most this many points are written out: window sizes up to 7x7.
 const UNROLL: i64 = 49;
@@ -26,6 +29,50 @@ pub(super) struct Emit<'n, 'f> {
     scratch: Val,
 }
 
+/// Shares per thread below which the lanes of rows are shared as well.
+const SHARES: i64 = 8;
+
+/// Calls `body` with each row of share `part` of `parts`, and with a range of `width` that starts at whole vectors.
+pub(super) fn shares(
+    b: &Builder,
+    rows: Val,
+    width: Val,
+    lanes: u32,
+    (part, parts): (Val, Val),
+    body: impl FnOnce(&Builder, Val, (Val, Val)),
+) {
+    let (one, l) = (b.i64(1), b.i64(i64::from(lanes)));
+    let blocks = b.div_ceil(width, l);
+    let wanted = b.div_ceil(b.mul(parts, b.i64(SHARES)), b.max(rows, one));
+    let wanted = b.select(b.cmp(super::Cmp::Eq, parts, one), one, wanted);
+    let chunks = b.max(b.min(wanted, blocks), one);
+    let total = b.mul(rows, chunks);
+    let first = |i: Val| b.div_u(b.mul(i, total), parts);
+    b.for_each(first(part), first(b.add(part, one)), one, |b, unit| {
+        let (row, chunk) = (b.div_u(unit, chunks), b.rem_u(unit, chunks));
+        let edge = |i: Val| b.mul(b.div_u(b.mul(i, blocks), chunks), l);
+        body(b, row, (edge(chunk), b.min(edge(b.add(chunk, one)), width)));
+    });
+}
+
+/// First element and lanes of the vectors of a row. The last elements are one or two short vectors where they can be:
+/// what a masked store leaves alone counts as written to the loads of the next row, when both are in one buffer.
+fn pieces(extent: i64, lanes: u32) -> Vec<(i64, u32)> {
+    let l = i64::from(lanes);
+    let mut all: Vec<(i64, u32)> = (0..extent / l).map(|i| (i * l, lanes)).collect();
+    let mut left = (extent % l) as u32;
+    if left.count_ones() > 2 {
+        all.push((extent - i64::from(left), lanes));
+        return all;
+    }
+    while left > 0 {
+        let count = 1 << left.ilog2();
+        all.push((extent - i64::from(left), count));
+        left -= count;
+    }
+    all
+}
+
 /// What of a nest is computed: half-open ranges of the counted iterators and, when lanes are along a parallel one, of that.
 pub struct Part {
     pub counted: (Val, Val),
@@ -36,6 +83,10 @@ pub struct Part {
 pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: Val, parts: Val, scratch: Val) {
     if let Some(w) = window(nest, cx.buffers) {
         super::window::emit(b, cx, nest, &w, lanes, part, parts);
+        return;
+    }
+    if let Some(a) = across(nest, cx.buffers) {
+        super::across::emit(b, cx, nest, &a, lanes, part, parts);
         return;
     }
     let n = nest.outer.len();
@@ -213,54 +264,16 @@ impl Emit<'_, '_> {
 
     fn stages_at(&self, b: &Builder, iters: &[Val], lanes: Option<Lanes>, guarded: bool) {
         let nest = self.nest;
+        let stages = self.row_stages();
         let mut reduced: Vec<Option<Val>> = vec![None; nest.reductions.len()];
-        let mut kept: Vec<ExprId> = vec![];
-        if !nest.row.is_empty() {
-            let level = |root: ExprId| self.stages.level[root as usize];
-            let in_row = |s: &usize| self.stages.in_row[*s];
-            let last = (0..nest.reductions.len())
-                .map(|r| self.stages.of_reduction[r])
-                .chain(
-                    (0..nest.stores.len())
-                        .filter(in_row)
-                        .map(|s| level(nest.stores[s].root)),
-                )
-                .max()
-                .unwrap_or(0);
-            for stage in 0..=last {
-                let reds: Vec<usize> = (0..nest.reductions.len())
-                    .filter(|r| self.stages.of_reduction[*r] == stage)
-                    .collect();
-                let stores: Vec<usize> = (0..nest.stores.len())
-                    .filter(|s| in_row(s) && level(nest.stores[*s].root) == stage)
-                    .collect();
-                if reds.is_empty() && stores.is_empty() {
-                    continue;
-                }
-                // Values of this stage that later stages want.
-                let roots: Vec<ExprId> = reds
-                    .iter()
-                    .map(|r| nest.reductions[*r].root)
-                    .chain(stores.iter().map(|s| nest.stores[*s].root))
-                    .collect();
-                let live = nest.body.reachable(&roots);
-                let new: Vec<ExprId> = nest
-                    .temps
-                    .iter()
-                    .copied()
-                    .filter(|t| live[*t as usize] && !kept.contains(t))
-                    .collect();
-                let stage = Stage {
-                    reds,
-                    stores,
-                    keep: new.clone(),
-                    kept: kept.clone(),
-                };
-                let results = self.run_stage(b, iters, lanes, guarded, &stage, &reduced);
+        if let Some(extent) = self.short_row() {
+            reduced = self.short(b, iters, extent, guarded, &stages);
+        } else {
+            for stage in &stages {
+                let results = self.run_stage(b, iters, lanes, guarded, stage, &reduced);
                 for (r, v) in stage.reds.iter().zip(results) {
                     reduced[*r] = Some(v);
                 }
-                kept.extend(new);
             }
         }
         let mut f = self.frame(b, iters.to_vec(), lanes);
@@ -271,6 +284,46 @@ impl Emit<'_, '_> {
                 f.store(s.buffer, &s.index, s.root);
             }
         }
+    }
+
+    /// The passes over the row, in order.
+    fn row_stages(&self) -> Vec<Stage> {
+        let nest = self.nest;
+        if nest.row.is_empty() {
+            return vec![];
+        }
+        let level = |root: ExprId| self.stages.level[root as usize];
+        let of_store = |s: usize| level(nest.stores[s].root);
+        let stores: Vec<usize> = (0..nest.stores.len()).filter(|s| self.stages.in_row[*s]).collect();
+        let reductions = 0..nest.reductions.len();
+        let last = reductions.clone().map(|r| self.stages.of_reduction[r]);
+        let last = last.chain(stores.iter().map(|s| of_store(*s))).max().unwrap_or(0);
+        let mut kept: Vec<ExprId> = vec![];
+        let mut all = vec![];
+        for stage in 0..=last {
+            let reds: Vec<usize> = reductions
+                .clone()
+                .filter(|r| self.stages.of_reduction[*r] == stage)
+                .collect();
+            let stores: Vec<usize> = stores.iter().copied().filter(|s| of_store(*s) == stage).collect();
+            if reds.is_empty() && stores.is_empty() {
+                continue;
+            }
+            // Values of this stage that later stages want.
+            let roots = reds.iter().map(|r| nest.reductions[*r].root);
+            let roots: Vec<ExprId> = roots.chain(stores.iter().map(|s| nest.stores[*s].root)).collect();
+            let live = nest.body.reachable(&roots);
+            let wanted = |t: &ExprId| live[*t as usize] && !kept.contains(t);
+            let keep: Vec<ExprId> = nest.temps.iter().copied().filter(wanted).collect();
+            all.push(Stage {
+                reds,
+                stores,
+                keep: keep.clone(),
+                kept: kept.clone(),
+            });
+            kept.extend(keep);
+        }
+        all
     }
 
     /// One pass over the row: returns the results of its reductions.
@@ -454,32 +507,88 @@ impl Emit<'_, '_> {
             .reds
             .iter()
             .zip(acc)
-            .map(|(r, a)| {
-                let red = &nest.reductions[*r];
-                let next = match nest.body.get(red.root) {
-                    Expr::Binary(Binary::Mul, x, y) if red.combine == Combine::Add && red.dtype.is_float() => {
-                        let (x, y) = (f.eval(*x), f.eval(*y));
-                        b.fma(b.splat(x, a.lanes()), b.splat(y, a.lanes()), *a)
-                    }
-                    _ => {
-                        let v = b.splat(f.eval(red.root), a.lanes());
-                        combine(b, red.combine, red.dtype, *a, v)
-                    }
-                };
-                // Only along the row do masked lanes belong to other elements of the same result.
-                match lanes {
-                    Some(Lanes {
-                        mask: Some(m), iter, ..
-                    }) if iter >= nest.outer.len() => b.select(m, next, *a),
-                    _ => next,
-                }
-            })
+            .map(|(r, a)| self.advance(&f, *r, *a))
             .collect();
         for s in &at.stage.stores {
             let s = &nest.stores[*s];
             f.store(s.buffer, &s.index, s.root);
         }
         out
+    }
+
+    /// An accumulator after the frame's point.
+    fn advance(&self, f: &Frame, reduction: usize, acc: Val) -> Val {
+        let b = f.b;
+        let nest = self.nest;
+        let red = &nest.reductions[reduction];
+        let next = match nest.body.get(red.root) {
+            Expr::Binary(Binary::Mul, x, y) if red.combine == Combine::Add && red.dtype.is_float() => {
+                let (x, y) = (f.eval(*x), f.eval(*y));
+                b.fma(b.splat(x, acc.lanes()), b.splat(y, acc.lanes()), acc)
+            }
+            _ => {
+                let v = b.splat(f.eval(red.root), acc.lanes());
+                combine(b, red.combine, red.dtype, acc, v)
+            }
+        };
+        // Only along the row do masked lanes belong to other elements of the same result.
+        match f.lanes {
+            Some(Lanes {
+                mask: Some(m), iter, ..
+            }) if iter >= nest.outer.len() => b.select(m, next, acc),
+            _ => next,
+        }
+    }
+
+    /// The extent of a row of few vectors, which stays in registers.
+    fn short_row(&self) -> Option<i64> {
+        let nest = self.nest;
+        let [extent] = &nest.row[..] else { return None };
+        let along_row = nest.schedule.vector == Some(nest.outer.len());
+        let most = SHORT_ROW * i64::from(self.lanes);
+        extent.as_const().filter(|e| along_row && (1..=most).contains(e))
+    }
+
+    /// All stages of a short row: what one computes is there for the others.
+    fn short(&self, b: &Builder, iters: &[Val], extent: i64, guarded: bool, stages: &[Stage]) -> Vec<Option<Val>> {
+        let nest = self.nest;
+        let row = nest.outer.len();
+        let vector = |(at, count): (i64, u32)| {
+            let mut iters = iters.to_vec();
+            iters[row] = b.i64(at);
+            let end = at + i64::from(count);
+            let lanes = Lanes {
+                iter: row,
+                count,
+                mask: (end > extent).then(|| b.mask_first(b.i64(extent - at), count)),
+            };
+            let mut f = self.frame(b, iters, Some(lanes));
+            f.guarded = guarded;
+            f.reduced = vec![None; nest.reductions.len()];
+            f
+        };
+        let mut vectors: Vec<Frame> = pieces(extent, self.lanes).into_iter().map(vector).collect();
+        let mut reduced = vec![None; nest.reductions.len()];
+        for stage in stages {
+            for r in &stage.reds {
+                let red = &nest.reductions[*r];
+                let count = |f: &Frame| f.lanes.map_or(0, |l| l.count);
+                let equal = vectors.chunk_by(|x, y| count(x) == count(y)).map(|vectors| {
+                    let start = b.splat(identity(b, red.combine, red.dtype), count(&vectors[0]));
+                    let all = vectors.iter().fold(start, |acc, f| self.advance(f, *r, acc));
+                    horizontal(b, red.combine, red.dtype, all)
+                });
+                reduced[*r] = equal.reduce(|x, y| combine(b, red.combine, red.dtype, x, y));
+            }
+            for f in &mut vectors {
+                f.reduced.clone_from(&reduced);
+                for s in &stage.stores {
+                    let s = &nest.stores[*s];
+                    f.store(s.buffer, &s.index, s.root);
+                }
+            }
+        }
+        reduced
     }
 
     /// Address of a temporary at the frame's row position.

@@ -9,14 +9,11 @@ use cameo_kernel::program::{Nest, Reduction};
 use cameo_kernel::window::{Tap, Window};
 
 use super::body::{Frame, KernelCx, Lanes, identity};
-use super::nest::{Emit, RowPoint, Stage};
+use super::nest::{Emit, RowPoint, Stage, shares};
 use super::{Builder, Val};
 
 /// Most windows that are computed together: their sums and what they read fit into registers.
 const TOGETHER: i64 = 8;
-
-/// Shares per thread below which the lanes are shared as well as the rows.
-const SHARES: i64 = 8;
 
 /// Points of the last row iterator that are computed.
 enum Points {
@@ -41,27 +38,16 @@ pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, w: &Window, lanes: u32, par
     let e = Emit::new(cx, nest, lanes, b.i64(0));
     let n = nest.outer.len();
     let top = Frame::new(b, cx, vec![], None);
-    let (zero, one, l) = (b.i64(0), b.i64(1), b.i64(i64::from(lanes)));
     let rows = top.dim(&Dim::product(&nest.outer[..w.along]));
-    let lane_extent = top.dim(&nest.outer[n - 1]);
-    let blocks = b.div_ceil(lane_extent, l);
-    let wanted = b.div_ceil(b.mul(parts, b.i64(SHARES)), b.max(rows, one));
-    let chunks = b.max(
-        b.min(b.select(b.cmp(super::Cmp::Eq, parts, one), one, wanted), blocks),
-        one,
-    );
-    let total = b.mul(rows, chunks);
-    let share = |i: Val| b.div_u(b.mul(i, total), parts);
-    b.for_each(share(part), share(b.add(part, one)), one, |b, unit| {
-        let mut iters = vec![zero; n + nest.row.len()];
-        let (mut rest, chunk) = (b.div_u(unit, chunks), b.rem_u(unit, chunks));
+    let width = top.dim(&nest.outer[n - 1]);
+    shares(b, rows, width, lanes, (part, parts), |b, row, range| {
+        let mut iters = vec![b.i64(0); n + nest.row.len()];
+        let mut rest = row;
         for i in (0..w.along).rev() {
             let extent = Frame::new(b, cx, vec![], None).dim(&nest.outer[i]);
             iters[i] = if i == 0 { rest } else { b.rem_u(rest, extent) };
             rest = b.div_u(rest, extent);
         }
-        let edge = |i: Val| b.mul(b.div_u(b.mul(i, blocks), chunks), l);
-        let range = (edge(chunk), b.min(edge(b.add(chunk, one)), lane_extent));
         e.row(b, w, &iters, range);
     });
 }
