@@ -10,12 +10,13 @@
 //! assumed of what the nest computes, only that all three walk the same rows in the same order and that nothing else
 //! reads what is between them. The step runs where the last one did; what the first ones read is alive until then.
 
-use cameo_ir::structured::Expr;
+use cameo_ir::structured::{Binary, Body, Expr};
 use cameo_ir::{Bounds, DType, Dim, Origin, Sym};
 
+use crate::nest::{choose_temps, stages};
 use crate::program::{
-    BOperand, Buffer, Chain, ChainSchedule, Contraction, Kernel, KernelBody, Kernels, Nest, Place, Program, RED, Step,
-    Store,
+    ACC, BOperand, Buffer, Chain, ChainSchedule, Contraction, Kernel, KernelBody, Kernels, Nest, Place, Program, RED,
+    Step, Store,
 };
 use crate::select::nominal;
 use crate::targets::Target;
@@ -281,7 +282,7 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
 
     let mut table = Table::default();
     let in_place = middle.kernel.may_share(read, write);
-    let locals: Vec<Dim> = vec![width.clone(); if in_place { 1 } else { 2 }];
+    let mut locals: Vec<Dim> = vec![width.clone(); if in_place { 1 } else { 2 }];
     let maps: Vec<Vec<usize>> = parts
         .iter()
         .map(|w| {
@@ -303,6 +304,16 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
         rename(&mut body, &|b| number(map[b]), &|b| map[b] >= LOCAL, at);
         links.push(body);
     }
+    // The local rows and what is gathered share L2.
+    let fit = (target.l2 / 2) as i64
+        / nominal(&Chain::stride(&width))
+            .saturating_mul(4 * locals.len() as i64)
+            .max(1);
+    if let [_, KernelBody::Nest(n), KernelBody::Contraction(b)] = &mut links[..]
+        && scale_late(n, b, params + locals.len(), [&flat[1].0, &flat[2].0])
+    {
+        locals.push(Dim::ONE);
+    }
     let mut buffers = table.buffers;
     for width in &locals {
         buffers.push(Buffer {
@@ -313,11 +324,6 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
     }
     // Only at the end of the rows may a contraction's last register tile be smaller.
     let tile = least_common_multiple(a.schedule.mr, b.schedule.mr);
-    // The local rows and what is gathered share L2.
-    let fit = (target.l2 / 2) as i64
-        / nominal(&Chain::stride(&width))
-            .saturating_mul(4 * locals.len() as i64)
-            .max(1);
     let most = usize::try_from(fit).unwrap_or(0).clamp(tile, ROWS);
     let body = KernelBody::Chain(Chain {
         links,
@@ -330,6 +336,59 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
         },
     });
     Some((Kernel { buffers, dims: 0, body }, table.storages))
+}
+
+/// Leaves a factor that is the same along the row, such as one over the sum of a softmax, to the contraction's results:
+/// they are fewer, and the row is written in the pass that sums it. `factors` is the local buffer of factors, `rows` are
+/// the numbers of a row in the nest and in the contraction.
+fn scale_late(n: &mut Nest, c: &mut Contraction, factors: usize, rows: [&Dim; 2]) -> bool {
+    let s = stages(n);
+    let store = n.stores[0].root;
+    let (x, factor, op) = match *n.body.get(store) {
+        Expr::Binary(op @ (Binary::Mul | Binary::Div), x, y) if !s.full[y as usize] => (x, y, op),
+        Expr::Binary(op @ Binary::Mul, x, y) if !s.full[x as usize] => (y, x, op),
+        _ => return false,
+    };
+    // Only what was reduced is dear to wait for, and no pass may come after the row is written.
+    let written = s.level[x as usize];
+    let earlier = s.of_reduction.iter().all(|stage| *stage <= written);
+    if !s.full[x as usize] || s.level[factor as usize] <= written || !earlier || n.body.dtype(store) != DType::F32 {
+        return false;
+    }
+    let at = |row: &Dim| vec![row.clone(), Dim::ZERO];
+    n.stores[0].root = x;
+    n.stores.push(Store {
+        buffer: factors,
+        index: at(rows[0]),
+        root: factor,
+    });
+    n.temps = choose_temps(n);
+    let iters: Vec<Dim> = (0..KernelBody::Contraction(c.clone()).extents().len())
+        .map(Dim::iter)
+        .collect();
+    let mut body = Body::new();
+    for s in &mut c.stores {
+        s.root = body.inline(&c.epilogue, s.root, &iters, &mut |b, operand, dtype, index, fill| {
+            let load = b.push(Expr::Load {
+                operand,
+                dtype,
+                index,
+                fill,
+            });
+            if operand != ACC {
+                return load;
+            }
+            let factor = b.push(Expr::Load {
+                operand: factors as u32,
+                dtype,
+                index: at(rows[1]),
+                fill: None,
+            });
+            b.binary(op, load, factor)
+        });
+    }
+    c.epilogue = body;
+    true
 }
 
 fn least_common_multiple(a: usize, b: usize) -> usize {

@@ -341,7 +341,7 @@ pub fn stages(nest: &Nest) -> Stages {
 }
 
 /// Nodes worth keeping: over the row, needed in several stages, and dear.
-fn choose_temps(nest: &Nest) -> Vec<ExprId> {
+pub(crate) fn choose_temps(nest: &Nest) -> Vec<ExprId> {
     if nest.row.is_empty() {
         return vec![];
     }

@@ -154,11 +154,39 @@ pub struct ChainSchedule {
     pub tile: usize,
 }
 
+/// Fewer rows do not pay for packing what they are multiplied with.
+pub const FEW_ROWS: i64 = 16;
+
 impl Chain {
     /// Elements from one row of a local tensor to the next: whole vectors, off powers of two.
     pub fn stride(width: &Dim) -> Dim {
         let lanes = Dim::from(MAX_LANES);
         (width.ceil_div(&lanes) + Dim::ONE) * lanes
+    }
+
+    /// Elements of the packed panels of a link's operand B, made once per batch: its rows are far apart in memory, and each
+    /// block of rows reads all of it. `None`: it is packed already, or read once.
+    #[must_use]
+    pub fn panels(&self, link: &KernelBody) -> Option<Dim> {
+        let KernelBody::Contraction(c) = link else { return None };
+        let few = self.m.as_const().is_some_and(|m| m < FEW_ROWS);
+        if matches!(c.b, BOperand::Packed { .. }) || c.a_fill || few {
+            return None;
+        }
+        let width = Dim::from(c.schedule.nv * c.schedule.lanes);
+        Some(c.n.ceil_div(&width) * width * Dim::product(&c.k))
+    }
+
+    /// Bytes of all links' panels, each in whole cache lines.
+    #[must_use]
+    pub fn panel_bytes(&self) -> Dim {
+        let lanes = Dim::from(MAX_LANES);
+        let whole = |e: Dim| e.ceil_div(&lanes) * lanes.clone() * Dim::from(4i64);
+        self.links
+            .iter()
+            .filter_map(|l| self.panels(l))
+            .map(whole)
+            .fold(Dim::ZERO, |a, b| a + b)
     }
 
     /// Bytes of the local tensors of one block; they are f32.
@@ -712,7 +740,7 @@ impl KernelBody {
             // The links run one after another and share what is behind the local tensors.
             Self::Chain(c) => {
                 let links = c.links.iter().map(Self::scratch_bytes);
-                c.local_bytes() + links.fold(Dim::ZERO, |a, b| a.maximum(&b))
+                c.local_bytes() + c.panel_bytes() + links.fold(Dim::ZERO, |a, b| a.maximum(&b))
             }
         }
     }

@@ -5,22 +5,31 @@
 //! they would in memory. What a link needs of scratch for itself comes behind.
 
 use cameo_ir::structured::Body;
-use cameo_kernel::program::{Chain, Kernel, KernelBody};
+use cameo_kernel::program::{Chain, FEW_ROWS, Kernel, KernelBody, MAX_LANES};
 
 use super::body::{Frame, KernelCx};
-use super::{Builder, Elem, Val, contraction, nest};
+use super::{Builder, Cmp, Elem, Val, contraction, nest};
 
 /// Blocks per thread that even out what each takes.
 const SHARES: i64 = 4;
 
 /// Renders the chain for share `part` of `parts`. `cx` is that of the whole kernel, its parameters in order.
-pub fn emit(b: &Builder, cx: &KernelCx, kernel: &Kernel, c: &Chain, lanes: u32, part: Val, parts: Val, scratch: Val) {
+pub fn emit(
+    b: &Builder,
+    cx: &KernelCx,
+    kernel: &Kernel,
+    chain: &Chain,
+    lanes: u32,
+    part: Val,
+    parts: Val,
+    scratch: Val,
+) {
     let top = Frame::new(b, cx, vec![], None);
     let (zero, one) = (b.i64(0), b.i64(1));
-    let (batch, m) = (top.dim(&c.batch), top.dim(&c.m));
-    let tile = b.i64(c.schedule.tile as i64);
+    let (batch, m) = (top.dim(&chain.batch), top.dim(&chain.m));
+    let tile = b.i64(chain.schedule.tile as i64);
     // Enough blocks for the scratch, and for the threads where there are few batches.
-    let least = b.div_ceil(m, b.i64(c.schedule.rows as i64));
+    let least = b.div_ceil(m, b.i64(chain.schedule.rows as i64));
     let wanted = b.div_ceil(b.mul(parts, b.i64(SHARES)), b.max(batch, one));
     let blocks = b.max(least, b.min(wanted, b.div_ceil(m, tile)));
     let height = b.mul(b.div_ceil(m, b.mul(b.max(blocks, one), tile)), tile);
@@ -29,22 +38,27 @@ pub fn emit(b: &Builder, cx: &KernelCx, kernel: &Kernel, c: &Chain, lanes: u32, 
     let total = b.mul(batch, blocks);
     let lo = b.div_u(b.mul(part, total), parts);
     let hi = b.div_u(b.mul(b.add(part, one), total), parts);
-    let local_bytes = top.dim(&c.local_bytes());
-    let rest = b.gep(scratch, Elem::I8, local_bytes);
+    let local_bytes = top.dim(&chain.local_bytes());
+    let many = b.cmp(Cmp::Ge, m, b.i64(FEW_ROWS));
+    let panels = b.gep(scratch, Elem::I8, local_bytes);
+    let rest = b.gep(panels, Elem::I8, top.dim(&chain.panel_bytes()));
     b.for_each(lo, hi, one, |b, w| {
         let (batch, block) = (b.div_u(w, blocks), b.rem_u(w, blocks));
+        // The first block of a batch, or of this share.
+        let fresh = b.or(b.cmp(Cmp::Eq, block, zero), b.cmp(Cmp::Eq, w, lo));
+        let mut panels = panels;
         let m_lo = b.mul(block, height);
         let m_hi = b.min(b.add(m_lo, height), m);
         let first = b.add(b.mul(batch, m), m_lo);
         let mut ptrs = cx.ptrs.clone();
         let mut at = zero;
         let inner = Frame::new(b, cx, vec![], None);
-        for width in &c.locals {
+        for width in &chain.locals {
             let stride = inner.dim(&Chain::stride(width));
             ptrs.push(b.gep(scratch, Elem::F32, b.sub(at, b.mul(first, stride))));
-            at = b.add(at, b.mul(stride, b.i64(c.schedule.rows as i64)));
+            at = b.add(at, b.mul(stride, b.i64(chain.schedule.rows as i64)));
         }
-        for link in &c.links {
+        for link in &chain.links {
             let body: &Body = match link {
                 KernelBody::Nest(n) => &n.body,
                 KernelBody::Contraction(c) => &c.epilogue,
@@ -69,13 +83,34 @@ pub fn emit(b: &Builder, cx: &KernelCx, kernel: &Kernel, c: &Chain, lanes: u32, 
                 }
                 KernelBody::Contraction(c) => {
                     let columns = Frame::new(b, &cx, vec![], None).dim(&c.n);
-                    let rows = contraction::Part {
-                        batch: (batch, b.add(batch, one)),
-                        m: (m_lo, m_hi),
-                        n: (zero, columns),
-                        next: None,
+                    let part = |b: &Builder, panels: Option<Val>| {
+                        let rows = contraction::Part {
+                            batch: (batch, b.add(batch, one)),
+                            m: (m_lo, m_hi),
+                            n: (zero, columns),
+                            next: None,
+                            panels,
+                        };
+                        contraction::emit_part(b, &cx, c, &rows, rest);
                     };
-                    contraction::emit_part(b, &cx, c, &rows, rest);
+                    let Some(elements) = chain.panels(link) else {
+                        part(b, None);
+                        continue;
+                    };
+                    let here = panels;
+                    let elements = Frame::new(b, &cx, vec![], None).dim(&elements);
+                    let lanes = b.i64(MAX_LANES as i64);
+                    panels = b.gep(here, Elem::F32, b.mul(b.div_ceil(elements, lanes), lanes));
+                    let packed = |b: &Builder| {
+                        b.when(fresh, |b| contraction::pack(b, &cx, c, batch, here));
+                        part(b, Some(here));
+                        vec![]
+                    };
+                    let as_it_is = |b: &Builder| {
+                        part(b, None);
+                        vec![]
+                    };
+                    b.if_(many, &[], packed, as_it_is);
                 }
                 KernelBody::Winograd(_) | KernelBody::Chain(_) => {}
             }

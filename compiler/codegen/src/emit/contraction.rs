@@ -33,6 +33,7 @@ struct Emit<'k, 'f> {
     /// Batch iterators, m, n, then k.
     nb: usize,
     next: Option<Val>,
+    panels: Option<Val>,
 }
 
 /// A panel of B: `k` rows of vectors, the lanes of which are consecutive columns.
@@ -67,6 +68,24 @@ pub struct Part {
     pub n: (Val, Val),
     /// Elements from a packed panel to the one that is used after it; none: as they lie in memory.
     pub next: Option<Val>,
+    /// Where [`pack`] left the panels of B.
+    pub panels: Option<Val>,
+}
+
+/// Copies all of B at a batch to panels of whole tiles.
+pub fn pack(b: &Builder, cx: &KernelCx, c: &Contraction, batch: Val, to: Val) {
+    let (BOperand::Direct(o) | BOperand::Gathered(o)) = &c.b else {
+        return;
+    };
+    let e = Emit::new(cx, c, to);
+    let iters = e.batch(b, batch);
+    let f = Frame::new(b, cx, vec![], None);
+    let (n, k) = (f.dim(&c.n), f.dim(&Dim::product(&c.k)));
+    let width = b.i64((c.schedule.nv * c.schedule.lanes) as i64);
+    b.for_each(b.i64(0), n, width, |b, n0| {
+        let to = b.gep(to, Elem::F32, b.mul(n0, k));
+        e.gather(b, &iters, o, to, n0, c.schedule.nv, n);
+    });
 }
 
 /// Renders the contraction for share `part` of `parts`.
@@ -110,6 +129,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, c: &Contraction, part: Val, parts: Val, 
         m: (m_lo, m_hi),
         n: (n_lo, n_hi),
         next: None,
+        panels: None,
     };
     emit_part(b, cx, c, &part, scratch);
 }
@@ -117,15 +137,12 @@ pub fn emit(b: &Builder, cx: &KernelCx, c: &Contraction, part: Val, parts: Val, 
 /// Renders one part of the contraction.
 pub fn emit_part(b: &Builder, cx: &KernelCx, c: &Contraction, part: &Part, scratch: Val) {
     let e = Emit {
-        c,
-        cx,
-        scratch,
-        lanes: c.schedule.lanes as u32,
-        nb: c.batch.len(),
         next: part.next,
+        panels: part.panels,
+        ..Emit::new(cx, c, scratch)
     };
     let f = Frame::new(b, cx, vec![], None);
-    let (zero, one) = (b.i64(0), b.i64(1));
+    let one = b.i64(1);
     let n = f.dim(&c.n);
     let mr = b.i64(c.schedule.mr as i64);
     let ((m_lo, m_hi), (n_lo, n_hi)) = (part.m, part.n);
@@ -137,17 +154,7 @@ pub fn emit_part(b: &Builder, cx: &KernelCx, c: &Contraction, part: &Part, scrat
         b.clear(scratch, b.mul(inner, b.i64(4)));
     }
     b.for_each(part.batch.0, part.batch.1, one, |b, w| {
-        let mut iters = vec![zero; e.nb + 2 + c.k.len()];
-        let mut rest = w;
-        for i in (0..e.nb).rev() {
-            if i == 0 {
-                iters[i] = rest;
-            } else {
-                let extent = Frame::new(b, cx, vec![], None).dim(&c.batch[i]);
-                iters[i] = b.rem_u(rest, extent);
-                rest = b.div_u(rest, extent);
-            }
-        }
+        let iters = e.batch(b, w);
         let blocks = |b: &Builder, lo: Val, hi: Val| e.columns(b, &iters, n_lo, n_hi, n, lo, hi);
         if gathered {
             let dots = |b: &Builder| e.dots(b, &iters, n_lo, n_hi, n, m_lo, m_hi);
@@ -175,7 +182,37 @@ pub fn emit_part(b: &Builder, cx: &KernelCx, c: &Contraction, part: &Part, scrat
     });
 }
 
+impl<'k, 'f> Emit<'k, 'f> {
+    fn new(cx: &'f KernelCx<'f>, c: &'k Contraction, scratch: Val) -> Self {
+        Self {
+            c,
+            cx,
+            scratch,
+            lanes: c.schedule.lanes as u32,
+            nb: c.batch.len(),
+            next: None,
+            panels: None,
+        }
+    }
+}
+
 impl Emit<'_, '_> {
+    /// The iterators at the start of a batch.
+    fn batch(&self, b: &Builder, batch: Val) -> Vec<Val> {
+        let mut iters = vec![b.i64(0); self.nb + 2 + self.c.k.len()];
+        let mut rest = batch;
+        for i in (0..self.nb).rev() {
+            if i == 0 {
+                iters[i] = rest;
+            } else {
+                let extent = Frame::new(b, self.cx, vec![], None).dim(&self.c.batch[i]);
+                iters[i] = b.rem_u(rest, extent);
+                rest = b.div_u(rest, extent);
+            }
+        }
+        iters
+    }
+
     fn columns(&self, b: &Builder, iters: &[Val], n_lo: Val, n_hi: Val, n: Val, m_lo: Val, m_hi: Val) {
         let c = self.c;
         let nr = (c.schedule.nv * c.schedule.lanes) as i64;
@@ -212,6 +249,18 @@ impl Emit<'_, '_> {
     fn panel(&self, b: &Builder, iters: &[Val], n0: Val, nv: usize, mask: Option<Val>, n: Val) -> Panel {
         let c = self.c;
         let width = (c.schedule.nv * c.schedule.lanes) as i64;
+        if let Some(panels) = self.panels {
+            let k = Frame::new(b, self.cx, vec![], None).dim(&Dim::product(&c.k));
+            let left = b.rem_u(n0, b.i64(width));
+            return Panel {
+                ptr: b.gep(panels, Elem::F32, b.add(b.mul(b.sub(n0, left), k), left)),
+                stride: Some(b.i64(width)),
+                n0,
+                nv,
+                mask,
+                ahead: None,
+            };
+        }
         match &c.b {
             BOperand::Packed { buffer, batch } => {
                 let f = Frame::new(b, self.cx, iters.to_vec(), None);
@@ -245,7 +294,7 @@ impl Emit<'_, '_> {
                 ahead: None,
             },
             BOperand::Gathered(o) => {
-                self.gather(b, iters, o, n0, nv, n);
+                self.gather(b, iters, o, self.scratch_panel(b), n0, nv, n);
                 Panel {
                     ptr: self.scratch_panel(b),
                     stride: Some(b.i64((nv * c.schedule.lanes) as i64)),
@@ -352,11 +401,10 @@ impl Emit<'_, '_> {
         });
     }
 
-    /// Copies a panel of B to scratch as `[k][nv * lanes]`. Columns past the end repeat the last one.
-    fn gather(&self, b: &Builder, iters: &[Val], o: &Operand, n0: Val, nv: usize, n: Val) {
+    /// Copies a panel of B as `[k][nv * lanes]`. Columns past the end repeat the last one, or are 0.
+    fn gather(&self, b: &Builder, iters: &[Val], o: &Operand, to: Val, n0: Val, nv: usize, n: Val) {
         let c = self.c;
         let l = c.schedule.lanes as i64;
-        let to = self.scratch_panel(b);
         let (n_iter, k0) = (self.nb + 1, self.nb + 2);
         let bounds = Bounds::of(&self.cx.extents);
         let offset = bounds.simplify(&self.cx.buffers[o.buffer].offset(&o.index));
@@ -365,6 +413,7 @@ impl Emit<'_, '_> {
         let last = b.sub(n, b.i64(1));
         let width = b.i64(nv as i64 * l);
         let from = self.cx.ptrs[o.buffer];
+        let columns_are_consecutive = matches!(c.b, BOperand::Direct(_));
         let column = |b: &Builder, iters: &[Val], j: usize| {
             let mut iters = iters.to_vec();
             iters[n_iter] = b.min(b.add(n0, b.i64(j as i64)), last);
@@ -373,6 +422,19 @@ impl Emit<'_, '_> {
         self.k_loops(b, iters, 0, b.i64(0), &mut |b, iters, row| {
             // Along the innermost k iterator, `row` being the position of its first value.
             let extent = Frame::new(b, self.cx, vec![], None).dim(&c.k[c.k.len() - 1]);
+            if columns_are_consecutive {
+                b.for_each(b.i64(0), extent, b.i64(1), |b, k| {
+                    let mut iters = iters.to_vec();
+                    (iters[inner], iters[n_iter]) = (k, n0);
+                    let first = Frame::new(b, self.cx, iters, None).dim(&offset);
+                    for v in (0..nv as i64).map(|v| b.i64(v * l)) {
+                        let mask = b.mask_first(b.sub(b.sub(n, n0), v), self.lanes);
+                        let x = b.load_masked(from, Elem::F32, b.add(first, v), mask);
+                        b.store(to, b.add(b.mul(b.add(row, k), width), v), x);
+                    }
+                });
+                return;
+            }
             let mut done = b.i64(0);
             if inner_step.as_ref().is_some_and(Dim::is_one) {
                 // Rows of B are consecutive in k: transpose squares in registers.

@@ -15,6 +15,9 @@ use std::collections::HashMap;
 use super::body::{Frame, KernelCx, Lanes, combine, elem, horizontal, identity};
 use super::{Builder, Ty, Val};
 
+/// Sums of a long row that are computed at the same time.
+const SUMS: i64 = 4;
+
 /// Rows of at most so many vectors are computed without loops.
 const SHORT_ROW: i64 = 8;
 
@@ -431,21 +434,39 @@ impl Emit<'_, '_> {
         }
         let l = i64::from(self.lanes);
         let whole = b.mul(b.div_u(extent, b.i64(l)), b.i64(l));
-        let acc = b.for_(zero, whole, b.i64(l), acc, |b, iv, acc| {
+        let vector = |b: &Builder, first: Val, acc: &[Val]| {
             let mut iters = iters.to_vec();
-            iters[i] = iv;
-            self.row_point(
-                b,
-                iters,
-                Some(Lanes {
-                    iter: i,
-                    count: self.lanes,
-                    mask: None,
-                }),
-                at,
-                acc,
-            )
-        });
+            iters[i] = first;
+            let lanes = Lanes {
+                iter: i,
+                count: self.lanes,
+                mask: None,
+            };
+            self.row_point(b, iters, Some(lanes), at, acc)
+        };
+        let (mut start, mut acc) = (zero, acc.to_vec());
+        if !acc.is_empty() {
+            // The terms of one sum wait for each other: several sums, added up in the end.
+            let count = acc.len();
+            let reds = || at.stage.reds.iter().map(|r| &nest.reductions[*r]);
+            let identities = reds().map(|r| b.splat(identity(b, r.combine, r.dtype), self.lanes));
+            let identities: Vec<Val> = identities.collect();
+            let several: Vec<Val> = (1..SUMS).fold(acc, |all, _| [all, identities.clone()].concat());
+            let step = b.i64(SUMS * l);
+            start = b.mul(b.div_u(extent, step), step);
+            let several = b.for_(zero, start, step, &several, |b, iv, several| {
+                let one = |(u, acc): (usize, &[Val])| vector(b, b.add(iv, b.i64(u as i64 * l)), acc);
+                several.chunks(count).enumerate().flat_map(one).collect()
+            });
+            let join = |x: Vec<Val>, y: &[Val]| -> Vec<Val> {
+                let pairs = reds().zip(x.iter().zip(y));
+                pairs
+                    .map(|(r, (x, y))| combine(b, r.combine, r.dtype, *x, *y))
+                    .collect()
+            };
+            acc = several.chunks(count).skip(1).fold(several[..count].to_vec(), join);
+        }
+        let acc = b.for_(start, whole, b.i64(l), &acc, |b, iv, acc| vector(b, iv, acc));
         let tys: Vec<Ty> = acc.iter().map(|v| v.ty()).collect();
         let tail = b.cmp(super::Cmp::Lt, whole, extent);
         b.if_(

@@ -94,6 +94,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, w: &Winograd, part: Val, parts: Val, scr
                 m: (lo, hi),
                 n: (n0, n1),
                 next: Some(point),
+                panels: None,
             };
             contraction::emit_part(b, &inner, &product, &part, e.border);
             e.outputs(b, &m, (lo, hi), (n0, n1));
