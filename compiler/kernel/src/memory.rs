@@ -86,8 +86,9 @@ fn aligned(bytes: &Dim) -> Dim {
     bytes.ceil_div(&Dim::from(ALIGN)) * Dim::from(ALIGN)
 }
 
-/// Plans the arena of a program.
-pub fn plan(p: &Program) -> MemoryPlan {
+/// What needs a place: storages with the steps in which their memory is in use, by themselves or by those that take it over,
+/// and its size. Also the owner of each storage.
+fn items(p: &Program) -> (Vec<(usize, Life, Dim)>, Vec<usize>) {
     let mut lives = lifetimes(p);
     let owner = owners(p, &lives);
     for i in 0..owner.len() {
@@ -95,13 +96,34 @@ pub fn plan(p: &Program) -> MemoryPlan {
             lives[owner[i]] = Some((own.0.min(heir.0), own.1.max(heir.1)));
         }
     }
-    let mut items: Vec<(usize, Life, Dim)> = p
-        .storages
-        .iter()
-        .enumerate()
+    let storages = p.storages.iter().enumerate();
+    let items = storages
         .filter(|(i, s)| s.place == Place::Arena && owner[*i] == *i)
         .filter_map(|(i, _)| Some((i, lives[i]?, aligned(&p.bytes(i)))))
         .collect();
+    (items, owner)
+}
+
+/// The most bytes that are in use at one step, at the sizes that `value` gives: no plan can do with fewer.
+pub fn alive_bytes(p: &Program, value: &dyn Fn(&Dim) -> Option<i64>) -> Option<i64> {
+    // What each step begins to use, and what is no longer used at it.
+    let mut change = vec![0i64; p.steps.len() + 1];
+    for (_, (from, to), size) in items(p).0 {
+        let size = value(&size)?;
+        change[from] = change[from].checked_add(size)?;
+        change[to + 1] = change[to + 1].checked_sub(size)?;
+    }
+    let (mut alive, mut most) = (0i64, 0);
+    for by in change {
+        alive = alive.checked_add(by)?;
+        most = most.max(alive);
+    }
+    Some(most)
+}
+
+/// Plans the arena of a program.
+pub fn plan(p: &Program) -> MemoryPlan {
+    let (mut items, owner) = items(p);
     // Largest first; ties by id keep it deterministic.
     items.sort_by_key(|(i, _, size)| (std::cmp::Reverse(nominal(size)), *i));
     let mut offsets = vec![None; p.storages.len()];
@@ -197,6 +219,8 @@ mod tests {
     /// No two tensors that live at the same time may overlap, but for an operand and the result that takes it over.
     fn check(p: &Program, symbols: &[(&str, i64)]) {
         let plan = plan(p);
+        let alive = alive_bytes(p, &|d| Some(evaluate(d, symbols))).expect("all symbols are given");
+        assert!(0 < alive && alive <= evaluate(&plan.size, symbols), "{alive}");
         let lives = lifetimes(p);
         let owner = owners(p, &lives);
         let end = evaluate(&plan.size, symbols);

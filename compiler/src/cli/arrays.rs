@@ -46,18 +46,20 @@ pub fn made_up(graph: &Graph, at: &[(String, i64)], seed: u64) -> Result<Vec<Ten
     for (name, n) in at {
         match binding.get_mut(name.as_str()) {
             Some(value) => *value = *n,
-            None => {
-                let known: Vec<&str> = binding.keys().map(|k| &**k).collect();
-                let help = match known.join(", ") {
-                    names if names.is_empty() => "the model has no dynamic dimensions".into(),
-                    names => format!("the dynamic dimensions are {names}"),
-                };
-                let d = Diagnostic::invalid(format!("--at {name}: there is no such dimension"));
-                return Err(d.help(help).into());
-            }
+            None => return Err(no_dimension(graph, name).into()),
         }
     }
     Ok(random::inputs(graph, &mut rng, &binding))
+}
+
+/// What to say of a name in `--at` that the graph does not have.
+pub fn no_dimension(graph: &Graph, name: &str) -> Diagnostic {
+    let known: Vec<&str> = graph.symbols.keys().map(|k| &**k).collect();
+    let help = match known.join(", ") {
+        names if names.is_empty() => "the model has no dynamic dimensions".into(),
+        names => format!("the dynamic dimensions are {names}"),
+    };
+    Diagnostic::invalid(format!("--at {name}: there is no such dimension")).help(help)
 }
 
 /// The array of an `.npy` file.

@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cameo_ir::{Dim, Fact, Graph};
+use cameo_ir::{Dim, Fact, Graph, Sym};
 use cameo_kernel::Program;
+use cameo_kernel::memory::{self, MemoryPlan};
 use serde_json::{Value, json};
 
 use super::compile::size;
 use super::explain::{Decisions, Explain, forms};
-use super::{Done, Failure, InspectArgs, operators, show};
+use super::{Done, Failure, InspectArgs, arrays, operators, show};
 use crate::excerpt::Source;
 use crate::report::{self, Report};
 use crate::{Diagnostic, Diagnostics, Event, Options, Product, artifact, ir_file, pipeline};
@@ -55,7 +56,10 @@ struct Found {
     optimized: bool,
     graph: Option<Graph>,
     program: Option<Program>,
+    plan: Option<MemoryPlan>,
     ops: BTreeMap<String, usize>,
+    /// Extents at which quantities are told.
+    at: Vec<(String, i64)>,
     problems: Option<Diagnostics>,
 }
 
@@ -107,10 +111,11 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
         optimized: true,
         ops: ops(&after),
         program: Some(program),
+        plan,
         graph: Some(after),
-        problems: None,
+        ..Found::default()
     };
-    let (Some(after), Some(program), Some(plan)) = (&found.graph, &found.program, &plan) else {
+    let (Some(after), Some(program), Some(plan)) = (&found.graph, &found.program, &found.plan) else {
         return Err(Diagnostic::internal("the partition said nothing of its memory").into());
     };
     let profile = match &args.profile {
@@ -160,6 +165,7 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
     let optimized = args.optimized || args.slice.is_some();
     let mut found = Found {
         optimized,
+        at: args.at.clone(),
         ..Found::default()
     };
     let silent = &mut |_: Event| {};
@@ -172,6 +178,9 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
             return Ok(found);
         }
     };
+    if let Some((name, _)) = args.at.iter().find(|(name, _)| !graph.symbols.contains_key(&**name)) {
+        return Err(arrays::no_dimension(&graph, name).into());
+    }
     if optimized {
         found.problems = pipeline::optimize(&mut graph, &options, silent)
             .err()
@@ -179,7 +188,12 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
     }
     found.ops = ops(&graph);
     if found.problems.is_none() {
-        match pipeline::partition(&graph, artifact::kernel_target(&machine), &options, silent) {
+        let plan = &mut found.plan;
+        match pipeline::partition(&graph, artifact::kernel_target(&machine), &options, &mut |e| {
+            if let Event::End(_, Product::Program(_, p)) = e {
+                *plan = Some(p.clone());
+            }
+        }) {
             Ok(program) => found.program = Some(program),
             Err(problems) => found.problems = Some(problems.with_source(model)),
         }
@@ -189,10 +203,26 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
 }
 
 impl Found {
+    /// A dim at the extents that are given.
+    fn at(&self, dim: &Dim) -> Dim {
+        dim.subst(&|s| match s {
+            Sym::Named(name) => self.at.iter().find(|(n, _)| **n == **name).map(|(_, v)| Dim::from(*v)),
+            _ => None,
+        })
+    }
+
     /// FLOPs of a run, multiplications and additions counted one each.
     fn flops(&self) -> Option<Dim> {
         let program = self.program.as_ref()?;
-        Some(program.steps.iter().fold(Dim::ZERO, |a, s| a + s.flops.clone()))
+        let sum = program.steps.iter().fold(Dim::ZERO, |a, s| a + s.flops.clone());
+        Some(self.at(&sum))
+    }
+
+    /// Bytes of the arena, and the most of them that are in use at one step: where they are known.
+    fn memory(&self) -> Option<(i64, i64)> {
+        let (program, plan) = (self.program.as_ref().filter(|_| self.optimized)?, self.plan.as_ref()?);
+        let value = |dim: &Dim| self.at(dim).as_const();
+        Some((value(&plan.size)?, memory::alive_bytes(program, &value)?))
     }
 
     /// Elements of the weights.
@@ -274,6 +304,8 @@ impl Found {
             "parameters": self.parameters(),
             "weight_bytes": self.weight_bytes(),
             "flops": self.flops().as_ref().map(dim),
+            "arena_bytes": self.memory().map(|(arena, _)| arena),
+            "alive_bytes": self.memory().map(|(_, alive)| alive),
             "nodes": self.ops.values().sum::<usize>(),
             "ops": self.ops,
             "kernels": self.kernels(),
@@ -321,6 +353,10 @@ impl Found {
                     Some(n) => writeln!(out, "FLOPs       {}", grouped(usize::try_from(n).unwrap_or(0)))?,
                     None => writeln!(out, "FLOPs       {flops}")?,
                 }
+            }
+            if let Some((arena, alive)) = self.memory() {
+                let [arena, alive] = [arena, alive].map(|n| size(u64::try_from(n).unwrap_or(0)));
+                writeln!(out, "arena       {arena}, of which {alive} are in use at once")?;
             }
         }
         writeln!(out, "nodes       {}", self.ops.values().sum::<usize>())?;

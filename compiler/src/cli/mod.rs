@@ -365,9 +365,12 @@ struct InspectArgs {
     outputs: Vec<String>,
     #[command(flatten)]
     target: TargetArgs,
-    /// After all passes, with the number of kernels
+    /// After all passes, with the number of kernels and the memory of a run
     #[arg(long)]
     optimized: bool,
+    /// Extent of a dynamic dimension at which FLOPs and memory are told; may be repeated
+    #[arg(long = "at", value_name = "NAME=N", value_parser = extent, conflicts_with_all = ["explain", "report", "ops"])]
+    at: Vec<(String, i64)>,
     /// As JSON
     #[arg(long)]
     json: bool,

@@ -118,6 +118,25 @@ fn inspect_tells_what_is_in_a_model() {
         found["flops"]
     );
 
+    let (found, _) = json(
+        dir.path(),
+        ["inspect", "linear.onnx", "--json", "--optimized", "--at", "N=5"],
+    );
+    assert!(
+        found["flops"].as_i64().is_some_and(|n| (40..=70).contains(&n)),
+        "{}",
+        found["flops"]
+    );
+    // One kernel from the input to the output.
+    assert_eq!((&found["arena_bytes"], &found["alive_bytes"]), (&0.into(), &0.into()));
+    let refused = cameo(dir.path(), ["inspect", "linear.onnx", "--at", "M=5"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let refused = text(&refused.stderr);
+    assert!(
+        refused.contains("--at M: there is no such dimension") && refused.contains("are N"),
+        "{refused}"
+    );
+
     let shown = done(dir.path(), ["inspect", "linear.onnx"]);
     for line in [
         "input       x: f32[N,2]",
