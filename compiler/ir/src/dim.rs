@@ -313,6 +313,12 @@ impl Dim {
         }
     }
 
+    /// Symbols and operations, repeats included.
+    pub fn atoms(&self) -> usize {
+        let factors = self.terms().iter().flat_map(|(m, _)| m);
+        factors.map(Atom::atoms).sum()
+    }
+
     pub fn uses(&self, sym: &Sym) -> bool {
         let mut found = false;
         self.visit(&mut |s| found |= s == sym);
@@ -417,6 +423,15 @@ impl Atom {
                 let (a, b) = (a.subst(f), b.subst(f));
                 // Where the operands turn out not to broadcast, the atom stays and evaluation decides.
                 a.broadcast(&b).unwrap_or_else(|| Dim::atom(Self::Broadcast(a, b)))
+            }
+        }
+    }
+
+    fn atoms(&self) -> usize {
+        match self {
+            Self::Sym(_) => 1,
+            Self::FloorDiv(a, b) | Self::Min(a, b) | Self::Max(a, b) | Self::Broadcast(a, b) => {
+                1 + a.atoms() + b.atoms()
             }
         }
     }
