@@ -240,17 +240,34 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Error> {
     Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
-/// CRC-32 (IEEE 802.3, reflected polynomial 0xEDB88320) of the concatenation.
+/// CRC-32 (IEEE 802.3, reflected polynomial 0xEDB88320) of the concatenation, sixteen bytes at a time ("slicing",
+/// Kounavis and Berry 2005): a byte at a time took longer than small models run.
 fn crc32(parts: &[&[u8]]) -> u32 {
     let mut crc = u32::MAX;
-    for &byte in parts.iter().copied().flatten() {
-        crc = (crc >> 8) ^ CRC_TABLE[usize::from((crc as u8) ^ byte)];
+    for part in parts {
+        let (blocks, rest) = part.as_chunks::<SLICES>();
+        for block in blocks {
+            // The checksum so far enters with the first four bytes.
+            let block = u128::from_le_bytes(*block) ^ u128::from(crc);
+            let bytes = block.to_be_bytes();
+            let sums = bytes
+                .iter()
+                .zip(&CRC_TABLES)
+                .map(|(&byte, table)| table[usize::from(byte)]);
+            crc = sums.fold(0, |sum, part| sum ^ part);
+        }
+        for &byte in rest {
+            crc = (crc >> 8) ^ CRC_TABLES[0][usize::from((crc as u8) ^ byte)];
+        }
     }
     !crc
 }
 
-const CRC_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
+const SLICES: usize = 16;
+
+/// What a byte does to the checksum that stands as many bytes before the end as the table's number.
+static CRC_TABLES: [[u32; 256]; SLICES] = {
+    let mut tables = [[0; 256]; SLICES];
     let mut byte = 0;
     while byte < 256 {
         let mut crc = byte as u32;
@@ -263,10 +280,20 @@ const CRC_TABLE: [u32; 256] = {
             };
             bit += 1;
         }
-        table[byte] = crc;
+        tables[0][byte] = crc;
         byte += 1;
     }
-    table
+    let mut table = 1;
+    while table < SLICES {
+        byte = 0;
+        while byte < 256 {
+            let before: u32 = tables[table - 1][byte];
+            tables[table][byte] = (before >> 8) ^ tables[0][(before & 0xFF) as usize];
+            byte += 1;
+        }
+        table += 1;
+    }
+    tables
 };
 
 #[cfg(test)]
@@ -276,6 +303,13 @@ mod tests {
     #[test]
     fn checksum_of_the_standard_text() {
         assert_eq!(crc32(&[b"12345", b"6789"]), 0xCBF4_3926);
+        // As long as several blocks and a rest, cut anywhere.
+        let text: Vec<u8> = (0..100).collect();
+        let whole = crc32(&[&text]);
+        assert_eq!(whole, 0x58C9_32F5);
+        for cut in 0..text.len() {
+            assert_eq!(crc32(&[&text[..cut], &text[cut..]]), whole);
+        }
     }
 
     /// `packed` as the only member of an archive, claiming the method and the unpacked size.
