@@ -108,6 +108,7 @@ check "loops over time" "$python" "$tests/oracle/loops.py"
 check "recurrent layers" "$python" "$tests/oracle/recurrent.py"
 check "cut networks" "$python" "$tests/oracle/slice.py"
 check "masked networks" "$python" "$tests/oracle/masks.py"
+check "benches" "$python" "$tests/bench/check.py"
 check "digits in C" digits_program
 # The quickstart also writes minilm.onnx.
 check "quickstart" quickstart

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Times compiled models against ONNX Runtime and OpenVINO (where it is installed), in turns, on this machine.
+"""Times compiled models against ONNX Runtime, OpenVINO and tract (those that are installed), in turns, on this machine.
 
-    python compare.py MODEL.onnx[:B=1,S=128[:FLOOR]]... [--rounds N] [--runs N] [--warmup N] [--threads N] [--json FILE]
+    python compare.py MODEL.onnx[:B=1,S=128[:FLOOR]]... [--rounds N] [--runs N] [--warmup N] [--threads N...] [--json FILE]
+                      [--chart FILE.png]
     python compare.py --zoo DIR [--cache DIR] [NAME[@B=1,S=128][:FLOOR]...]        # networks of a zoo, see ../oracle/zoo.py
 
 In every round each side runs once in a process of its own (warm-up, then RUNS timed runs on the same inputs and number
@@ -9,7 +10,7 @@ of threads), and who begins changes from round to round, so that a slow spell of
 one median per side; the table shows median and quartiles over the rounds, and the median and quartiles of the ratio
 Cameo / the faster of the others within a round. The last line is the geometric mean of the inverse, how many times as fast
 Cameo is. With a FLOOR the exit code says whether every median ratio is at most its floor. A peer that refuses a model
-has no time in its row.
+has no time in its row. Each number of threads has rows of its own. --chart draws the ratios, see chart.py.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "oracle"))
 
+import chart
 from compiled import Checks, Compiled, Failed, call, difference, outputs, session
 from feeds import binding, random_feeds
 from peers import PEERS, command, installed, version
@@ -45,35 +47,41 @@ def machine():
 
 
 def measure(case, options):
-    """Interleaved rounds for one (name, model, feeds, floor)."""
+    """Interleaved rounds for one (name, model, feeds, floor): a result for each number of threads."""
     name, model, feeds, floor = case
     with tempfile.TemporaryDirectory() as folder:
         compiled = Compiled(model, folder)
         # A fast wrong answer is worth nothing; the tight comparison is match.py's.
-        expected = outputs(session(model, options.threads), feeds)
-        got = compiled.run(feeds, options.threads)
+        expected = outputs(session(model, max(options.threads)), feeds)
+        got = compiled.run(feeds, max(options.threads))
         far = [d for n, e in expected.items() if isinstance(d := difference(got[n], e), str) or d > 1e-3]
         if far:
             raise SystemExit(f"{name}: wrong result ({far[0]})")
         saved = compiled.save(feeds)
-        count = {"threads": options.threads, "runs": options.runs, "warmup": options.warmup}
-        ours = [f for k, v in count.items() for f in (f"--{k}", v)]
-        sides = {"cameo": [compiled.path, "--bench", "--inputs", saved, *ours]}
-        sides |= {peer: command(peer, model, saved, **count) for peer in options.peers}
-        times = {side: [] for side in sides}
-        for turn in range(options.rounds):
-            for side in sorted(sides, reverse=turn % 2 == 1):
-                try:
-                    times[side].append(json.loads(call(sides[side]).splitlines()[-1])["median_ms"])
-                except Failed:
-                    if side == "cameo":
-                        raise
-                    times[side].append(float("nan"))
-    fastest = np.nanmin([times[p] for p in options.peers], axis=0)
-    ratio = summary(np.array(times["cameo"]) / fastest)
-    shape = {n: list(x.shape) for n, x in feeds.items()}
-    return {"model": name, "inputs": shape, "ms": {side: summary(t) for side, t in times.items()},
-            "ratio": ratio, "floor": floor, "rounds": times}
+        for threads in options.threads:
+            times = rounds(compiled, model, saved, threads, options)
+            fastest = np.nanmin([times[p] for p in options.peers], axis=0)
+            yield {"model": name, "threads": threads, "inputs": {n: list(x.shape) for n, x in feeds.items()},
+                   "ms": {side: summary(t) for side, t in times.items()},
+                   "ratio": summary(np.array(times["cameo"]) / fastest), "floor": floor, "rounds": times}
+
+
+def rounds(compiled, model, saved, threads, options):
+    """{side: a median for each round}."""
+    count = {"threads": threads, "runs": options.runs, "warmup": options.warmup}
+    ours = [f for k, v in count.items() for f in (f"--{k}", v)]
+    sides = {"cameo": [compiled.path, "--bench", "--inputs", saved, *ours]}
+    sides |= {peer: command(peer, model, saved, **count) for peer in options.peers}
+    times = {side: [] for side in sides}
+    for turn in range(options.rounds):
+        for side in sorted(sides, reverse=turn % 2 == 1):
+            try:
+                times[side].append(json.loads(call(sides[side]).splitlines()[-1])["median_ms"])
+            except Failed:
+                if side == "cameo":
+                    raise
+                times[side].append(float("nan"))
+    return times
 
 
 def cases(options):
@@ -106,31 +114,37 @@ def main():
     ap.add_argument("--rounds", type=int, default=7)
     ap.add_argument("--runs", type=int, default=20)
     ap.add_argument("--warmup", type=int, default=5)
-    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--threads", type=int, nargs="+", default=[2])
     ap.add_argument("--json", type=Path, help="write everything here")
+    ap.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the ratios here (needs matplotlib)")
     ap.add_argument("--peers", nargs="+", choices=PEERS, default=installed(), help="by default all that are installed")
     options = ap.parse_args()
+    if options.chart:
+        chart.needs()
     about = machine()
-    print(f"{about['cpu']}, {about['cpus']} CPUs; {options.threads} threads; {', '.join(about['peers'])}; "
+    threads = " and ".join(map(str, options.threads))
+    print(f"{about['cpu']}, {about['cpus']} CPUs; {threads} threads; {', '.join(about['peers'])}; "
           f"{options.rounds} rounds of {options.runs} runs; milliseconds, median (quartiles)")
     columns = ["Cameo", *(PEERS[p][0] for p in options.peers)]
     print(f"{'model':34}" + "".join(f" {c:>27}" for c in columns) + f" {'ratio':>24}")
     results = []
-    for case in cases(options):
-        r = measure(case, options)
+    for r in (r for case in cases(options) for r in measure(case, options)):
         results.append(r)
-        print(f"{r['model']:34}" + "".join(f" {cell(r['ms'][s]):>27}" for s in ["cameo", *options.peers])
+        name = r["model"] + (f", {r['threads']} threads" if len(options.threads) > 1 else "")
+        print(f"{name:34}" + "".join(f" {cell(r['ms'][s]):>27}" for s in ["cameo", *options.peers])
               + f" {cell(r['ratio']):>24}", flush=True)
     speed = np.exp(-np.mean([np.log(r["ratio"]["median"]) for r in results]))
-    print(f"{len(results)} models, geometric mean: {speed:.2f} times as fast as the faster of the others")
+    print(f"{len(results)} rows, geometric mean: {speed:.2f} times as fast as the faster of the others")
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "threads": options.threads, "runs": options.runs,
                                             "results": results}, indent=1) + "\n", encoding="utf-8")
+    if options.chart:
+        chart.draw(chart.ratios(results), options.chart)
     checks = Checks()
     for r in results:
         if r["floor"] is not None:
             ratio = r["ratio"]["median"]
-            checks.add(ratio <= r["floor"], f"{r['model']}: {ratio:.2f}, at most {r['floor']}")
+            checks.add(ratio <= r["floor"], f"{r['model']}, {r['threads']} threads: {ratio:.2f}, at most {r['floor']}")
     return checks.code() if checks.passed + checks.failed else 0
 
 

@@ -8,6 +8,7 @@ imported, to after the first run; "peak_rss_bytes" is of the whole process.
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -48,8 +49,22 @@ def openvino(model, feeds, threads):
     return run
 
 
+def tract(model, feeds, threads):
+    """At the extents of the inputs. Its package has no setting for threads: it runs on one, whatever is asked."""
+    import tract as engine
+    names = {"float32": "f32", "float64": "f64", "float16": "f16"}
+    network = engine.onnx().load(model)
+    arrays = [feeds[network.input_name(i)] for i in range(network.input_count())]
+    for i, x in enumerate(arrays):
+        kind = names.get(x.dtype.name) or x.dtype.name.replace("uint", "u").replace("int", "i")
+        network.set_input_fact(i, ",".join([*map(str, x.shape), kind]))
+    runnable = network.into_model().into_runnable()
+    tensors = [engine.Tensor.from_numpy(x) for x in arrays]
+    return lambda: runnable.run(tensors)
+
+
 # How a package is called, and what it is called in tables.
-PEERS = {"onnxruntime": ("ONNX Runtime", onnxruntime), "openvino": ("OpenVINO", openvino)}
+PEERS = {"onnxruntime": ("ONNX Runtime", onnxruntime), "openvino": ("OpenVINO", openvino), "tract": ("tract", tract)}
 
 
 def installed():
@@ -57,8 +72,7 @@ def installed():
 
 
 def version(name):
-    module = __import__(name)
-    return f"{PEERS[name][0]} {module.__version__.split('-')[0]}"
+    return f"{PEERS[name][0]} {importlib.metadata.version(name)}"
 
 
 def command(name, model, feeds_path, threads, runs, warmup):
