@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times compiled models against ONNX Runtime, OpenVINO and tract (those that are installed), in turns, on this machine.
+"""Times compiled models against ONNX Runtime, OpenVINO, tract and rten (those that are installed), in turns, on this machine.
 
     python compare.py MODEL.onnx[:B=1,S=128[:FLOOR]]... [--rounds N] [--runs N] [--warmup N] [--threads N...] [--json FILE]
                       [--chart FILE.png]

@@ -63,21 +63,28 @@ def tract(model, feeds, threads):
     return lambda: runnable.run(tensors)
 
 
-# How a package is called, and what it is called in tables.
-PEERS = {"onnxruntime": ("ONNX Runtime", onnxruntime), "openvino": ("OpenVINO", openvino), "tract": ("tract", tract)}
+# How a package is called, what it is called in tables, and what loads a model in it; rten has no package, see peers/.
+PEERS = {"onnxruntime": ("ONNX Runtime", onnxruntime), "openvino": ("OpenVINO", openvino), "tract": ("tract", tract),
+         "rten": ("rten", None)}
+
+# Built by `cargo build --release` in peers/.
+RTEN = Path(__file__).resolve().parent / "peers" / "target" / "release" / "rten-peer"
 
 
 def installed():
-    return [name for name in PEERS if importlib.util.find_spec(name)]
+    return [name for name in PEERS if (RTEN.exists() if name == "rten" else importlib.util.find_spec(name))]
 
 
 def version(name):
+    if name == "rten":
+        lock = (RTEN.parents[2] / "Cargo.lock").read_text(encoding="utf-8")
+        return "rten " + lock.split('name = "rten"\nversion = "')[1].split('"')[0]
     return f"{PEERS[name][0]} {importlib.metadata.version(name)}"
 
 
 def command(name, model, feeds_path, threads, runs, warmup):
-    return [sys.executable, Path(__file__).resolve(), name, model, feeds_path,
-            "--threads", threads, "--runs", runs, "--warmup", warmup]
+    program = [RTEN] if name == "rten" else [sys.executable, Path(__file__).resolve(), name]
+    return [*program, model, feeds_path, "--threads", threads, "--runs", runs, "--warmup", warmup]
 
 
 def peak_rss_bytes():
@@ -88,7 +95,7 @@ def peak_rss_bytes():
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    ap.add_argument("name", choices=PEERS)
+    ap.add_argument("name", choices=[name for name, (_, load) in PEERS.items() if load])
     ap.add_argument("model")
     ap.add_argument("inputs")
     ap.add_argument("--threads", type=int, default=2)
