@@ -6,6 +6,8 @@
 //! k2 contraction   Y[r, d] = Σ P[r, n] V[n, d]                      Y
 //! ```
 //!
+//! A factor of all of a row of P, such as one over the sum of a softmax, is left to Y.
+//!
 //! Attention is the case that matters: logits and probabilities, quadratic in the length, never reach memory. Nothing is
 //! assumed of what the nest computes, only that all three walk the same rows in the same order and that nothing else
 //! reads what is between them. The step runs where the last one did; what the first ones read is alive until then.
@@ -460,5 +462,40 @@ fn rename(body: &mut KernelBody, number: &dyn Fn(usize) -> usize, local: &dyn Fn
         }
         // Not links.
         KernelBody::Winograd(_) | KernelBody::Chain(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::program::KernelBody;
+    use crate::testing::program;
+
+    /// The widths of the local tensors of attention whose probabilities go through `after`.
+    fn locals(after: &str) -> Vec<String> {
+        let p = program(&format!(
+            r#"graph @g (%0 "q": f32[2,B,S,16], %1 "k": f32[2,B,16,S], %2 "v": f32[2,B,S,16]) symbols B=1.., S=1.. {{
+              weight %3: f32[] = dense(1.5)
+              weight %4: f32[] = dense(0.0)
+              weight %5: f32[] = dense(1.0)
+              %10 = MatMul(%0, %1)
+              %11 = Softmax(%10)
+              {after}
+              %13 = MatMul(%12, %2)
+              return %13 "y"
+            }}"#
+        ));
+        let chain = p.steps.iter().find_map(|s| match &p.kernels[s.kernel].body {
+            KernelBody::Chain(c) => Some(c),
+            _ => None,
+        });
+        let locals = &chain.expect("a chain").locals;
+        locals.iter().skip(1).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn results_are_divided_where_rows_only_differ_by_a_factor() {
+        assert_eq!(locals("%12 = Identity(%11)"), ["1"]);
+        // What is clipped depends on the sum.
+        assert_eq!(locals("%9 = Mul(%11, %3)\n %12 = Clip(%9, %4, %5)"), [""; 0]);
     }
 }

@@ -107,6 +107,7 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
         }
     })
     .map_err(|d| d.with_source(model))?;
+    decisions.extend(forms(&program));
     let found = Found {
         optimized: true,
         ops: ops(&after),
