@@ -365,9 +365,7 @@ fn scale_late(n: &mut Nest, c: &mut Contraction, factors: usize, rows: [&Dim; 2]
         root: factor,
     });
     n.temps = choose_temps(n);
-    let iters: Vec<Dim> = (0..KernelBody::Contraction(c.clone()).extents().len())
-        .map(Dim::iter)
-        .collect();
+    let iters: Vec<Dim> = (0..c.batch.len() + 2 + c.k.len()).map(Dim::iter).collect();
     let mut body = Body::new();
     for s in &mut c.stores {
         s.root = body.inline(&c.epilogue, s.root, &iters, &mut |b, operand, dtype, index, fill| {

@@ -6,7 +6,9 @@ use cameo_ir::Dim;
 use cameo_ir::structured::{Body, Expr, Scalar};
 
 use crate::memory::MemoryPlan;
+use crate::nest::across;
 use crate::program::{ACC, BOperand, Kernel, KernelBody, Place, Program, RED, Store};
+use crate::window::window;
 
 /// The whole program with its memory plan.
 pub fn program(p: &Program, plan: &MemoryPlan) -> String {
@@ -82,9 +84,15 @@ fn write_kernel(out: &mut String, k: &Kernel, body: &KernelBody) -> fmt::Result 
     match body {
         KernelBody::Nest(n) => {
             let vector = n.schedule.vector.map_or("none".into(), |v| format!("$i{v}"));
+            // How code goes through it, where that is not point by point.
+            let form = match (window(n, &k.buffers), across(n, &k.buffers)) {
+                (Some(w), _) => format!(" windows $i{}", w.along),
+                (None, Some(a)) => format!(" across $i{}", a.from),
+                (None, None) => String::new(),
+            };
             writeln!(
                 out,
-                "nest outer [{}] row [{}] vector {vector}",
+                "nest outer [{}] row [{}] vector {vector}{form}",
                 list(&n.outer),
                 list(&n.row)
             )?;

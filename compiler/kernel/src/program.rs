@@ -155,7 +155,7 @@ pub struct ChainSchedule {
 }
 
 /// Fewer rows do not pay for packing what they are multiplied with.
-pub const FEW_ROWS: i64 = 16;
+pub const PACKED_FROM: i64 = 16;
 
 impl Chain {
     /// Elements from one row of a local tensor to the next: whole vectors, off powers of two.
@@ -169,7 +169,7 @@ impl Chain {
     #[must_use]
     pub fn panels(&self, link: &KernelBody) -> Option<Dim> {
         let KernelBody::Contraction(c) = link else { return None };
-        let few = self.m.as_const().is_some_and(|m| m < FEW_ROWS);
+        let few = self.m.as_const().is_some_and(|m| m < PACKED_FROM);
         if matches!(c.b, BOperand::Packed { .. }) || c.a_fill || few {
             return None;
         }

@@ -240,61 +240,12 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Error> {
     Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
-/// CRC-32 (IEEE 802.3, reflected polynomial 0xEDB88320) of the concatenation, sixteen bytes at a time ("slicing",
-/// Kounavis and Berry 2005): a byte at a time took longer than small models run.
+/// CRC-32 (IEEE 802.3, reflected polynomial 0xEDB88320) of the concatenation.
 fn crc32(parts: &[&[u8]]) -> u32 {
-    let mut crc = u32::MAX;
-    for part in parts {
-        let (blocks, rest) = part.as_chunks::<SLICES>();
-        for block in blocks {
-            // The checksum so far enters with the first four bytes.
-            let block = u128::from_le_bytes(*block) ^ u128::from(crc);
-            let bytes = block.to_be_bytes();
-            let sums = bytes
-                .iter()
-                .zip(&CRC_TABLES)
-                .map(|(&byte, table)| table[usize::from(byte)]);
-            crc = sums.fold(0, |sum, part| sum ^ part);
-        }
-        for &byte in rest {
-            crc = (crc >> 8) ^ CRC_TABLES[0][usize::from((crc as u8) ^ byte)];
-        }
-    }
-    !crc
+    let mut sum = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| sum.update(part));
+    sum.finalize()
 }
-
-const SLICES: usize = 16;
-
-/// What a byte does to the checksum that stands as many bytes before the end as the table's number.
-static CRC_TABLES: [[u32; 256]; SLICES] = {
-    let mut tables = [[0; 256]; SLICES];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 {
-                (crc >> 1) ^ 0xEDB8_8320
-            } else {
-                crc >> 1
-            };
-            bit += 1;
-        }
-        tables[0][byte] = crc;
-        byte += 1;
-    }
-    let mut table = 1;
-    while table < SLICES {
-        byte = 0;
-        while byte < 256 {
-            let before: u32 = tables[table - 1][byte];
-            tables[table][byte] = (before >> 8) ^ tables[0][(before & 0xFF) as usize];
-            byte += 1;
-        }
-        table += 1;
-    }
-    tables
-};
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use cameo_ir::structured::ExprId;
 use cameo_kernel::nest::Across;
 use cameo_kernel::program::Nest;
 
-use super::body::{Frame, KernelCx, Lanes};
+use super::body::{Frame, KernelCx, Lanes, walk};
 use super::nest::shares;
 use super::{Builder, Cmp, Val};
 
@@ -21,14 +21,8 @@ pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, a: &Across, lanes: u32, par
     let rows = b.mul(top.dim(&Dim::product(others.iter().map(|i| &nest.outer[*i]))), blocks);
     shares(b, rows, width, lanes, (part, parts), |b, row, (lo, hi)| {
         let mut iters = vec![zero; v + 1];
-        let mut rest = row;
-        iters[a.from] = b.mul(b.rem_u(rest, blocks), l);
-        rest = b.div_u(rest, blocks);
-        for (j, i) in others.iter().enumerate().rev() {
-            let extent = Frame::new(b, cx, vec![], None).dim(&nest.outer[*i]);
-            iters[*i] = if j == 0 { rest } else { b.rem_u(rest, extent) };
-            rest = b.div_u(rest, extent);
-        }
+        iters[a.from] = b.mul(b.rem_u(row, blocks), l);
+        walk(b, cx, b.div_u(row, blocks), &others, &nest.outer, &mut iters);
         let tile = |b: &Builder, at: Val, whole: bool| {
             let mut iters = iters.clone();
             iters[v] = at;

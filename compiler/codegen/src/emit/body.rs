@@ -606,6 +606,20 @@ impl<'f, 'c> Frame<'f, 'c> {
     }
 }
 
+/// Writes the position of a row-major walk over the extents of `which` to those iterators.
+pub fn walk(b: &Builder, cx: &KernelCx, position: Val, which: &[usize], extents: &[Dim], iters: &mut [Val]) {
+    let mut rest = position;
+    for (j, i) in which.iter().enumerate().rev() {
+        if j == 0 {
+            iters[*i] = rest;
+        } else {
+            let extent = Frame::new(b, cx, vec![], None).dim(&extents[*i]);
+            iters[*i] = b.rem_u(rest, extent);
+            rest = b.div_u(rest, extent);
+        }
+    }
+}
+
 /// The neutral element of a reduction.
 pub fn identity(b: &Builder, combine: cameo_ir::structured::Combine, t: DType) -> Val {
     use cameo_ir::structured::Combine;

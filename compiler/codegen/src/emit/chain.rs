@@ -5,7 +5,7 @@
 //! they would in memory. What a link needs of scratch for itself comes behind.
 
 use cameo_ir::structured::Body;
-use cameo_kernel::program::{Chain, FEW_ROWS, Kernel, KernelBody, MAX_LANES};
+use cameo_kernel::program::{Chain, Kernel, KernelBody, MAX_LANES, PACKED_FROM};
 
 use super::body::{Frame, KernelCx};
 use super::{Builder, Cmp, Elem, Val, contraction, nest};
@@ -39,7 +39,7 @@ pub fn emit(
     let lo = b.div_u(b.mul(part, total), parts);
     let hi = b.div_u(b.mul(b.add(part, one), total), parts);
     let local_bytes = top.dim(&chain.local_bytes());
-    let many = b.cmp(Cmp::Ge, m, b.i64(FEW_ROWS));
+    let many = b.cmp(Cmp::Ge, m, b.i64(PACKED_FROM));
     let panels = b.gep(scratch, Elem::I8, local_bytes);
     let rest = b.gep(panels, Elem::I8, top.dim(&chain.panel_bytes()));
     b.for_each(lo, hi, one, |b, w| {

@@ -15,7 +15,7 @@ use cameo_ir::{Bounds, Dim, Sym};
 use cameo_kernel::nest::guards;
 use cameo_kernel::program::{BOperand, Contraction, Operand};
 
-use super::body::{Frame, KernelCx, Lanes};
+use super::body::{Frame, KernelCx, Lanes, walk};
 use super::{Builder, Cmp, Elem, Val};
 
 /// Epilogues of more expression nodes than this run in a loop over the tile instead of once per vector of it: written
@@ -200,16 +200,8 @@ impl Emit<'_, '_> {
     /// The iterators at the start of a batch.
     fn batch(&self, b: &Builder, batch: Val) -> Vec<Val> {
         let mut iters = vec![b.i64(0); self.nb + 2 + self.c.k.len()];
-        let mut rest = batch;
-        for i in (0..self.nb).rev() {
-            if i == 0 {
-                iters[i] = rest;
-            } else {
-                let extent = Frame::new(b, self.cx, vec![], None).dim(&self.c.batch[i]);
-                iters[i] = b.rem_u(rest, extent);
-                rest = b.div_u(rest, extent);
-            }
-        }
+        let all: Vec<usize> = (0..self.nb).collect();
+        walk(b, self.cx, batch, &all, &self.c.batch, &mut iters);
         iters
     }
 

@@ -12,7 +12,7 @@ use cameo_kernel::select::nominal;
 use cameo_kernel::window::window;
 use std::collections::HashMap;
 
-use super::body::{Frame, KernelCx, Lanes, combine, elem, horizontal, identity};
+use super::body::{Frame, KernelCx, Lanes, combine, elem, horizontal, identity, walk};
 use super::{Builder, Ty, Val};
 
 /// Sums of a long row that are computed at the same time.
@@ -133,16 +133,7 @@ pub fn emit_part(b: &Builder, cx: &KernelCx, nest: &Nest, lanes: u32, part: &Par
     let (zero, one) = (b.i64(0), b.i64(1));
     b.for_each(part.counted.0, part.counted.1, one, |b, w| {
         let mut iters = vec![zero; n + nest.row.len()];
-        let mut rest = w;
-        for (j, i) in counted.iter().enumerate().rev() {
-            if j == 0 {
-                iters[*i] = rest;
-            } else {
-                let extent = Frame::new(b, cx, vec![], None).dim(&nest.outer[*i]);
-                iters[*i] = b.rem_u(rest, extent);
-                rest = b.div_u(rest, extent);
-            }
-        }
+        walk(b, cx, w, &counted, &nest.outer, &mut iters);
         match (vector, part.lanes) {
             (Some(v), Some((lo, hi))) => {
                 let l = i64::from(lanes);

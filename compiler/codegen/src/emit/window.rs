@@ -8,7 +8,7 @@ use cameo_ir::{Dim, Sym};
 use cameo_kernel::program::{Nest, Reduction};
 use cameo_kernel::window::{Tap, Window};
 
-use super::body::{Frame, KernelCx, Lanes, identity};
+use super::body::{Frame, KernelCx, Lanes, identity, walk};
 use super::nest::{Emit, RowPoint, Stage, shares};
 use super::{Builder, Val};
 
@@ -33,6 +33,12 @@ enum Segment {
     Single(Val, Val),
 }
 
+/// How many steps it takes to get to `x` or past it from 0.
+fn up(x: i64, step: i64) -> i64 {
+    let x = x.max(0);
+    x / step + i64::from(x % step > 0)
+}
+
 /// Renders the nest for share `part` of `parts`.
 pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, w: &Window, lanes: u32, part: Val, parts: Val) {
     let e = Emit::new(cx, nest, lanes, b.i64(0));
@@ -40,14 +46,10 @@ pub fn emit(b: &Builder, cx: &KernelCx, nest: &Nest, w: &Window, lanes: u32, par
     let top = Frame::new(b, cx, vec![], None);
     let rows = top.dim(&Dim::product(&nest.outer[..w.along]));
     let width = top.dim(&nest.outer[n - 1]);
+    let rows_of: Vec<usize> = (0..w.along).collect();
     shares(b, rows, width, lanes, (part, parts), |b, row, range| {
         let mut iters = vec![b.i64(0); n + nest.row.len()];
-        let mut rest = row;
-        for i in (0..w.along).rev() {
-            let extent = Frame::new(b, cx, vec![], None).dim(&nest.outer[i]);
-            iters[i] = if i == 0 { rest } else { b.rem_u(rest, extent) };
-            rest = b.div_u(rest, extent);
-        }
+        walk(b, cx, row, &rows_of, &nest.outer, &mut iters);
         e.row(b, w, &iters, range);
     });
 }
@@ -135,10 +137,7 @@ impl Emit<'_, '_> {
         };
         let reach = tap.step * (self.points(last) - 1);
         let (Some(extent), Some(input)) = (extent.as_const(), tap.extent.as_const()) else {
-            let left = b.min(
-                b.i64((-offset).max(0).div_euclid(stride) + i64::from((-offset).max(0) % stride > 0)),
-                end,
-            );
+            let left = b.min(b.i64(up(-offset, stride)), end);
             let input = Frame::new(b, self.cx, vec![], None).dim(&tap.extent);
             let fits = b.max(b.sub(input, b.i64(offset + reach)), zero);
             let right = b.max(b.min(b.div_ceil(fits, b.i64(stride)), end), left);
@@ -148,9 +147,8 @@ impl Emit<'_, '_> {
         // The points of each window that are inside, and the range of windows that have all.
         let range = |i: i64| {
             let at = stride * i + offset;
-            let up = |x: i64| x.max(0).div_euclid(tap.step) + i64::from(x.max(0) % tap.step > 0);
-            let hi = up(input - at).min(self.points(last));
-            (up(-at).min(hi), hi)
+            let hi = up(input - at, tap.step).min(self.points(last));
+            (up(-at, tap.step).min(hi), hi)
         };
         let ranges: Vec<(i64, i64)> = (0..extent).map(range).collect();
         let is_whole = |r: &(i64, i64)| *r == (0, self.points(last));
