@@ -14,7 +14,9 @@ use cameo_tests::source;
 
 const TINY: Target = Target {
     name: "tiny",
+    plan: None,
     lanes: 4,
+    panel: 4,
     registers: 16,
     tiles: &[Tile {
         mr: 2,

@@ -230,7 +230,7 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
     // Every block walks the whole of both other operands; weights that do not stay in L2 are better walked by all rows
     // at once. Other operands belong to one batch.
     let small = |c: &Contraction| match c.b {
-        BOperand::Packed { .. } => nominal(&(Dim::product(&c.k) * c.n.clone())) <= (target.l2 / 8) as i64,
+        BOperand::Packed { .. } => nominal(&(Dim::product(&c.k) * c.n.clone())) <= (target.plan().l2 / 8) as i64,
         _ => true,
     };
     if !small(a) || !small(b) {

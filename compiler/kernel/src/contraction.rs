@@ -110,9 +110,9 @@ impl Builder<'_> {
                     let [most, least] = [
                         columns
                             .iter()
-                            .map(|i| select::lanes_used(self.target, &c.extents[*i]))
+                            .map(|i| select::lanes_used(self.target.plan(), &c.extents[*i]))
                             .fold(0.0, f64::max),
-                        select::lanes_used(self.target, &c.extents[lane]),
+                        select::lanes_used(self.target.plan(), &c.extents[lane]),
                     ];
                     most > FULLER * least
                 };
@@ -141,7 +141,7 @@ impl Builder<'_> {
         }
         let b_at = linear(self, &b);
         // Columns that are consecutive in memory, or, packed, those that leave the fewest lanes empty.
-        let used = |i: &usize| select::lanes_used(self.target, &c.extents[*i]);
+        let used = |i: &usize| select::lanes_used(self.target.plan(), &c.extents[*i]);
         let n = n_candidates
             .iter()
             .copied()
@@ -354,7 +354,7 @@ impl Builder<'_> {
                 for i in 0..extents.len() {
                     offset = offset.affine_in(&Sym::Iter(i as u32))?.1;
                 }
-                let panel = schedule.nv * schedule.lanes;
+                let panel = schedule.panel;
                 let (n, k) = (pair(nb + 1)?, k_iters.clone().map(pair).collect::<Option<Vec<_>>>()?);
                 Some(Pack {
                     batch,

@@ -46,7 +46,7 @@ pub fn partition(graph: &Graph, target: &Target, choices: Choices) -> Result<Pro
     let groups = group::form(&info);
     let mut program = build::build(&info, &groups, target, choices)?;
     chain::fuse(&mut program, target);
-    split::reductions(&mut program);
+    split::reductions(&mut program, target);
     Ok(program)
 }
 
@@ -124,6 +124,52 @@ mod tests {
             ));
             // What is before the window, the window, and the output.
             assert_eq!(kinds, ["nest", "nest", "nest"], "{batch}");
+        }
+    }
+
+    #[test]
+    fn levels_differ_in_schedules_only() {
+        use crate::targets::{aarch64::NEON, x86_64};
+        let window = r#"graph @g (%0 "x": f32[1,64,14,14]) {
+          weight %1: f32[128,64,3,3] = blob("w")
+          %2 = Conv(%0, %1) {pads=[1,1,1,1]}
+          return %2 "y"
+        }"#;
+        // Few columns, and a sum that is split or not by how many tiles there are.
+        let long = |n: usize, m: usize| {
+            format!(
+                r#"graph @g (%0 "x": f32[{m},4096]) {{
+                  weight %1: f32[4096,{n}] = blob("w")
+                  %2 = MatMul(%0, %1)
+                  return %2 "y"
+                }}"#
+            )
+        };
+        let texts = [window.to_owned(), long(8, 1), long(24, 40), long(100, 7), long(37, 60)];
+        for text in texts {
+            let g = cameo_ir::text::parse(&text, &|_, bytes| Some(vec![0; bytes].into())).expect("parses");
+            let at = |t| crate::partition(&g, t, crate::Choices::default()).expect("partitions");
+            let v4 = at(&x86_64::V4);
+            for level in [&x86_64::V3, &x86_64::V2] {
+                let other = at(level);
+                assert!(v4.same_plan(&other), "{} {text}", level.name);
+                assert_ne!(v4.kernels, other.kernels, "{} {text}", level.name);
+            }
+            // Another architecture has a plan of its own: other panels.
+            assert!(!v4.same_plan(&at(&NEON)), "{text}");
+        }
+    }
+
+    #[test]
+    fn tiles_fit_panels() {
+        use crate::targets::{aarch64::NEON, x86_64};
+        for target in [x86_64::V4, x86_64::V3, x86_64::V2, NEON] {
+            assert_eq!(target.panel, target.plan().panel, "{}", target.name);
+            for t in target.tiles {
+                // A tile is a part of one panel, or each of its vectors has one of its own.
+                let part = target.panel % (t.nv * target.lanes) == 0;
+                assert!(part || target.lanes == target.panel, "{} {t:?}", target.name);
+            }
         }
     }
 

@@ -146,13 +146,8 @@ impl Builder<'_> {
         let windows = count(&mut rows.iter().copied());
         let taps = count(&mut reduced().filter(|i| Some(*i) != channel));
         let elements = nominal(&self.info.graph.fact(a.value).element_count()) as f64;
-        let panel = self
-            .target
-            .tiles
-            .iter()
-            .map(|t| t.nv * self.target.lanes)
-            .max()
-            .unwrap_or(1);
+        let plan = self.target.plan();
+        let panel = plan.tiles.iter().map(|t| t.nv * plan.lanes).max().unwrap_or(1);
         let panels = (nominal(&c.extents[n]) as f64 / panel as f64).ceil();
         let good = channels.next().is_none()
             && axes(tap) == [line]

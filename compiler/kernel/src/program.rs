@@ -34,7 +34,7 @@ pub struct Program {
     pub graph: Graph,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Io {
     pub name: Arc<str>,
     pub dtype: DType,
@@ -42,7 +42,7 @@ pub struct Io {
 }
 
 /// Memory for one tensor, dense in some axis order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     pub name: Arc<str>,
     pub dtype: DType,
@@ -274,8 +274,10 @@ pub struct ContractionSchedule {
     pub lanes: usize,
     /// Rows of the register tile.
     pub mr: usize,
-    /// Vectors per row of the register tile; a panel is `nv * lanes` wide.
+    /// Vectors per row of the register tile.
     pub nv: usize,
+    /// Columns of a panel of a packed operand: a part of a tile, or several tiles.
+    pub panel: usize,
     /// Rows of A that are used with all panels before the next rows: they stay in L2.
     pub mc: usize,
     /// Above 1, the outermost batch iterator, of this extent, counts parts of the only reduction: see [`crate::split`].
@@ -319,7 +321,7 @@ pub struct WinogradSchedule {
 pub const LOOP_DEPTH: usize = 8;
 
 /// Steps that run `count` times in a row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loop {
     pub steps: std::ops::Range<usize>,
     pub count: Dim,
@@ -327,7 +329,7 @@ pub struct Loop {
 }
 
 /// A buffer of a step that lies elsewhere in the next iteration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
     pub step: usize,
     pub buffer: usize,
@@ -381,8 +383,8 @@ impl fmt::Display for ContractionSchedule {
         let n = self.nv * self.lanes;
         write!(
             f,
-            "block(m={}); panel(n={n}); tile(m={}, n={n}); vector(n, {}); parallel(m, n)",
-            self.mc, self.mr, self.lanes
+            "block(m={}); panel(n={}); tile(m={}, n={n}); vector(n, {}); parallel(m, n)",
+            self.mc, self.panel, self.mr, self.lanes
         )?;
         match self.split {
             1 => Ok(()),
@@ -425,6 +427,18 @@ impl Program {
     /// Whether the step runs more than once.
     pub fn in_loop(&self, step: usize) -> bool {
         self.loops.iter().any(|l| l.steps.contains(&step))
+    }
+
+    /// Whether the other one differs in nothing but its kernels: the same steps in the same memory, with the same weights.
+    pub fn same_plan(&self, other: &Self) -> bool {
+        let steps = |p: &Self| p.steps.len();
+        let same = |(a, b): (&Step, &Step)| {
+            (&a.buffers, &a.dims, &a.work, &a.flops) == (&b.buffers, &b.dims, &b.work, &b.flops)
+        };
+        (&self.symbols, &self.inputs, &self.outputs) == (&other.symbols, &other.inputs, &other.outputs)
+            && (&self.storages, &self.weights, &self.loops) == (&other.storages, &other.weights, &other.loops)
+            && (&self.requirements, steps(self)) == (&other.requirements, steps(other))
+            && self.steps.iter().zip(&other.steps).all(same)
     }
 
     /// Storage bytes, symbolic.

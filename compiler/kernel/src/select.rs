@@ -32,6 +32,7 @@ pub fn contraction(target: &Target, m: &Dim, n: &Dim, k: &[Dim]) -> ContractionS
         lanes: target.lanes,
         mr: t.mr,
         nv: t.nv,
+        panel: target.panel,
         mc,
         split: 1,
     }
@@ -64,7 +65,7 @@ fn register_tile(target: &Target, m: usize, n: usize, again: usize) -> Tile {
 }
 
 /// Winograd's form of a 3×3 window over `images` of `size` from `channels` to `n` channels, which has nine times that many
-/// weights; `None`: the direct form is as fast. `others` are the bytes of all weights of the model.
+/// weights; `None`: the direct form is as fast. Only block and tile are the level's own. `others` are the bytes of all weights of the model.
 pub fn winograd(
     target: &Target,
     images: &Dim,
@@ -79,14 +80,15 @@ pub fn winograd(
     // One image where their number is not known: then what weights cost weighs most.
     let images = images.as_const().unwrap_or(1).max(0) as f64;
     let size = size.map(|d| nominal(d).clamp(1, 1 << 20) as usize);
-    let whole = |c: usize| c.next_multiple_of(target.lanes);
+    let plan = target.plan();
+    let whole = |c: usize| c.next_multiple_of(plan.lanes);
     // Multiplications; of weights, what they take to come from memory, or from L3 if they stay there.
     let weights = |taps: usize| {
         let elements = taps * channels * n;
-        let per_element = if others + 4 * elements > target.l3 {
-            target.lanes as f64 * FROM_MEMORY
+        let per_element = if others + 4 * elements > plan.l3 {
+            plan.lanes as f64 * FROM_MEMORY
         } else {
-            target.lanes as f64 * FROM_L3
+            plan.lanes as f64 * FROM_L3
         };
         elements as f64 * per_element
     };
@@ -103,7 +105,7 @@ pub fn winograd(
     }
     // V with all channels, M with those of a panel; panels of U stream through the rest.
     let widest = target.tiles.iter().map(|t| t.nv).max().unwrap_or(1) * target.lanes;
-    let row = 4 * (side + 2) * (side + 2) * (whole(channels) + whole(widest));
+    let row = 4 * (side + 2) * (side + 2) * (channels.next_multiple_of(target.lanes) + widest);
     let fit = (target.l2 / 8 * 7 / row).clamp(1, MOST_TILES);
     let tiles = images.max(1.0) as usize * size[0].div_ceil(side) * size[1].div_ceil(side);
     let t = register_tile(target, tiles.min(fit), n, ROW_AGAIN);
@@ -115,6 +117,7 @@ pub fn winograd(
             lanes: target.lanes,
             mr: t.mr,
             nv: t.nv,
+            panel: target.panel,
             mc: block,
             split: 1,
         },

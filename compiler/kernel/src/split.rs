@@ -16,6 +16,8 @@ use crate::program::{
     ACC, BOperand, Buffer, Contraction, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED,
     Reduction, Step, Storage, Store,
 };
+use crate::select;
+use crate::targets::Target;
 
 /// Contractions of fewer tiles than this do not make shares for all threads.
 const FEW_TILES: i64 = 8;
@@ -27,14 +29,14 @@ const LONG: i64 = 1024;
 const PARTS: usize = 16;
 
 /// Splits what is worth it.
-pub fn reductions(p: &mut Program) {
+pub fn reductions(p: &mut Program, target: &Target) {
     let mut kernels = Kernels::default();
     let mut out = vec![];
     let mut place = vec![];
     for at in 0..p.steps.len() {
         place.push(out.len());
         if !p.in_loop(at)
-            && let Some(two) = split(p, at)
+            && let Some(two) = split(p, at, target)
         {
             out.extend(two.map(|(kernel, step)| {
                 let (kernel, dims) = crate::flat::merge_axes(kernel).numbered();
@@ -56,11 +58,12 @@ pub fn reductions(p: &mut Program) {
 }
 
 /// Whether a contraction has one reduction of which any part can be computed alone, and too few tiles.
-fn is_few_and_long(c: &Contraction) -> bool {
+fn is_few_and_long(c: &Contraction, target: &Target) -> bool {
     let [k] = c.k.as_slice() else {
         return false;
     };
-    let s = c.schedule;
+    // In tiles of the plan: the schedule's own are those of a level.
+    let s = select::contraction(target.plan(), &c.m, &c.n, &c.k);
     let tiles = [
         Dim::product(&c.batch),
         c.m.ceil_div(&Dim::from(s.mr)),
@@ -72,12 +75,12 @@ fn is_few_and_long(c: &Contraction) -> bool {
         && k.as_const().is_none_or(|k| k >= LONG)
 }
 
-fn split(p: &mut Program, at: usize) -> Option<[(Kernel, Step); 2]> {
+fn split(p: &mut Program, at: usize, target: &Target) -> Option<[(Kernel, Step); 2]> {
     let whole = Whole::new(p, at);
     let KernelBody::Contraction(c) = whole.kernel.body else {
         return None;
     };
-    if !is_few_and_long(&c) {
+    if !is_few_and_long(&c, target) {
         return None;
     }
     let step = p.steps[at].clone();

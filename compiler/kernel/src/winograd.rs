@@ -123,7 +123,7 @@ impl Builder<'_> {
             self.weight_bytes,
         )?;
         let points = (schedule.side + 2) * (schedule.side + 2);
-        let panel = schedule.product.nv * schedule.product.lanes;
+        let panel = schedule.product.panel;
         let weight = Weight {
             value: b.value,
             dtype: DType::F32,

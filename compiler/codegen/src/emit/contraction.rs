@@ -36,13 +36,15 @@ struct Emit<'k, 'f> {
     panels: Option<Val>,
 }
 
-/// A panel of B: `k` rows of vectors, the lanes of which are consecutive columns.
+/// Columns of B for one tile: `k` rows of vectors, the lanes of which are consecutive columns.
 #[derive(Clone, Copy)]
 struct Panel {
-    /// Address of the panel's first element.
+    /// Address of the first element.
     ptr: Val,
     /// Elements between consecutive k; `None`: by the operand's own index.
     stride: Option<Val>,
+    /// Elements between the vectors of one k.
+    apart: Val,
     n0: Val,
     nv: usize,
     /// Columns that exist in the last vector; all when `None`.
@@ -240,13 +242,15 @@ impl Emit<'_, '_> {
     /// Readies the panel of B that starts at column `n0`.
     fn panel(&self, b: &Builder, iters: &[Val], n0: Val, nv: usize, mask: Option<Val>, n: Val) -> Panel {
         let c = self.c;
-        let width = (c.schedule.nv * c.schedule.lanes) as i64;
+        let l = c.schedule.lanes as i64;
+        let width = c.schedule.nv as i64 * l;
         if let Some(panels) = self.panels {
             let k = Frame::new(b, self.cx, vec![], None).dim(&Dim::product(&c.k));
             let left = b.rem_u(n0, b.i64(width));
             return Panel {
                 ptr: b.gep(panels, Elem::F32, b.add(b.mul(b.sub(n0, left), k), left)),
                 stride: Some(b.i64(width)),
+                apart: b.i64(l),
                 n0,
                 nv,
                 mask,
@@ -255,6 +259,7 @@ impl Emit<'_, '_> {
         }
         match &c.b {
             BOperand::Packed { buffer, batch } => {
+                let width = c.schedule.panel as i64;
                 let f = Frame::new(b, self.cx, iters.to_vec(), None);
                 let k = f.dim(&Dim::product(&c.k));
                 let mut linear = b.i64(0);
@@ -265,12 +270,20 @@ impl Emit<'_, '_> {
                 }
                 let panels = b.div_ceil(n, b.i64(width));
                 let index = b.add(b.mul(linear, panels), b.div_u(n0, b.i64(width)));
-                let offset = b.mul(b.mul(index, k), b.i64(width));
+                let mut offset = b.mul(b.mul(index, k), b.i64(width));
+                // Each vector has panels of its own, or a tile is a part of one panel.
+                let apart = if width == l {
+                    b.mul(k, b.i64(width))
+                } else {
+                    offset = b.add(offset, b.rem_u(n0, b.i64(width)));
+                    b.i64(l)
+                };
                 let ptr = b.gep(self.cx.ptrs[*buffer], Elem::F32, offset);
                 // Padded with zeros, so the last vector may be read whole.
                 Panel {
                     ptr,
                     stride: Some(b.i64(width)),
+                    apart,
                     n0,
                     nv,
                     mask,
@@ -280,6 +293,7 @@ impl Emit<'_, '_> {
             BOperand::Direct(o) => Panel {
                 ptr: self.cx.ptrs[o.buffer],
                 stride: None,
+                apart: b.i64(l),
                 n0,
                 nv,
                 mask,
@@ -290,6 +304,7 @@ impl Emit<'_, '_> {
                 Panel {
                     ptr: self.scratch_panel(b),
                     stride: Some(b.i64((nv * c.schedule.lanes) as i64)),
+                    apart: b.i64(l),
                     n0,
                     nv,
                     mask,
@@ -377,6 +392,7 @@ impl Emit<'_, '_> {
                 let panel = Panel {
                     ptr: self.cx.ptrs[o.buffer],
                     stride: None,
+                    apart: l,
                     n0,
                     nv: 1,
                     mask,
@@ -517,8 +533,8 @@ impl Emit<'_, '_> {
             return None;
         };
         let width = c.schedule.nv * c.schedule.lanes;
-        // A single tile reads as fast as it would fetch.
-        if c.m.as_const().is_some_and(|m| m <= c.schedule.mr as i64) {
+        // A single tile reads as fast as it would fetch, and a part of a panel comes with the others.
+        if c.m.as_const().is_some_and(|m| m <= c.schedule.mr as i64) || width < c.schedule.panel {
             return None;
         }
         let k = Frame::new(b, self.cx, vec![], None).dim(&Dim::product(&c.k));
@@ -648,7 +664,7 @@ impl Emit<'_, '_> {
             let at = b.mul(k, b_step);
             let columns: Vec<Val> = (0..panel.nv)
                 .map(|v| {
-                    let at = b.add(at, b.i64(v as i64 * i64::from(self.lanes)));
+                    let at = b.add(at, b.mul(panel.apart, b.i64(v as i64)));
                     match masked {
                         Some(m) if v + 1 == panel.nv => b.load_masked(b_ptr, Elem::F32, at, m),
                         _ => b.load(b_ptr, Elem::F32, at, self.lanes),

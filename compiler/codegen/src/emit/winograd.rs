@@ -47,7 +47,8 @@ pub fn emit(b: &Builder, cx: &KernelCx, w: &Winograd, part: Val, parts: Val, scr
     // Rows of register tiles while every thread gets several, then panels too, whose threads transform the same inputs.
     let (rows, panels) = (b.div_ceil(tiles, mr), b.div_ceil(n, nr));
     // Panels lie by point, and are used point after point.
-    let point = b.mul(b.mul(panels, nr), f.dim(&w.channels));
+    let panel = b.i64(tile.panel as i64);
+    let point = b.mul(b.mul(b.div_ceil(n, panel), panel), f.dim(&w.channels));
     let rows_only = b.cmp(Cmp::Ge, rows, b.mul(parts, b.i64(4)));
     let across = b.select(rows_only, one, b.min(panels, parts));
     let down = b.div_u(parts, across);

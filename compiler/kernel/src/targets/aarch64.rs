@@ -5,8 +5,11 @@ use super::{Target, Tile};
 /// 8x3: 24 accumulators, 3 of B, the rest for A.
 pub const NEON: Target = Target {
     name: "aarch64",
+    plan: None,
     lanes: 4,
     registers: 32,
+    // Each vector of a tile has panels of its own.
+    panel: 4,
     tiles: &[
         Tile {
             mr: 8,
