@@ -24,13 +24,18 @@ fn inputs(g: &Graph, sizes: Sizes, most: i64) -> Vec<Tensor> {
     g.inputs().iter().map(one).collect()
 }
 
-/// Compiles the graph with and without passes and compares it with the interpreter at each of the sizes, on one thread and
-/// on two.
+/// Compiles the graph without passes, and with them for every level of processors that this machine has, and compares it with
+/// the interpreter at each of the sizes, on one thread and on two.
 fn check_up_to(text: &str, all: &[Sizes], most: i64) {
     let g = source::graph(text);
-    for passes in [false, true] {
-        let cpu = if passes { "native" } else { "x86-64-v3" };
-        let model = Model::new(&g, &Choices { passes, cpu }).unwrap_or_else(|e| panic!("{text}\n{e}"));
+    let compiled = |passes, cpu| Model::new(&g, &Choices { passes, cpu }).unwrap_or_else(|e| panic!("{text}\n{e}"));
+    let multi = compiled(true, cameo::artifact::MULTI);
+    let levels = multi
+        .description()
+        .levels()
+        .filter_map(|level| multi.at_level(level).ok());
+    for (i, model) in [compiled(false, "x86-64-v3")].into_iter().chain(levels).enumerate() {
+        let passes = i > 0;
         for sizes in all {
             let inputs = inputs(&g, sizes, most);
             let want = interp::run(&g, &inputs).unwrap_or_else(|e| panic!("{sizes:?}: {e}"));

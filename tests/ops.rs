@@ -26,6 +26,7 @@ const MOST_WORK: usize = 60_000;
 /// A case in a form, with operands and what must come out, for some values of its symbols.
 struct Part {
     what: String,
+    form: Form,
     graph: Graph,
     runs: Vec<(Vec<Tensor>, Vec<Tensor>)>,
 }
@@ -112,6 +113,7 @@ fn part(case: &Case, form: Form, problems: &mut Vec<String>) -> Option<Part> {
     }
     Some(Part {
         what,
+        form,
         graph: formed.graph,
         runs,
     })
@@ -129,12 +131,12 @@ fn differences(what: &str, want: &[Tensor], got: &[Tensor], problems: &mut Vec<S
 }
 
 /// Compiles the parts as one model and runs all of them.
-fn compiled(parts: &[&Part], problems: &mut Vec<String>) -> Result<(), String> {
+fn compiled(parts: &[&Part], cpu: &'static str, problems: &mut Vec<String>) -> Result<(), String> {
     let mut graph = Graph::new("cases");
     for (i, p) in parts.iter().enumerate() {
         append(&mut graph, &p.graph, &format!("c{i}"));
     }
-    let compile = || Model::new(&graph, &Choices::default());
+    let compile = || Model::new(&graph, &Choices { passes: false, cpu });
     let model = catch_unwind(AssertUnwindSafe(compile)).map_err(|_| "the compiler panics")??;
     let most = parts.iter().map(|p| p.runs.len()).max().unwrap_or(0);
     for k in 0..most {
@@ -153,7 +155,7 @@ fn compiled(parts: &[&Part], problems: &mut Vec<String>) -> Result<(), String> {
             let inputs = run(p).0;
             let shapes: Vec<&[usize]> = inputs.iter().map(Tensor::shape).collect();
             differences(
-                &format!("{} run {k} {shapes:?}: compiled", p.what),
+                &format!("{} run {k} {shapes:?}: compiled for {cpu}", p.what),
                 want,
                 &got,
                 problems,
@@ -172,12 +174,19 @@ fn check(family: &str) {
             parts.extend(formed);
         }
     }
-    let parts: Vec<&Part> = parts.iter().collect();
-    for batch in parts.chunks(BATCH) {
-        if compiled(batch, &mut problems).is_err() {
-            for p in batch {
-                if let Err(e) = compiled(&[p], &mut problems) {
-                    problems.push(format!("{}: {e}", p.what));
+    // The oldest processors have instructions of their own, and no others for some operations.
+    let all: Vec<&Part> = parts.iter().collect();
+    let fixed: Vec<&Part> = parts.iter().filter(|p| p.form == Form::Static).collect();
+    for (parts, cpu) in [(all, "native"), (fixed, "x86-64-v2")] {
+        if cfg!(not(target_arch = "x86_64")) && cpu != "native" {
+            continue;
+        }
+        for batch in parts.chunks(BATCH) {
+            if compiled(batch, cpu, &mut problems).is_err() {
+                for p in batch {
+                    if let Err(e) = compiled(&[p], cpu, &mut problems) {
+                        problems.push(format!("{} for {cpu}: {e}", p.what));
+                    }
                 }
             }
         }

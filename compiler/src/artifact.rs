@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use cameo_codegen::{ArtifactError, ArtifactOptions, ArtifactReport, CompileOptions, Compiled, Emit, Machine};
-use cameo_kernel::{Program, targets};
+use cameo_codegen::object::Arch;
+use cameo_codegen::{ArtifactError, ArtifactOptions, ArtifactReport, CompileOptions, Compiled, Emit, Level, Machine};
+use cameo_kernel::targets;
 
 use crate::Options;
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -13,9 +14,15 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 pub struct Target {
     /// `x86_64-…-linux-…` or `aarch64-…-linux-…`; the host's when absent.
     pub triple: Option<String>,
-    /// `x86-64-v3`, `x86-64-v4`, `generic` (aarch64), or `native`: the highest that this machine has, tuned for it.
+    /// `x86-64-v2` to `x86-64-v4`, `generic` (aarch64), `native`: the highest that this machine has, tuned for it, or [`MULTI`].
     pub cpu: String,
 }
+
+/// The processor of artefacts with code for every level of x86-64, of which the runtime takes the best that there is.
+pub const MULTI: &str = "multi";
+
+/// Best first.
+const LEVELS: [&str; 3] = ["x86-64-v4", "x86-64-v3", "x86-64-v2"];
 
 impl Default for Target {
     fn default() -> Self {
@@ -27,21 +34,52 @@ impl Default for Target {
 }
 
 impl Target {
-    /// The machine in LLVM's terms.
+    /// The one machine in LLVM's terms.
     ///
     /// # Errors
-    /// When triple or processor is not known.
+    /// When triple or processor is not known, or means several machines.
     pub fn machine(&self) -> Result<Machine, Diagnostics> {
-        Machine::new(self.triple.as_deref(), &self.cpu).map_err(|e| Diagnostic::invalid(e.to_string()).into())
+        if self.cpu == MULTI {
+            let d = Diagnostic::invalid("the processor `multi` stands for several machines, and here is place for one");
+            return Err(d
+                .help("choose one of them: native, x86-64-v2, x86-64-v3 or x86-64-v4")
+                .into());
+        }
+        machine(self.triple.as_deref(), &self.cpu)
     }
+
+    /// All machines that there will be code for, best first.
+    ///
+    /// # Errors
+    /// When triple or processor is not known, or the architecture has no levels.
+    pub fn machines(&self) -> Result<Vec<Machine>, Diagnostics> {
+        if self.cpu != MULTI {
+            return Ok(vec![self.machine()?]);
+        }
+        let triple = self.triple.as_deref();
+        let x86 = triple.map_or(cfg!(target_arch = "x86_64"), |t| t.starts_with("x86_64-"));
+        if !x86 {
+            let what = triple.unwrap_or("this machine's");
+            let d = Diagnostic::invalid(format!(
+                "the processor `multi` is for x86-64 and its levels, not for {what}"
+            ));
+            return Err(d.help("leave `--cpu` out, or choose another `--target`").into());
+        }
+        LEVELS.iter().map(|cpu| machine(triple, cpu)).collect()
+    }
+}
+
+fn machine(triple: Option<&str>, cpu: &str) -> Result<Machine, Diagnostics> {
+    Machine::new(triple, cpu).map_err(|e| Diagnostic::invalid(e.to_string()).into())
 }
 
 /// The facts that schedules for a machine are chosen by.
 pub fn kernel_target(machine: &Machine) -> &'static cameo_kernel::Target {
-    match machine.vector_bits() {
-        512 => &targets::x86_64::V4,
-        256 => &targets::x86_64::V3,
-        _ => &targets::aarch64::NEON,
+    match (machine.arch, machine.vector_bits()) {
+        (Arch::Aarch64, _) => &targets::aarch64::NEON,
+        (Arch::X86_64, 512) => &targets::x86_64::V4,
+        (Arch::X86_64, 256) => &targets::x86_64::V3,
+        (Arch::X86_64, _) => &targets::x86_64::V2,
     }
 }
 
@@ -71,8 +109,8 @@ impl Output {
 
 /// Code for a model, not yet linked.
 pub struct Artifact {
-    pub program: Program,
-    pub machine: Machine,
+    /// The machines that there is code for, best first, with their programs.
+    pub levels: Vec<Level>,
     /// Names symbols, libraries and headers.
     pub name: String,
     pub emit: Emit,
@@ -81,18 +119,17 @@ pub struct Artifact {
 
 impl Artifact {
     /// Renders and compiles the kernels.
-    pub(crate) fn generate(program: Program, machine: Machine, options: &Options) -> Result<Self, Diagnostics> {
-        let name = options.name.clone().unwrap_or_else(|| program.name.to_string());
+    pub(crate) fn generate(levels: Vec<Level>, options: &Options) -> Result<Self, Diagnostics> {
+        let graph = || levels.first().map_or(String::new(), |l| l.program.name.to_string());
+        let name = options.name.clone().unwrap_or_else(graph);
         let choices = CompileOptions {
             texts: options.keep_text,
             ..ArtifactOptions::new(&name, options.emit).compile_options()
         };
         let symbols = cameo_codegen::names::model(&name);
-        let compiled =
-            cameo_codegen::compile(&program, &machine, &symbols, &choices).map_err(|e| diagnostic(&e, &program))?;
+        let compiled = cameo_codegen::compile(&levels, &symbols, &choices).map_err(|e| diagnostic(&e, &levels))?;
         Ok(Self {
-            program,
-            machine,
+            levels,
             name,
             emit: options.emit,
             compiled,
@@ -111,8 +148,8 @@ impl Artifact {
             profile: output.profile,
             ..ArtifactOptions::new(&self.name, self.emit)
         };
-        cameo_codegen::write_artifact(&self.program, &self.compiled, &self.machine, &options, &output.path)
-            .map_err(|e| diagnostic(&e, &self.program))
+        cameo_codegen::write_artifact(&self.levels, &self.compiled, &options, &output.path)
+            .map_err(|e| diagnostic(&e, &self.levels))
     }
 
     /// For dumps: file extensions and texts of all kernels, one after the other, when they were kept.
@@ -129,12 +166,12 @@ impl Artifact {
     }
 }
 
-fn diagnostic(e: &ArtifactError, program: &Program) -> Diagnostics {
+fn diagnostic(e: &ArtifactError, levels: &[Level]) -> Diagnostics {
     let d = match e {
-        ArtifactError::Kernel { index, .. } => {
+        ArtifactError::Kernel { level, index, .. } => {
             // A kernel stands for the nodes of the first step that calls it.
             let d = Diagnostic::internal(e.to_string());
-            let step = program.steps.iter().find(|s| s.kernel == *index);
+            let step = levels[*level].program.steps.iter().find(|s| s.kernel == *index);
             let name = step.and_then(|s| s.origin.names().first()).map(ToString::to_string);
             Diagnostic { node: name, ..d }
                 .help("this is a bug in Cameo: please report it; `cameo reduce` makes it small")
@@ -143,7 +180,8 @@ fn diagnostic(e: &ArtifactError, program: &Program) -> Diagnostics {
         ArtifactError::Weight(_)
         | ArtifactError::Machine(_)
         | ArtifactError::NoRuntime { .. }
-        | ArtifactError::ProfileOf(_) => Diagnostic::invalid(e.to_string()),
+        | ArtifactError::ProfileOf(_)
+        | ArtifactError::LevelsOf(_) => Diagnostic::invalid(e.to_string()),
         ArtifactError::File { .. } | ArtifactError::NoTool { .. } | ArtifactError::Tool { .. } => {
             Diagnostic::io(e.to_string())
         }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use cameo_codegen::{ArtifactReport, Machine};
+use cameo_codegen::{ArtifactReport, Level, Machine};
 use cameo_ir::rewrite::Report;
 use cameo_ir::verify::{VerifyError, verify};
 use cameo_ir::{Graph, ValueId, text};
@@ -33,7 +33,7 @@ pub fn run(
     observe: &mut dyn FnMut(Event),
 ) -> Result<Option<Artifact>, Diagnostics> {
     // The target is resolved first: a misspelt processor should not cost an import.
-    let machine = target.machine()?;
+    let machines = target.machines()?;
     let stop = |phase| options.stop_after == Some(phase);
 
     // ONNX of all versions becomes one graph of Cameo's operations, with types, shapes and origins.
@@ -48,15 +48,14 @@ pub fn run(
         return Ok(None);
     }
 
-    // Operations become kernels with schedules, and every tensor a place in memory.
-    let program =
-        partition(&graph, artifact::kernel_target(&machine), options, observe).map_err(|d| d.with_source(model))?;
+    // Operations become kernels with schedules, for each machine, and every tensor a place in memory, the same for all.
+    let levels = levels(&graph, machines, options, observe).map_err(|d| d.with_source(model))?;
     if stop(Phase::Partition) {
         return Ok(None);
     }
 
     // Kernels become machine code.
-    let artifact = generate(program, machine, options, observe).map_err(|d| d.with_source(model))?;
+    let artifact = generate(levels, options, observe).map_err(|d| d.with_source(model))?;
     Ok(Some(artifact))
 }
 
@@ -181,16 +180,34 @@ pub fn partition(
     Ok(program)
 }
 
+/// The programs for some machines, best first. They have one plan; observers see the first.
+pub fn levels(
+    graph: &Graph,
+    machines: Vec<Machine>,
+    options: &Options,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Vec<Level>, Diagnostics> {
+    let mut levels = vec![];
+    for machine in machines {
+        let target = artifact::kernel_target(&machine);
+        let program = match levels.is_empty() {
+            true => partition(graph, target, options, observe)?,
+            false => partition(graph, target, options, &mut |_| {})?,
+        };
+        levels.push(Level { program, machine });
+    }
+    Ok(levels)
+}
+
 /// Renders the kernels and compiles them, with the tables that describe the model to the runtime.
 pub fn generate(
-    program: Program,
-    machine: Machine,
+    levels: Vec<Level>,
     options: &Options,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Artifact, Diagnostics> {
     let stage = Stage::phase(Phase::Codegen);
     observe(Event::Begin(stage));
-    let artifact = Artifact::generate(program, machine, options)?;
+    let artifact = Artifact::generate(levels, options)?;
     observe(Event::End(stage, Product::Code(&artifact)));
     Ok(artifact)
 }

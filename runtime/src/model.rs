@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::plan::PlanMemory;
 use crate::weights::Weights;
-use cameo_abi::{CPU_AVX2_FMA, CPU_AVX512, ModelDesc};
+use cameo_abi::{CPU_AVX2_FMA, CPU_AVX512, CPU_SSE42, ModelDesc};
 use cameo_core::{Side, Sizes, SymbolInfo, Tables, TensorInfo};
 use std::path::Path;
 use std::sync::Arc;
@@ -77,6 +77,12 @@ impl Description {
         })
     }
 
+    /// What the model has code for, best first: `x86-64-v4`, `x86-64-v3`, …
+    pub fn levels(&self) -> impl ExactSizeIterator<Item = &'static str> + use<> {
+        let tables = self.tables;
+        (0..tables.levels().len()).map(move |index| tables.level_name(index))
+    }
+
     /// Number of kernel calls in a run.
     #[must_use]
     pub fn step_count(&self) -> usize {
@@ -147,12 +153,13 @@ impl Description {
 #[derive(Clone)]
 pub struct Model {
     description: Description,
+    level: usize,
     weights: Arc<Weights>,
 }
 
 impl Model {
-    /// Checks the descriptor and the processor, and maps the weights file, or takes the linked-in weights when no path
-    /// is given.
+    /// Checks the descriptor, takes the best level of its code that the processor has, and maps the weights file, or takes
+    /// the linked-in weights when no path is given.
     ///
     /// # Safety
     /// As [`Description::new`].
@@ -163,12 +170,52 @@ impl Model {
     #[expect(unsafe_code, reason = "passes the caller's promise on")]
     pub unsafe fn open(desc: &'static ModelDesc, weights: Option<&Path>) -> Result<Self, Error> {
         // SAFETY: the caller's promise.
-        let description = unsafe { Description::new(desc)? };
-        check_cpu(desc.cpu_features)?;
+        unsafe { Self::open_level(desc, weights, None) }
+    }
+
+    /// As [`Model::open`]; with a name of [`Description::levels`] that level and no better one.
+    ///
+    /// # Safety
+    /// As [`Description::new`].
+    ///
+    /// # Errors
+    /// As [`Model::open`]; [`Error::InvalidArgument`] when there is no such level.
+    #[expect(unsafe_code, reason = "passes the caller's promise on")]
+    pub unsafe fn open_level(
+        desc: &'static ModelDesc,
+        weights: Option<&Path>,
+        level: Option<&str>,
+    ) -> Result<Self, Error> {
+        // SAFETY: the caller's promise.
+        let Description { tables } = unsafe { Description::new(desc)? };
+        let (levels, features) = (tables.levels(), cpu_features());
+        let index = match level {
+            Some(name) => (0..levels.len())
+                .find(|&i| tables.level_name(i) == name)
+                .ok_or(Error::InvalidArgument(
+                    "the model has no code for this level of processors",
+                ))?,
+            // Without any, the last one says what is missing.
+            None => (0..levels.len())
+                .find(|&i| missing(levels[i].cpu_features, &features).is_none())
+                .unwrap_or(levels.len() - 1),
+        };
+        if let Some(feature) = missing(levels[index].cpu_features, &features) {
+            return Err(Error::CpuUnsupported { feature });
+        }
         Ok(Self {
-            description,
+            description: Description {
+                tables: tables.at_level(index),
+            },
+            level: index,
             weights: Arc::new(Weights::open(desc, weights)?),
         })
+    }
+
+    /// The level whose code runs, one of [`Description::levels`].
+    #[must_use]
+    pub fn level(&self) -> &'static str {
+        self.description.tables.level_name(self.level)
     }
 
     /// What the model is.
@@ -191,26 +238,36 @@ impl Model {
     }
 }
 
-/// Refuses a processor without one of the needed features, and bits that this runtime does not know.
-fn check_cpu(needed: u64) -> Result<(), Error> {
-    for (bit, feature, present) in cpu_features() {
-        if needed & bit != 0 && !present {
-            return Err(Error::CpuUnsupported { feature });
-        }
+/// Bits of the ABI, their names, and whether this processor has them.
+type Features = [(u64, &'static str, bool); 3];
+
+/// What of the needed features the processor lacks; bits that this runtime does not know are lacking.
+fn missing(needed: u64, features: &Features) -> Option<&'static str> {
+    let known = features.iter().fold(0, |all, (bit, ..)| all | bit);
+    if needed & !known != 0 {
+        return Some("an instruction set that this runtime does not know");
     }
-    if needed & !(CPU_AVX2_FMA | CPU_AVX512) != 0 {
-        return Err(Error::CpuUnsupported {
-            feature: "an instruction set that this runtime does not know",
-        });
-    }
-    Ok(())
+    let lacking = features.iter().find(|(bit, _, present)| needed & bit != 0 && !present);
+    lacking.map(|(_, name, _)| *name)
 }
 
-/// Each bit of the ABI, its name, and whether this processor has it.
+fn named(v2: bool, v3: bool, v4: bool) -> Features {
+    [
+        (CPU_SSE42, "SSE4.2 (x86-64-v2)", v2),
+        (CPU_AVX2_FMA, "AVX2 and FMA (x86-64-v3)", v3),
+        (CPU_AVX512, "AVX-512 (x86-64-v4)", v4),
+    ]
+}
+
 #[cfg(target_arch = "x86_64")]
-fn cpu_features() -> [(u64, &'static str, bool); 2] {
+fn cpu_features() -> Features {
     // The levels of the x86-64 psABI, which is what code generators mean by these names.
-    let v3 = is_x86_feature_detected!("avx2")
+    let v2 = is_x86_feature_detected!("sse4.2")
+        && is_x86_feature_detected!("ssse3")
+        && is_x86_feature_detected!("popcnt")
+        && is_x86_feature_detected!("cmpxchg16b");
+    let v3 = v2
+        && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("bmi1")
@@ -223,18 +280,12 @@ fn cpu_features() -> [(u64, &'static str, bool); 2] {
         && is_x86_feature_detected!("avx512cd")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-    [
-        (CPU_AVX2_FMA, "AVX2 and FMA (x86-64-v3)", v3),
-        (CPU_AVX512, "AVX-512 (x86-64-v4)", v4),
-    ]
+    named(v2, v3, v4)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn cpu_features() -> [(u64, &'static str, bool); 2] {
-    [
-        (CPU_AVX2_FMA, "AVX2 and FMA (x86-64-v3)", false),
-        (CPU_AVX512, "AVX-512 (x86-64-v4)", false),
-    ]
+fn cpu_features() -> Features {
+    named(false, false, false)
 }
 
 #[cfg(test)]
@@ -243,7 +294,23 @@ mod tests {
 
     #[test]
     fn unknown_features_are_refused() {
-        assert!(check_cpu(0).is_ok());
-        assert!(matches!(check_cpu(1 << 63), Err(Error::CpuUnsupported { .. })));
+        let all = named(true, true, true);
+        assert_eq!(missing(0, &all), None);
+        assert!(missing(1 << 63, &all).is_some());
+    }
+
+    #[test]
+    fn what_a_processor_lacks_is_named() {
+        let v4 = CPU_SSE42 | CPU_AVX2_FMA | CPU_AVX512;
+        assert_eq!(missing(v4, &named(true, true, true)), None);
+        assert_eq!(missing(v4, &named(true, true, false)), Some("AVX-512 (x86-64-v4)"));
+        assert_eq!(
+            missing(v4, &named(true, false, false)),
+            Some("AVX2 and FMA (x86-64-v3)")
+        );
+        assert_eq!(
+            missing(CPU_SSE42, &named(false, false, false)),
+            Some("SSE4.2 (x86-64-v2)")
+        );
     }
 }

@@ -3,7 +3,7 @@
 
 mod fake;
 
-use cameo_abi::{ABI_VERSION, DType, LOOP_DEPTH, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice};
+use cameo_abi::{ABI_VERSION, DType, LOOP_DEPTH, Level, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice};
 use cameo_runtime::{Context, ContextOptions, Error, Model, Status, TensorView};
 use std::path::Path;
 
@@ -307,11 +307,45 @@ fn wrong_models() {
     );
     assert_eq!(
         status(ModelDesc {
-            cpu_features: 1 << 60,
+            levels: fake::constant(vec![Level {
+                cpu_features: 1 << 60,
+                ..fake::first_level(&good())
+            }]),
             ..good()
         }),
         Some(Status::CpuUnsupported)
     );
+    let (known, unknown) = (
+        fake::first_level(&good()),
+        Level {
+            cpu_features: 1 << 60,
+            name: fake::text("later"),
+            ..fake::first_level(&good())
+        },
+    );
+    let with = |levels: Vec<Level>| ModelDesc {
+        levels: fake::constant(levels),
+        ..good()
+    };
+    // The first level that the processor has, unless another one is named.
+    let two = || with(vec![unknown, known, known]);
+    assert_eq!(open(two(), None).map(|m| m.level()), Ok("any"));
+    let desc: &'static ModelDesc = Box::leak(Box::new(two()));
+    // SAFETY: a model like the others.
+    let named = |name| {
+        unsafe { Model::open_level(desc, None, Some(name)) }
+            .map(|m| m.level())
+            .map_err(|e| e.status())
+    };
+    assert_eq!(named("any"), Ok("any"));
+    assert_eq!(named("later"), Err(Status::CpuUnsupported));
+    assert_eq!(named("none"), Err(Status::InvalidArgument));
+    assert_eq!(status(with(vec![])), Some(Status::InvalidModel));
+    let fewer = Level {
+        steps: fake::constant(vec![]),
+        ..known
+    };
+    assert_eq!(status(with(vec![known, fewer])), Some(Status::InvalidModel));
     assert_eq!(
         status(ModelDesc {
             weights: std::ptr::null(),

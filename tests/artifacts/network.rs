@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use cameo::artifact::kernel_target;
 use cameo::{Emit, Options, Output, Target, pipeline};
 use cameo_ir::{DType, Graph, Tensor};
 use cameo_runtime::{Context, ContextOptions, Error, Model};
@@ -100,9 +99,8 @@ pub fn write(graph: &Graph, emit: Emit, folder: &Path) -> Vec<PathBuf> {
     };
     let mut written = || {
         let graph = optimized(graph).expect("the passes run");
-        let machine = target.machine()?;
-        let program = pipeline::partition(&graph, kernel_target(&machine), &Options::default(), silent)?;
-        let artifact = pipeline::generate(program, machine, &options, silent)?;
+        let levels = pipeline::levels(&graph, target.machines()?, &Options::default(), silent)?;
+        let artifact = pipeline::generate(levels, &options, silent)?;
         let path = if emit == Emit::Exe {
             folder.join("network")
         } else {

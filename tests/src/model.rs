@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use cameo::artifact::kernel_target;
 use cameo::{Emit, Options, Output, Target, pipeline};
 use cameo_ir::{DType, Graph, Tensor};
 use cameo_runtime::{Context, ContextOptions, Error, ModelDesc, TensorView};
@@ -69,8 +68,20 @@ impl Model {
             ..Options::default()
         };
         let files = build(&graph, &target, &options).map_err(|d| d.to_string())?;
-        let model = load(&files)?;
+        let model = load(&files, None).map_err(|e| e.to_string())?;
         Ok(Self { model, graph, files })
+    }
+
+    /// The same library with the kernels of one of its levels.
+    ///
+    /// # Errors
+    /// [`Error::CpuUnsupported`] when this machine lacks it.
+    pub fn at_level(&self, level: &str) -> Result<Self, Error> {
+        Ok(Self {
+            model: load(&self.files, Some(level))?,
+            graph: self.graph.clone(),
+            files: self.files.clone(),
+        })
     }
 
     /// A context that runs on so many threads.
@@ -160,9 +171,8 @@ impl Aligned {
 /// Every file of the artefact, by name.
 fn build(graph: &Graph, target: &Target, options: &Options) -> Result<Vec<(String, Vec<u8>)>, cameo::Diagnostics> {
     let silent = &mut |_: cameo::Event| {};
-    let machine = target.machine()?;
-    let program = pipeline::partition(graph, kernel_target(&machine), options, silent)?;
-    let artifact = pipeline::generate(program, machine, options, silent)?;
+    let levels = pipeline::levels(graph, target.machines()?, options, silent)?;
+    let artifact = pipeline::generate(levels, options, silent)?;
     let folder = tempfile::tempdir().expect("a folder");
     let output = Output {
         embed_weights: true,
@@ -177,15 +187,15 @@ fn build(graph: &Graph, target: &Target, options: &Options) -> Result<Vec<(Strin
 }
 
 /// Loads the library among the files; it stays loaded.
-fn load(files: &[(String, Vec<u8>)]) -> Result<cameo_runtime::Model, String> {
+fn load(files: &[(String, Vec<u8>)], level: Option<&str>) -> Result<cameo_runtime::Model, Error> {
     let (name, bytes) = files
         .iter()
         .find(|(name, _)| name.ends_with(".so"))
-        .ok_or("there is no library")?;
-    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        .expect("there is a library");
+    let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(name);
-    std::fs::write(&path, bytes).map_err(|e| e.to_string())?;
-    open(&path, "model", None).map_err(|e| e.to_string())
+    std::fs::write(&path, bytes).expect("writes the library");
+    open_level(&path, "model", None, level)
 }
 
 /// Loads a library with the model of this name, whose weights are in a file or linked in. It stays loaded.
@@ -196,6 +206,15 @@ fn load(files: &[(String, Vec<u8>)]) -> Result<cameo_runtime::Model, String> {
 /// # Panics
 /// When the file is no library, or has no model of this name.
 pub fn open(library: &Path, name: &str, weights: Option<&Path>) -> Result<cameo_runtime::Model, Error> {
+    open_level(library, name, weights, None)
+}
+
+fn open_level(
+    library: &Path,
+    name: &str,
+    weights: Option<&Path>,
+    level: Option<&str>,
+) -> Result<cameo_runtime::Model, Error> {
     #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
     // SAFETY: the compiler wrote the library; its initialisers are those of Rust's standard library.
     let library = unsafe { libloading::Library::new(library) }.unwrap_or_else(|e| panic!("{e}"));
@@ -207,6 +226,6 @@ pub fn open(library: &Path, name: &str, weights: Option<&Path>) -> Result<cameo_
         let descriptor = library
             .get::<&'static ModelDesc>(symbol.as_bytes())
             .unwrap_or_else(|e| panic!("{e}"));
-        cameo_runtime::Model::open(*descriptor, weights)
+        cameo_runtime::Model::open_level(*descriptor, weights, level)
     }
 }

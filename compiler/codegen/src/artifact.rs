@@ -14,6 +14,7 @@ use cameo_kernel::program::Program;
 use inkwell::context::Context as LlvmContext;
 
 use crate::compile::{Code, CompileOptions, Compiled, compile};
+use crate::level::Level;
 use crate::link::Linker;
 use crate::lower::LowerError;
 use crate::object::{Arch, Machine, MachineError};
@@ -102,8 +103,9 @@ pub struct ArtifactReport {
 
 #[derive(Debug)]
 pub enum ArtifactError {
-    /// Kernel `index` of the program does not compile; a defect of the compiler.
+    /// Kernel `index` of a level's program does not compile; a defect of the compiler.
     Kernel {
+        level: usize,
         index: usize,
         error: LowerError,
     },
@@ -112,6 +114,8 @@ pub enum ArtifactError {
     Tables(String),
     /// Timers belong to a command line.
     ProfileOf(Emit),
+    /// What has code for one machine only.
+    LevelsOf(&'static str),
     Weight(WeightError),
     /// A file or folder cannot be written.
     File {
@@ -137,7 +141,7 @@ pub enum ArtifactError {
 impl fmt::Display for ArtifactError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kernel { index, error } => write!(f, "kernel k{index}: {error}"),
+            Self::Kernel { index, error, .. } => write!(f, "kernel k{index}: {error}"),
             Self::Machine(error) => error.fmt(f),
             Self::Tables(what) => write!(f, "cannot write the model's tables: {what}"),
             Self::ProfileOf(emit) => {
@@ -147,6 +151,10 @@ impl fmt::Display for ArtifactError {
                     "timers are for executables: --profile and --emit {name} exclude each other"
                 )
             }
+            Self::LevelsOf(what) => write!(
+                f,
+                "--cpu multi is for executables, libraries and crates: {what} is for one processor"
+            ),
             Self::Weight(error) => error.fmt(f),
             Self::File { path, error } => write!(f, "cannot write {}: {error}", path.display()),
             Self::NoTool { tool, error } => {
@@ -180,43 +188,46 @@ impl From<WeightError> for ArtifactError {
     }
 }
 
-/// Compiles a program and writes the artefact: [`compile()`], then [`write_artifact`].
+/// Compiles a program, or one of each level, and writes the artefact: [`compile()`], then [`write_artifact`].
 ///
 /// # Errors
 /// See [`ArtifactError`].
-pub fn build(
-    program: &Program,
-    machine: &Machine,
-    options: &ArtifactOptions,
-    out: &Path,
-) -> Result<ArtifactReport, ArtifactError> {
+pub fn build(levels: &[Level], options: &ArtifactOptions, out: &Path) -> Result<ArtifactReport, ArtifactError> {
     let start = Instant::now();
-    let compiled = compile(
-        program,
-        machine,
-        &names::model(&options.name),
-        &options.compile_options(),
-    )?;
+    let compiled = compile(levels, &names::model(&options.name), &options.compile_options())?;
     let time = start.elapsed();
-    let mut report = write_artifact(program, &compiled, machine, options, out)?;
+    let mut report = write_artifact(levels, &compiled, options, out)?;
     report.times.insert(0, ("kernels", time));
     Ok(report)
 }
 
-/// Writes the artefact of a program whose kernels are compiled under the same name, with
+/// Writes the artefact of programs whose kernels are compiled under the same name, with
 /// [`ArtifactOptions::compile_options`]. `out` is the executable, or the folder, which is created.
 ///
 /// # Errors
 /// See [`ArtifactError`].
 pub fn write_artifact(
-    program: &Program,
+    levels: &[Level],
     compiled: &Compiled,
-    machine: &Machine,
     options: &ArtifactOptions,
     out: &Path,
 ) -> Result<ArtifactReport, ArtifactError> {
     if options.profile && options.emit != Emit::Exe {
         return Err(ArtifactError::ProfileOf(options.emit));
+    }
+    if levels.len() > 1 && options.emit == Emit::Object {
+        return Err(ArtifactError::LevelsOf("an object"));
+    }
+    if levels.len() > 1 && options.profile {
+        return Err(ArtifactError::LevelsOf("a profile"));
+    }
+    let (Some(Level { program, .. }), Some(Level { machine, .. })) = (levels.first(), levels.last()) else {
+        return Err(ArtifactError::Tables("there is no program".to_owned()));
+    };
+    if !levels.iter().all(|l| l.program.same_plan(program)) {
+        return Err(ArtifactError::Tables(
+            "the levels' programs have different plans".to_owned(),
+        ));
     }
     let name = names::model(&options.name);
     let plan = memory::plan(program);
@@ -243,10 +254,10 @@ pub fn write_artifact(
         weight_hash: hash,
         embedded: options.embed_weights,
         main: options.emit == Emit::Exe,
-        cpu_features: tables::cpu_features(machine),
         profile: options.profile.then(|| profile::fingerprint(program, &plan)),
     };
     let model = Model {
+        levels,
         program,
         plan: &plan,
         compiled,
@@ -279,9 +290,12 @@ const WEIGHTS: &str = "weights";
 
 /// All there is to know of a model that is being written.
 pub(crate) struct Model<'a> {
+    pub levels: &'a [Level],
+    /// Of the first level, whose plan is that of all.
     pub program: &'a Program,
     pub plan: &'a MemoryPlan,
     pub compiled: &'a Compiled,
+    /// Of the last level, which all that run the program have.
     pub machine: &'a Machine,
     pub facts: Facts<'a>,
 }
@@ -292,7 +306,7 @@ impl Model<'_> {
         &self,
         take: impl FnOnce(&inkwell::module::Module) -> Result<T, MachineError>,
     ) -> Result<T, ArtifactError> {
-        let text = tables::text(self.program, self.plan, &self.facts)?;
+        let text = tables::text(self.levels, self.plan, &self.compiled.symbols, &self.facts)?;
         let llvm = LlvmContext::create();
         let module = tables::assemble(self.machine, &llvm, "tables", &text)?;
         Ok(take(&module)?)
@@ -317,7 +331,8 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
     for (i, kernel) in model.compiled.kernels.iter().enumerate() {
         let Code::Object(bytes) = &kernel.code else {
             return Err(ArtifactError::Tables(format!(
-                "kernel k{i} was compiled to assembly, not to an object"
+                "{} was compiled to assembly, not to an object",
+                kernel.symbol
             )));
         };
         objects.push(output.put(&format!("k{i}.o"), bytes)?);

@@ -1,4 +1,4 @@
-//! Kernels to code, each in a module of its own, on all processors.
+//! Kernels to code, each in a module of its own, on all processors of this machine.
 //!
 //! Law: what becomes of a kernel depends on the kernel, the machine and the model's name alone, so neither the number of
 //! threads nor their timing shows in the result.
@@ -11,8 +11,8 @@ use cameo_kernel::program::KernelBody;
 use inkwell::context::Context as LlvmContext;
 
 use crate::artifact::ArtifactError;
-use crate::emit::kernel::{emit_kernels, symbol};
-use crate::names;
+use crate::emit::kernel::{emit_kernels, symbol as rendered};
+use crate::level::{self, Level};
 use crate::object::{Machine, MachineError, llvm_text};
 use crate::{Context, Module, lower};
 
@@ -33,10 +33,12 @@ pub struct CompileOptions {
     pub threads: usize,
 }
 
-/// The compiled kernels of a program, in its order.
+/// The compiled kernels of all levels, in the order of levels and of their programs; what levels share is there once.
 #[derive(Debug, Default)]
 pub struct Compiled {
     pub kernels: Vec<CompiledKernel>,
+    /// By level and kernel of its program.
+    pub symbols: Vec<Vec<String>>,
     /// Time per stage, summed over threads, for people.
     pub times: StageTimes,
 }
@@ -49,6 +51,8 @@ pub enum Code {
 
 #[derive(Clone, Debug)]
 pub struct CompiledKernel {
+    /// Symbol, which names files too.
+    pub symbol: String,
     pub code: Code,
     /// With [`CompileOptions::texts`].
     pub texts: Option<KernelTexts>,
@@ -75,20 +79,20 @@ pub struct StageTimes {
     pub code: Duration,
 }
 
-/// Compiles every kernel of a program. Symbols begin with `name`, a C identifier (see [`crate::names::model`]).
+/// Compiles every kernel of every level. Symbols begin with `name`, a C identifier (see [`crate::names::model`]).
 ///
 /// # Errors
 /// The first kernel's that fails, in the program's order.
-pub fn compile(
-    program: &Program,
-    machine: &Machine,
-    name: &str,
-    options: &CompileOptions,
-) -> Result<Compiled, ArtifactError> {
-    let count = program.kernels.len();
-    let mut order: Vec<usize> = (0..count).collect();
+pub fn compile(levels: &[Level], name: &str, options: &CompileOptions) -> Result<Compiled, ArtifactError> {
+    let symbols = level::symbols(name, levels);
+    let of_level = |l: usize| (0..levels[l].program.kernels.len()).map(move |i| (l, i));
+    // What a level shares is compiled with the last one.
+    let is_own =
+        |&(l, i): &(usize, usize)| l + 1 == levels.len() || !symbols[levels.len() - 1].contains(&symbols[l][i]);
+    let mut order: Vec<(usize, usize)> = (0..levels.len()).flat_map(of_level).filter(is_own).collect();
+    let count = order.len();
     // Longest first, so that the threads end together.
-    order.sort_by_key(|&i| (std::cmp::Reverse(effort(&program.kernels[i].body)), i));
+    order.sort_by_key(|&(l, i)| (std::cmp::Reverse(effort(&levels[l].program.kernels[i].body)), l, i));
     let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if options.threads == 0 {
         processors()
@@ -99,15 +103,20 @@ pub fn compile(
 
     let next = AtomicUsize::new(0);
     let queue = || order.get(next.fetch_add(1, Ordering::Relaxed)).copied();
-    let (triple, cpu) = (&*machine.triple, respelled(machine));
-    let symbols = &*names::kernels(name, program);
+    let programs: Vec<&Program> = levels.iter().map(|l| &l.program).collect();
+    // A target machine belongs to its thread.
+    let spelled: Vec<(&str, &str)> = levels
+        .iter()
+        .map(|l| (&*l.machine.triple, respelled(&l.machine)))
+        .collect();
+    let (programs, spelled, named) = (&*programs, &*spelled, &*symbols);
     let mut results = std::thread::scope(|scope| {
         let mut others = vec![];
         for _ in 1..threads {
-            // A target machine belongs to its thread.
             let work = || {
-                let machine = Machine::new(Some(triple), cpu)?;
-                Ok(Worker::new(program, &machine, symbols, options).run(&queue))
+                let again = |(triple, cpu): &(&str, &str)| Machine::new(Some(triple), cpu);
+                let machines = spelled.iter().map(again).collect::<Result<Vec<_>, _>>()?;
+                Ok(Worker::new(programs, machines.iter().collect(), named, options).run(&queue))
             };
             let thread = std::thread::Builder::new()
                 .stack_size(STACK_BYTES)
@@ -115,7 +124,8 @@ pub fn compile(
             // Without the thread, the others do its share.
             others.extend(thread);
         }
-        let mut results = vec![Ok(Worker::new(program, machine, symbols, options).run(&queue))];
+        let machines = levels.iter().map(|l| &l.machine).collect();
+        let mut results = vec![Ok(Worker::new(programs, machines, named, options).run(&queue))];
         for thread in others {
             results.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
@@ -125,7 +135,7 @@ pub fn compile(
     .collect::<Result<Vec<(Results, StageTimes)>, MachineError>>()?;
 
     let mut times = StageTimes::default();
-    let mut kernels: Vec<(usize, Result<CompiledKernel, ArtifactError>)> = vec![];
+    let mut kernels: Results = vec![];
     for (done, spent) in &mut results {
         kernels.append(done);
         times.emit += spent.emit;
@@ -138,7 +148,11 @@ pub fn compile(
         .into_iter()
         .map(|(_, kernel)| kernel)
         .collect::<Result<_, _>>()?;
-    Ok(Compiled { kernels, times })
+    Ok(Compiled {
+        kernels,
+        symbols,
+        times,
+    })
 }
 
 /// How to ask [`Machine::new`] for the same machine again.
@@ -161,24 +175,30 @@ fn effort(kernel: &KernelBody) -> usize {
     }
 }
 
-type Results = Vec<(usize, Result<CompiledKernel, ArtifactError>)>;
+/// By level and number.
+type Results = Vec<((usize, usize), Result<CompiledKernel, ArtifactError>)>;
 
 /// One thread's share.
 struct Worker<'a> {
-    program: &'a Program,
-    machine: &'a Machine,
-    /// Of the kernels.
-    symbols: &'a [String],
+    programs: &'a [&'a Program],
+    /// This thread's own.
+    machines: Vec<&'a Machine>,
+    symbols: &'a [Vec<String>],
     options: CompileOptions,
     context: Context,
     times: StageTimes,
 }
 
 impl<'a> Worker<'a> {
-    fn new(program: &'a Program, machine: &'a Machine, symbols: &'a [String], options: &CompileOptions) -> Self {
+    fn new(
+        programs: &'a [&'a Program],
+        machines: Vec<&'a Machine>,
+        symbols: &'a [Vec<String>],
+        options: &CompileOptions,
+    ) -> Self {
         Self {
-            program,
-            machine,
+            programs,
+            machines,
             symbols,
             options: *options,
             context: Context::new(),
@@ -186,43 +206,45 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn run(mut self, queue: &dyn Fn() -> Option<usize>) -> (Results, StageTimes) {
+    fn run(mut self, queue: &dyn Fn() -> Option<(usize, usize)>) -> (Results, StageTimes) {
         let mut results = vec![];
-        while let Some(index) = queue() {
-            results.push((index, self.kernel(index)));
+        while let Some((level, index)) = queue() {
+            results.push(((level, index), self.kernel(level, index)));
         }
         (results, self.times)
     }
 
-    fn kernel(&mut self, index: usize) -> Result<CompiledKernel, ArtifactError> {
+    fn kernel(&mut self, level: usize, index: usize) -> Result<CompiledKernel, ArtifactError> {
         let mut start = Instant::now();
         let mut lap = |time: &mut Duration| {
             let now = Instant::now();
             *time += now - start;
             start = now;
         };
-        let mut module = Module::new(&self.context);
-        emit_kernels(&mut module, self.program, [index], self.machine.vector_bits() / 32);
+        let machine = self.machines[level];
+        let symbol = &self.symbols[level][index];
+        let mut module = Module::new(&self.context).with_fma(machine.has_fma());
+        emit_kernels(&mut module, self.programs[level], [index], machine.vector_bits() / 32);
         let mlir = self.options.texts.then(|| {
             module.seal();
             crate::lower::text(&module)
         });
         lap(&mut self.times.emit);
         let llvm = LlvmContext::create();
-        let module = lower(module, &llvm).map_err(|error| ArtifactError::Kernel { index, error })?;
+        let module = lower(module, &llvm).map_err(|error| ArtifactError::Kernel { level, index, error })?;
         // Two models in one program must not share symbols.
-        if let Some(function) = module.get_function(&symbol(index)) {
-            function.as_global_value().set_name(&self.symbols[index]);
+        if let Some(function) = module.get_function(&rendered(index)) {
+            function.as_global_value().set_name(symbol);
         }
         let file = format!("k{index}");
         module.set_name(&file);
         module.set_source_file_name(&file);
         lap(&mut self.times.lower);
-        self.machine.optimize(&module)?;
+        machine.optimize(&module)?;
         lap(&mut self.times.optimize);
         let assembly = self.options.assembly || self.options.texts;
         let assembly = if assembly {
-            Some(self.machine.emit_assembly(&module)?)
+            Some(machine.emit_assembly(&module)?)
         } else {
             None
         };
@@ -233,10 +255,11 @@ impl<'a> Worker<'a> {
         });
         let code = match assembly {
             Some(text) if self.options.assembly => Code::Assembly(text),
-            _ => Code::Object(self.machine.emit_object(&module)?),
+            _ => Code::Object(machine.emit_object(&module)?),
         };
         lap(&mut self.times.code);
-        Ok(CompiledKernel { code, texts })
+        let symbol = symbol.clone();
+        Ok(CompiledKernel { symbol, code, texts })
     }
 }
 
@@ -246,13 +269,11 @@ mod tests {
     use crate::archive::{global_symbols, undefined_symbols};
 
     fn objects(threads: usize) -> Vec<Vec<u8>> {
-        let program = crate::sample::program();
-        let machine = Machine::new(None, "x86-64-v3").unwrap();
         let options = CompileOptions {
             threads,
             ..CompileOptions::default()
         };
-        let compiled = compile(&program, &machine, "m", &options).unwrap();
+        let compiled = compile(&crate::sample::levels(&["x86-64-v3"]), "m", &options).unwrap();
         let object = |kernel: CompiledKernel| match kernel.code {
             Code::Object(bytes) => bytes,
             Code::Assembly(text) => panic!("{text}"),
@@ -273,13 +294,11 @@ mod tests {
 
     #[test]
     fn texts_on_request() {
-        let program = crate::sample::program();
-        let machine = Machine::new(None, "x86-64-v3").unwrap();
         let options = CompileOptions {
             texts: true,
             ..CompileOptions::default()
         };
-        let compiled = compile(&program, &machine, "m", &options).unwrap();
+        let compiled = compile(&crate::sample::levels(&["x86-64-v3"]), "m", &options).unwrap();
         let texts = compiled.kernels[1].texts.as_ref().unwrap();
         assert!(
             texts.mlir.contains("@cameo_k1")

@@ -179,14 +179,16 @@ pub fn model(text: &str) -> String {
 }
 
 /// Symbols of a program's kernels, as profilers and debuggers show them: `minilm_k3_contraction_layer_0_query_MatMul`, with the
-/// first ONNX node of the first step that calls the kernel. Kernels of two models may be linked into one program.
+/// first ONNX node of the first step that calls the kernel; with a level, `minilm_k3_v4_contraction_layer_0_query_MatMul`. Kernels
+/// of two models may be linked into one program.
 #[must_use]
-pub fn kernels(model: &str, program: &Program) -> Vec<String> {
+pub fn kernels(model: &str, program: &Program, level: Option<&str>) -> Vec<String> {
+    let level = level.map_or(String::new(), |l| format!("{l}_"));
     let one = |(i, kernel): (usize, &cameo_kernel::program::Kernel)| {
         let step = program.steps.iter().find(|s| s.kernel == i);
         let node = step.and_then(|s| s.origin.names().first());
         let node = node.map_or(String::new(), |n| format!("_{}", identifier(n)));
-        format!("{model}_k{i}_{}{node}", kernel.body.kind())
+        format!("{model}_k{i}_{level}{}{node}", kernel.body.kind())
     };
     program.kernels.iter().enumerate().map(one).collect()
 }
@@ -198,12 +200,13 @@ mod tests {
     #[test]
     fn kernels_are_named_after_what_they_compute() {
         let mut program = crate::sample::program();
-        assert_eq!(kernels("m", &program), ["m_k0_nest_first", "m_k1_nest_second"]);
+        assert_eq!(kernels("m", &program, None), ["m_k0_nest_first", "m_k1_nest_second"]);
         program.steps[0].origin = cameo_ir::Origin::new("/größe/class:0");
         program.steps[1].origin = cameo_ir::Origin::default();
-        assert_eq!(kernels("m", &program), ["m_k0_nest_gr_e_class_0", "m_k1_nest"]);
+        assert_eq!(kernels("m", &program, None), ["m_k0_nest_gr_e_class_0", "m_k1_nest"]);
+        assert_eq!(kernels("m", &program, Some("v3"))[1], "m_k1_v3_nest");
         program.steps.clear();
-        assert_eq!(kernels("m", &program), ["m_k0_nest", "m_k1_nest"]);
+        assert_eq!(kernels("m", &program, None), ["m_k0_nest", "m_k1_nest"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::fmt;
 /// The machine that code is generated for.
 pub struct Machine {
     pub triple: String,
-    /// LLVM's name of the instruction set: `x86-64-v3`, `x86-64-v4` or `generic`. The runtime checks for all that it has.
+    /// LLVM's name of the instruction set: `x86-64-v2` to `x86-64-v4` or `generic`. The runtime checks for all that it has.
     pub cpu: String,
     /// LLVM's name of the processor whose latencies instructions are ordered by; `None`: the level's own.
     pub tune: Option<String>,
@@ -32,6 +32,7 @@ pub enum Arch {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum VectorUnit {
+    Sse,
     Avx2,
     Avx512,
     Neon,
@@ -68,7 +69,7 @@ impl fmt::Display for MachineError {
             }
             Self::UnknownCpu { arch, cpu } => {
                 let known = match arch {
-                    Arch::X86_64 => "native, x86-64-v3, x86-64-v4",
+                    Arch::X86_64 => "native, x86-64-v2, x86-64-v3, x86-64-v4",
                     Arch::Aarch64 => "native, generic",
                 };
                 write!(f, "unknown processor {cpu:?} for {arch:?}; known: {known}")
@@ -82,7 +83,7 @@ impl fmt::Display for MachineError {
             Self::TooOld { cpu, missing } => {
                 write!(
                     f,
-                    "the processor {cpu} lacks {missing}; generated code needs x86-64-v3 or later"
+                    "the processor {cpu} lacks {missing}; generated code needs x86-64-v2 or later"
                 )
             }
             Self::Llvm(message) => write!(f, "LLVM: {message}"),
@@ -103,7 +104,7 @@ const HOST: &str = if cfg!(target_arch = "aarch64") {
 };
 
 impl Machine {
-    /// The machine for `triple` (the host's if `None`; `x86_64` or `aarch64` Linux) and `cpu`: `x86-64-v3`, `x86-64-v4`, or
+    /// The machine for `triple` (the host's if `None`; `x86_64` or `aarch64` Linux) and `cpu`: `x86-64-v2` to `x86-64-v4`, or
     /// `native`, the highest of them that the host has, tuned for the host; on aarch64 `native` or `generic`.
     ///
     /// # Errors
@@ -132,7 +133,9 @@ impl Machine {
                 let features = TargetMachine::get_host_cpu_features().to_string();
                 (level(arch, &host, &features)?.to_owned(), Some(host))
             }
-            (Arch::X86_64, "x86-64-v3" | "x86-64-v4") | (Arch::Aarch64, "generic") => (cpu.to_owned(), None),
+            (Arch::X86_64, "x86-64-v2" | "x86-64-v3" | "x86-64-v4") | (Arch::Aarch64, "generic") => {
+                (cpu.to_owned(), None)
+            }
             _ => {
                 return Err(MachineError::UnknownCpu {
                     arch,
@@ -143,6 +146,7 @@ impl Machine {
         let vector = match (arch, cpu.as_str()) {
             (Arch::Aarch64, _) => VectorUnit::Neon,
             (_, "x86-64-v4") => VectorUnit::Avx512,
+            (_, "x86-64-v2") => VectorUnit::Sse,
             _ => VectorUnit::Avx2,
         };
 
@@ -181,8 +185,14 @@ impl Machine {
         match self.vector {
             VectorUnit::Avx512 => 512,
             VectorUnit::Avx2 => 256,
-            VectorUnit::Neon => 128,
+            VectorUnit::Neon | VectorUnit::Sse => 128,
         }
+    }
+
+    /// Whether there are instructions that multiply and add, and that convert halves.
+    #[must_use]
+    pub fn has_fma(&self) -> bool {
+        self.vector != VectorUnit::Sse
     }
 
     /// Number of vector registers.
@@ -190,7 +200,7 @@ impl Machine {
     pub fn vector_registers(&self) -> u32 {
         match self.vector {
             VectorUnit::Avx512 | VectorUnit::Neon => 32,
-            VectorUnit::Avx2 => 16,
+            VectorUnit::Avx2 | VectorUnit::Sse => 16,
         }
     }
 
@@ -274,16 +284,16 @@ pub fn llvm_text(module: &LlvmModule) -> String {
     module.print_to_string().to_string()
 }
 
-/// What x86-64-v3 has over what every x86-64 processor has, in LLVM's and in the manuals' words.
-const V3: [(&str, &str); 7] = [
-    ("avx2", "AVX2"),
-    ("fma", "FMA"),
-    ("f16c", "F16C"),
-    ("bmi", "BMI1"),
-    ("bmi2", "BMI2"),
-    ("lzcnt", "LZCNT"),
-    ("movbe", "MOVBE"),
+/// What x86-64-v2 has over what every x86-64 processor has, in LLVM's and in the manuals' words.
+const V2: [(&str, &str); 4] = [
+    ("ssse3", "SSSE3"),
+    ("sse4.2", "SSE4.2"),
+    ("popcnt", "POPCNT"),
+    ("cx16", "CMPXCHG16B"),
 ];
+
+/// What x86-64-v3 has over x86-64-v2, in LLVM's.
+const V3: [&str; 7] = ["avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe"];
 
 /// What x86-64-v4 has over x86-64-v3.
 const V4: [&str; 5] = ["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
@@ -293,14 +303,18 @@ fn level(arch: Arch, host: &str, features: &str) -> Result<&'static str, Machine
     if arch == Arch::Aarch64 {
         return Ok("generic");
     }
-    if let Some((_, missing)) = V3.iter().find(|(name, _)| !has_feature(features, name)) {
+    if let Some((_, missing)) = V2.iter().find(|(name, _)| !has_feature(features, name)) {
         return Err(MachineError::TooOld {
             cpu: host.to_owned(),
             missing,
         });
     }
-    let wide = V4.iter().all(|name| has_feature(features, name));
-    Ok(if wide { "x86-64-v4" } else { "x86-64-v3" })
+    let has = |level: &[&str]| level.iter().all(|name| has_feature(features, name));
+    Ok(match (has(&V3), has(&V4)) {
+        (true, true) => "x86-64-v4",
+        (true, false) => "x86-64-v3",
+        (false, _) => "x86-64-v2",
+    })
 }
 
 fn has_feature(features: &str, name: &str) -> bool {
@@ -320,9 +334,12 @@ mod tests {
             (v4.vector_bits(), v4.vector_registers(), v4.arch),
             (512, 32, Arch::X86_64)
         );
-        assert_eq!((v4.cpu.as_str(), v4.tune), ("x86-64-v4", None));
+        assert_eq!((v4.cpu.as_str(), &v4.tune), ("x86-64-v4", &None));
         let v3 = Machine::new(Some(X86_LINUX), "x86-64-v3").unwrap();
         assert_eq!((v3.vector_bits(), v3.vector_registers()), (256, 16));
+        let v2 = Machine::new(Some(X86_LINUX), "x86-64-v2").unwrap();
+        assert_eq!((v2.vector_bits(), v2.vector_registers()), (128, 16));
+        assert_eq!([&v2, &v3, &v4].map(Machine::has_fma), [false, true, true]);
         let arm = Machine::new(Some(AARCH64_LINUX), "generic").unwrap();
         assert_eq!(
             (arm.vector_bits(), arm.vector_registers(), arm.arch),
@@ -334,7 +351,7 @@ mod tests {
     fn unknown_machines_are_refused() {
         let error = |triple, cpu| Machine::new(Some(triple), cpu).map(|_| ()).unwrap_err().to_string();
         assert!(error("sparc-sun-solaris", "native").contains("unknown target"));
-        assert!(error(X86_LINUX, "i386").contains("known: native, x86-64-v3"));
+        assert!(error(X86_LINUX, "i386").contains("known: native, x86-64-v2"));
         assert!(error(AARCH64_LINUX, "x86-64-v3").contains("unknown processor"));
         if cfg!(target_arch = "x86_64") {
             assert!(error(AARCH64_LINUX, "native").contains("own architecture"));
@@ -349,7 +366,8 @@ mod tests {
 
     #[test]
     fn hosts_have_levels() {
-        let v3 = "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe";
+        let v2 = "+ssse3,+sse4.2,+popcnt,+cx16";
+        let v3 = &format!("{v2},+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe");
         let with = |more: &str| level(Arch::X86_64, "host", &format!("{v3},{more}"));
         assert_eq!(with("-avx512f"), Ok("x86-64-v3"));
         // Half of AVX-512 is none, and what comes after v4 changes nothing.
@@ -357,8 +375,10 @@ mod tests {
         let v4 = "+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl";
         assert_eq!(with(v4), Ok("x86-64-v4"));
         assert_eq!(with(&format!("{v4},+avx512vnni,+amx-tile")), Ok("x86-64-v4"));
-        for (name, said) in V3 {
-            let others = V3.iter().filter(|(other, _)| *other != name);
+        let half = "+avx2,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl";
+        assert_eq!(level(Arch::X86_64, "host", &format!("{v2},{half}")), Ok("x86-64-v2"));
+        for (name, said) in V2 {
+            let others = V2.iter().filter(|(other, _)| *other != name);
             let features: Vec<String> = others.map(|(other, _)| format!("+{other}")).collect();
             let features = features.join(",");
             let error = level(Arch::X86_64, "k8", &features).unwrap_err();
@@ -378,7 +398,7 @@ mod tests {
         let Ok(machine) = Machine::new(None, "native") else {
             return;
         };
-        assert!(["x86-64-v3", "x86-64-v4", "generic"].contains(&&*machine.cpu));
+        assert!(["x86-64-v2", "x86-64-v3", "x86-64-v4", "generic"].contains(&&*machine.cpu));
         assert_eq!(machine.tune, Some(TargetMachine::get_host_cpu_name().to_string()));
         let context = inkwell::context::Context::create();
         let text = "define void @f() {\n  ret void\n}\n";

@@ -79,7 +79,8 @@ fn assembly(model: &Model) -> Result<String, ArtifactError> {
     for (i, kernel) in model.compiled.kernels.iter().enumerate() {
         let Code::Assembly(text) = &kernel.code else {
             return Err(ArtifactError::Tables(format!(
-                "kernel k{i} was compiled to an object, not to assembly"
+                "{} was compiled to an object, not to assembly",
+                kernel.symbol
             )));
         };
         append(&mut out, text, &format!("{name}_k{i}_"));

@@ -124,3 +124,12 @@ pub fn program() -> Program {
         graph,
     }
 }
+
+/// The program for these processors.
+pub fn levels(cpus: &[&str]) -> Vec<crate::Level> {
+    let level = |cpu: &&str| crate::Level {
+        program: program(),
+        machine: crate::Machine::new(None, cpu).expect("a known processor"),
+    };
+    cpus.iter().map(level).collect()
+}

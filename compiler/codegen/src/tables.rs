@@ -4,7 +4,7 @@
 //! does; equal steps share their slice of the `dims` table, equal quantities one entry; everything is private to the object
 //! except the descriptor `<name>_model`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -17,9 +17,10 @@ use inkwell::memory_buffer::MemoryBuffer;
 use inkwell::module::Module as LlvmModule;
 
 use crate::artifact::ArtifactError;
-use crate::object::{Arch, Machine};
+use crate::level::Level;
+use crate::object::Machine;
+use crate::profile;
 use crate::shape::{self, Quantities};
-use crate::{names, profile};
 
 // What the kernel room allows the runtime can walk.
 const _: () = assert!(cameo_kernel::program::LOOP_DEPTH <= abi::LOOP_DEPTH);
@@ -42,20 +43,8 @@ pub struct Facts<'a> {
     pub embedded: bool,
     /// Whether to define a `main` that calls `cameo_exe_main`.
     pub main: bool,
-    /// `abi::CPU_*` bits.
-    pub cpu_features: u64,
     /// The program's fingerprint when its steps are timed: `main` calls `cameo_profile_main` then.
     pub profile: Option<u64>,
-}
-
-/// The instruction sets that code for a machine needs, as `abi::CPU_*` bits.
-#[must_use]
-pub fn cpu_features(machine: &Machine) -> u64 {
-    match (machine.arch, machine.vector_bits()) {
-        (Arch::X86_64, 512) => abi::CPU_AVX2_FMA | abi::CPU_AVX512,
-        (Arch::X86_64, _) => abi::CPU_AVX2_FMA,
-        (Arch::Aarch64, _) => 0,
-    }
 }
 
 /// Parses and optimises LLVM IR text.
@@ -81,14 +70,22 @@ pub fn assemble<'l>(
     Ok(module)
 }
 
-/// The tables of a program as an LLVM IR module.
+/// The tables of programs of one plan as an LLVM IR module; `kernels` are the symbols by level and kernel.
 ///
 /// # Errors
-/// [`ArtifactError::Tables`] when the program contradicts itself.
-pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<String, ArtifactError> {
+/// [`ArtifactError::Tables`] when a program contradicts itself.
+pub fn text(
+    levels: &[Level],
+    plan: &MemoryPlan,
+    kernels: &[Vec<String>],
+    facts: &Facts,
+) -> Result<String, ArtifactError> {
+    let program = match levels {
+        [first, ..] => &first.program,
+        [] => return Err(ArtifactError::Tables("there is no program".to_owned())),
+    };
     let symbols: Vec<Arc<str>> = program.symbols.iter().map(|(name, _)| name.clone()).collect();
-    let layout = Layout::new(program, plan, facts)?;
-    let kernels = names::kernels(facts.name, program);
+    let layout = Layout::new(levels, program, plan, facts)?;
     let mut strings = Strings::default();
     let mut out = String::from(TYPES);
     if facts.profile.is_some() {
@@ -140,25 +137,36 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
     let buffers = constant(&mut tables, name, "buffers", "%Buffer", &rows);
 
     let mut timed = String::new();
-    let rows: Vec<String> = program
-        .steps
-        .iter()
-        .zip(&layout.steps)
-        .enumerate()
-        .map(|(i, (step, row))| {
-            let text = strings.add(
-                name,
-                &step_name(&program.kernels[step.kernel], step.kernel, step.origin.names()),
-            );
-            let [first_buffer, first_dim, work] = row;
-            let mut kernel = kernels[step.kernel].clone();
-            if facts.profile.is_some() {
-                kernel = profile::timed(&mut timed, name, i, &kernel);
-            }
-            format!("%Step {{ ptr @{kernel}, i32 {first_buffer}, i32 {first_dim}, i32 {work}, i32 0, {text} }}")
-        })
-        .collect();
-    let steps = constant(&mut tables, name, "steps", "%Step", &rows);
+    let mut called = BTreeSet::new();
+    let mut rows = vec![];
+    for (l, (level, symbols)) in levels.iter().zip(kernels).enumerate() {
+        let own = level.program.steps.iter().map(|step| step.kernel);
+        let steps = program.steps.iter().zip(own).zip(&layout.steps).enumerate();
+        let steps: Vec<String> = steps
+            .map(|(i, ((step, own), row))| {
+                let text = strings.add(
+                    name,
+                    &step_name(&program.kernels[step.kernel], step.kernel, step.origin.names()),
+                );
+                let [first_buffer, first_dim, work] = row;
+                let mut kernel = symbols[own].clone();
+                called.insert(kernel.clone());
+                if facts.profile.is_some() {
+                    kernel = profile::timed(&mut timed, name, i, &kernel);
+                }
+                format!("%Step {{ ptr @{kernel}, i32 {first_buffer}, i32 {first_dim}, i32 {work}, i32 0, {text} }}")
+            })
+            .collect();
+        let label = if l == 0 {
+            "steps".to_owned()
+        } else {
+            format!("steps{l}")
+        };
+        let steps = constant(&mut tables, name, &label, "%Step", &steps);
+        let cpu = strings.add(name, &level.machine.cpu);
+        rows.push(format!("%Level {{ i64 {}, {cpu}, {steps} }}", level.cpu_features()));
+    }
+    let levels_table = constant(&mut tables, name, "levels", "%Level", &rows);
     let rows: Vec<String> = layout
         .loops
         .iter()
@@ -176,13 +184,8 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
         .map(|m| format!("%Move {{ i32 {}, i32 {}, i32 {}, i32 0 }}", m.buffer, m.kind, m.bytes))
         .collect();
     let moves = constant(&mut tables, name, "moves", "%Move", &rows);
-    for kernel in program
-        .steps
-        .iter()
-        .map(|step| step.kernel)
-        .collect::<std::collections::BTreeSet<_>>()
-    {
-        let _ = writeln!(out, "declare hidden i32 @{}(ptr, ptr, i64, i64, ptr)", kernels[kernel]);
+    for kernel in called {
+        let _ = writeln!(out, "declare hidden i32 @{kernel}(ptr, ptr, i64, i64, ptr)");
     }
 
     if let Some(fingerprint) = facts.profile {
@@ -208,14 +211,23 @@ pub fn text(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Strin
             abi::ABI_VERSION,
             facts.default_threads
         ),
-        [model, symbol_table, inputs, outputs, buffers, steps, loops, moves].join(", "),
+        [
+            model,
+            symbol_table,
+            inputs,
+            outputs,
+            buffers,
+            levels_table,
+            loops,
+            moves,
+        ]
+        .join(", "),
         format!(
             "i64 {}, i64 {}, ptr @{name}_shape",
             layout.dims.list.len(),
             layout.offsets.list.len()
         ),
         format!("i64 {}, i64 {}, ptr {weights}", facts.weight_bytes, facts.weight_hash),
-        format!("i64 {}", facts.cpu_features),
     ];
     let _ = writeln!(
         out,
@@ -258,9 +270,10 @@ const TYPES: &str = "\
 %Symbol = type { %Slice, i64, i64 }
 %Buffer = type { i32, i32, i64 }
 %Step = type { ptr, i32, i32, i32, i32, %Slice }
+%Level = type { i64, %Slice, %Slice }
 %Loop = type { i32, i32, i32, i32, i32, i32 }
 %Move = type { i32, i32, i32, i32 }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr, i64 }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
 ";
 
 /// Defines an array and gives the `%Slice` of it.
@@ -402,7 +415,7 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Self, ArtifactError> {
+    fn new(levels: &[Level], program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Self, ArtifactError> {
         let mut layout = Self::default();
         let mut sizes = DimTable::default();
         // Extents and scratch of kernels, which steps put their dims into.
@@ -439,6 +452,16 @@ impl Layout {
             let scratch = step.bind(scratch);
             if !layout.scratch.contains(&scratch) {
                 layout.scratch.push(scratch);
+            }
+        }
+        // One size for whichever level runs.
+        for other in levels.iter().skip(1).map(|l| &l.program) {
+            let needs: Vec<Dim> = other.kernels.iter().map(|k| k.body.scratch_bytes()).collect();
+            for step in &other.steps {
+                let scratch = step.bind(&needs[step.kernel]);
+                if !layout.scratch.contains(&scratch) {
+                    layout.scratch.push(scratch);
+                }
             }
         }
         layout.loops(program, plan)?;
@@ -562,19 +585,20 @@ mod tests {
             weight_hash: u64::MAX - 1,
             embedded: false,
             main: false,
-            cpu_features: 1,
             profile: None,
         }
     }
 
     #[test]
     fn descriptors_read_back_through_the_abi() {
-        let program = sample::program();
-        let plan = cameo_kernel::memory::plan(&program);
+        let levels = sample::levels(&["x86-64-v4", "x86-64-v2"]);
+        let program = &levels[0].program;
+        let plan = cameo_kernel::memory::plan(program);
         let offsets: Vec<u64> = (0..program.weights.len() as u64).map(|i| 64 * i).collect();
-        let mut ir = text(&program, &plan, &facts(&offsets)).unwrap();
+        let symbols = crate::level::symbols("tiny", &levels);
+        let mut ir = text(&levels, &plan, &symbols, &facts(&offsets)).unwrap();
         // Kernels that do nothing: the tables are what is looked at.
-        for (i, symbol) in names::kernels("tiny", &program).iter().enumerate() {
+        for (i, symbol) in symbols.iter().flatten().enumerate() {
             ir = ir.replace(
                 &format!("declare hidden i32 @{symbol}(ptr, ptr, i64, i64, ptr)\n"),
                 &format!("define hidden i32 @{symbol}(ptr %a, ptr %b, i64 %c, i64 %d, ptr %e) {{ ret i32 {i} }}\n"),
@@ -587,10 +611,7 @@ mod tests {
             (abi::MAGIC, abi::ABI_VERSION, 3)
         );
         assert_eq!(str_of(model.name), "sample");
-        assert_eq!(
-            (model.weight_bytes, model.weight_hash, model.cpu_features),
-            (128, u64::MAX - 1, 1)
-        );
+        assert_eq!((model.weight_bytes, model.weight_hash), (128, u64::MAX - 1));
         assert!(model.weights.is_null());
 
         let symbols = slice(model.symbols);
@@ -626,7 +647,10 @@ mod tests {
         assert_eq!(said, ["S", "", "4*S"]);
         assert_eq!(sizes[0], 10 * 4 * 4 + 32, "rounded up to whole lines");
 
-        let steps = slice(model.steps);
+        let levels = slice(model.levels);
+        let said: Vec<(u64, &str)> = levels.iter().map(|l| (l.cpu_features, str_of(l.name))).collect();
+        assert_eq!(said, [(7, "x86-64-v4"), (abi::CPU_SSE42, "x86-64-v2")]);
+        let steps = slice(levels[0].steps);
         let buffers = slice(model.buffers);
         let names: Vec<&str> = steps.iter().map(|step| str_of(step.name)).collect();
         assert_eq!(names, ["nest k0 first", "nest k1 second", "nest k0 third"]);
@@ -644,21 +668,36 @@ mod tests {
         assert_eq!(regions(&steps[0], 3), [(2, 0, 0), (1, 0, 0), (0, 0, 0)]);
         assert_eq!(regions(&steps[1], 2), [(0, 0, 0), (3, 0, 0)]);
         assert_eq!(regions(&steps[2], 3), [(0, 0, 0), (1, 0, 64), (3, 1, 0)]);
-        assert_eq!(harness::call_kernel(steps[1].kernel), 1);
+        // Each level has kernels of its own, and the same else.
+        let own = |l: &abi::Level| {
+            slice(l.steps)
+                .iter()
+                .map(|s| harness::call_kernel(s.kernel))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!([own(&levels[0]), own(&levels[1])], [[0, 1, 0], [2, 3, 2]]);
+        let else_of = |l: &abi::Level| {
+            slice(l.steps)
+                .iter()
+                .map(|s| (s.first_buffer, s.first_dim, s.work))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(else_of(&levels[0]), else_of(&levels[1]));
     }
 
     #[test]
     fn timed_steps_call_the_timer_with_their_number_and_kernel() {
-        let program = sample::program();
-        let plan = cameo_kernel::memory::plan(&program);
-        let plain = text(&program, &plan, &facts(&[0, 64])).unwrap();
+        let levels = sample::levels(&["x86-64-v3"]);
+        let plan = cameo_kernel::memory::plan(&levels[0].program);
+        let symbols = crate::level::symbols("tiny", &levels);
+        let plain = text(&levels, &plan, &symbols, &facts(&[0, 64])).unwrap();
         assert!(!plain.to_lowercase().contains("profile"), "{plain}");
         let timed = Facts {
             profile: Some(7),
             ..facts(&[0, 64])
         };
-        let mut ir = text(&program, &plan, &timed).unwrap();
-        for (i, symbol) in names::kernels("tiny", &program).iter().enumerate() {
+        let mut ir = text(&levels, &plan, &symbols, &timed).unwrap();
+        for (i, symbol) in symbols[0].iter().enumerate() {
             ir = ir.replace(
                 &format!("declare hidden i32 @{symbol}(ptr, ptr, i64, i64, ptr)\n"),
                 &format!("define hidden i32 @{symbol}(ptr %a, ptr %b, i64 %c, i64 %d, ptr %e) {{ ret i32 {i} }}\n"),
@@ -673,7 +712,7 @@ mod tests {
             &format!("define hidden {timer}"),
         );
         let library = harness::load_ir(&ir);
-        let steps = slice(library.model("tiny_model").steps);
+        let steps = slice(slice(library.model("tiny_model").levels)[0].steps);
         let said: Vec<i32> = steps.iter().map(|step| harness::call_kernel(step.kernel)).collect();
         assert_eq!(said, [0, 101, 200]);
     }
@@ -688,14 +727,16 @@ mod tests {
 
     #[test]
     fn programs_that_contradict_themselves_are_refused() {
-        let mut program = sample::program();
-        program.symbols.clear();
-        let plan = cameo_kernel::memory::plan(&program);
-        let error = text(&program, &plan, &facts(&[0, 64])).unwrap_err().to_string();
-        assert!(error.contains("symbol S"), "{error}");
+        let mut levels = sample::levels(&["x86-64-v3"]);
+        let symbols = crate::level::symbols("tiny", &levels);
+        let plan = cameo_kernel::memory::plan(&levels[0].program);
+        let error = |levels: &[Level], offsets: &[u64]| text(levels, &plan, &symbols, &facts(offsets)).unwrap_err();
         assert!(
-            text(&sample::program(), &plan, &facts(&[])).is_err(),
+            error(&levels, &[]).to_string().contains("no place"),
             "weights without a place"
         );
+        levels[0].program.symbols.clear();
+        let said = error(&levels, &[0, 64]).to_string();
+        assert!(said.contains("symbol S"), "{said}");
     }
 }

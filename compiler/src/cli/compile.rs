@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use super::explain::Explain;
 use super::observer::Observer;
-use super::{CompileArgs, Done, Failure, show};
+use super::{CompileArgs, Done, Failure, Form, show};
+use crate::artifact::MULTI;
 use crate::dump::{Destination, Dump};
 use crate::{Emit, Output, Phase, pipeline};
 
@@ -27,6 +28,11 @@ pub fn main(args: &CompileArgs) -> Done {
         let message =
             "`--profile` is for executables: libraries, objects and crates have no command line to ask them with";
         return Err(Failure::Usage(message.into()));
+    }
+    if args.target.cpu == MULTI && (args.profile || args.emit == Form::Object) {
+        let what = if args.profile { "`--profile`" } else { "`--emit object`" };
+        let message = format!("`--cpu multi` and {what} exclude each other: {what} is for one processor");
+        return Err(Failure::Usage(message));
     }
     let dump = match &args.dump_ir {
         Some(folder) => Some(Destination::Folder(folder.clone())),

@@ -6,7 +6,7 @@ use std::process::Command;
 use cameo_ir::{Graph, Tensor};
 
 use super::arrays;
-use crate::{Diagnostic, Diagnostics, Options, Output, Target, artifact, pipeline};
+use crate::{Diagnostic, Diagnostics, Options, Output, Target, pipeline};
 
 /// What running gave.
 pub enum Ran {
@@ -24,9 +24,8 @@ pub fn run(
     inputs: &[Tensor],
     threads: u32,
 ) -> Result<Ran, Diagnostics> {
-    let machine = target.machine()?;
-    let program = pipeline::partition(graph, artifact::kernel_target(&machine), options, &mut |_| {})?;
-    let artifact = pipeline::generate(program, machine, options, &mut |_| {})?;
+    let levels = pipeline::levels(graph, target.machines()?, options, &mut |_| {})?;
+    let artifact = pipeline::generate(levels, options, &mut |_| {})?;
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;
     let exe = folder.path().join("model");
     artifact.write(&Output::new(&exe))?;

@@ -169,8 +169,9 @@ impl FreezeArgs {
 /// For which machine.
 #[derive(Args)]
 struct TargetArgs {
-    /// Instruction set: `x86-64-v3` (AVX2), `x86-64-v4` (AVX-512), or `native`, the higher one that this machine has, tuned for
-    /// this machine; on aarch64 `generic`
+    /// Instruction set: `x86-64-v2` (SSE4.2), `x86-64-v3` (AVX2), `x86-64-v4` (AVX-512), `native`, the highest that this machine
+    /// has, tuned for this machine, or `multi`: code for all three, of which the program takes the best that it can when it
+    /// starts (executables, libraries and crates); on aarch64 `generic`
     #[arg(long, value_name = "CPU", default_value = "native")]
     cpu: String,
     /// Target triple, such as `aarch64-unknown-linux-gnu`; by default this machine's
@@ -263,6 +264,8 @@ Examples:
       the executable `minilm` and `minilm.weights`
   cameo compile minilm.onnx --dim B=1 --dim S=1..512 --cpu x86-64-v3 -o minilm
       one text at a time, at most 512 tokens, for any processor with AVX2
+  cameo compile minilm.onnx --cpu multi -o minilm
+      one program for every x86-64 processor since 2009, as fast on each as one for it alone
   cameo compile clip.onnx --freeze-input input_ids=classes.npy -o clip
       the branch that reads `input_ids` alone is computed now and gone from the program
   cameo compile bert.onnx --slice hidden=384,heads=6,ffn=1536,layers=6 -o small

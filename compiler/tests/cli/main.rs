@@ -396,6 +396,56 @@ fn a_compiled_program_computes() {
 }
 
 #[test]
+fn code_for_several_processors() {
+    let dir = folder();
+    models::linear(dir.path());
+    let compile = ["compile", "linear.onnx", "-q", "--cpu", "multi"];
+    let with = |more: &[&'static str]| [&compile[..], more].concat();
+    done(dir.path(), with(&["-o", "lin"]));
+    save(&dir.path().join("x.npz"), "x", &[1, 2], &[1.0, 2.0]);
+    for level in [&[][..], &["--cpu", "x86-64-v2"]] {
+        let run = Command::new(dir.path().join("lin"))
+            .current_dir(dir.path())
+            .args(["--inputs", "x.npz", "--outputs", "y.npz"])
+            .args(level)
+            .output()
+            .expect("the program runs");
+        assert!(run.status.success(), "{}", text(&run.stderr));
+        assert_eq!(load(&dir.path().join("y.npz"), "y").1, linear([1.0, 2.0]));
+    }
+    // Where there is place for one processor, or the processor has no levels.
+    for (more, code, said) in [
+        (
+            &["--emit", "object"][..],
+            2,
+            "`--cpu multi` and `--emit object` exclude each other",
+        ),
+        (&["--profile"], 2, "`--cpu multi` and `--profile` exclude each other"),
+        (
+            &["--target", "aarch64-unknown-linux-gnu"],
+            1,
+            "`multi` is for x86-64 and its levels, not for aarch64",
+        ),
+        (
+            &["--target", "wasm32-unknown-unknown"],
+            1,
+            "`multi` is for x86-64 and its levels, not for wasm32",
+        ),
+    ] {
+        let out = cameo(dir.path(), with(more));
+        assert_eq!(out.status.code(), Some(code), "{more:?}");
+        assert!(text(&out.stderr).contains(said), "{}", text(&out.stderr));
+    }
+    let out = cameo(dir.path(), ["inspect", "linear.onnx", "--optimized", "--cpu", "multi"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text(&out.stderr).contains("choose one of them: native, x86-64-v2"),
+        "{}",
+        text(&out.stderr)
+    );
+}
+
+#[test]
 fn two_compilations_give_the_same_bytes() {
     let dir = folder();
     models::busy(dir.path());

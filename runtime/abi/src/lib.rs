@@ -11,7 +11,7 @@
 #![no_std]
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -216,6 +216,17 @@ pub struct Step {
     pub name: Str,
 }
 
+/// The steps as they are for one level of a processor family. Those of all levels differ in their kernels only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Level {
+    /// Instruction sets that the kernels need, one `CPU_*` bit each.
+    pub cpu_features: u64,
+    /// What the compiler calls it: `x86-64-v3`.
+    pub name: Str,
+    pub steps: Slice<Step>,
+}
+
 /// Steps that are done several times in a row. Loops are listed by first step, outer ones before inner ones; two loops are
 /// either apart or one inside of the other, at most [`LOOP_DEPTH`] deep.
 #[repr(C)]
@@ -281,7 +292,8 @@ pub struct ModelDesc {
     pub inputs: Slice<Io>,
     pub outputs: Slice<Io>,
     pub buffers: Slice<Buffer>,
-    pub steps: Slice<Step>,
+    /// At least one, best first: the runtime takes the first one that the processor has, and refuses a processor without any.
+    pub levels: Slice<Level>,
     pub loops: Slice<Loop>,
     pub moves: Slice<Move>,
     pub dim_count: u64,
@@ -293,11 +305,10 @@ pub struct ModelDesc {
     pub weight_hash: u64,
     /// The weights section when it is linked in, null when it is a file of its own.
     pub weights: *const u8,
-    /// Instruction sets that the code needs, one `CPU_*` bit each; the runtime refuses a CPU without them.
-    pub cpu_features: u64,
 }
 
-/// What an executable with timers has beside its [`ModelDesc`], whose steps call the kernels through the timer then.
+/// What an executable with timers has beside its [`ModelDesc`], which has one level whose steps call the kernels through the
+/// timer then.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ProfileDesc {
@@ -325,8 +336,10 @@ pub struct ProfileStep {
     pub nodes: Slice<Str>,
 }
 
+/// All of x86-64-v3, and so on.
 pub const CPU_AVX2_FMA: u64 = 1;
 pub const CPU_AVX512: u64 = 2;
+pub const CPU_SSE42: u64 = 4;
 
 /// The first 64 bytes of a weights file; the weights follow.
 #[repr(C)]

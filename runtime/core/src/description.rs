@@ -10,7 +10,7 @@
 use crate::error::{Error, Side};
 use crate::tensor::byte_size;
 use cameo_abi::{
-    ABI_VERSION, Buffer, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Loop, MAGIC,
+    ABI_VERSION, Buffer, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Level, Loop, MAGIC,
     MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str, Symbol,
 };
 
@@ -18,6 +18,7 @@ use cameo_abi::{
 #[derive(Clone, Copy)]
 pub struct Tables {
     desc: &'static ModelDesc,
+    level: &'static Level,
 }
 
 /// One axis of an input or output.
@@ -78,7 +79,7 @@ impl Extents {
 }
 
 impl Tables {
-    /// Checks the descriptor.
+    /// Checks the descriptor. The level is the last one, which asks least of the processor.
     ///
     /// # Safety
     /// When magic and version are right, the descriptor and all that it points to is what the compiler wrote: slices
@@ -97,9 +98,32 @@ impl Tables {
                 runtime: ABI_VERSION,
             });
         }
-        let tables = Self { desc };
+        let level = slice(desc.levels).last();
+        let level = level.ok_or(Error::InvalidModel("there are no steps for any processor"))?;
+        let tables = Self { desc, level };
         tables.check().map_err(Error::InvalidModel)?;
         Ok(tables)
+    }
+
+    /// The levels that there is code for, best first.
+    #[must_use]
+    pub fn levels(&self) -> &'static [Level] {
+        slice(self.desc.levels)
+    }
+
+    /// What a level is called.
+    #[must_use]
+    pub fn level_name(&self, index: usize) -> &'static str {
+        text(self.levels()[index].name)
+    }
+
+    /// The same tables with the kernels of the level of an index below the number of [`Tables::levels`].
+    #[must_use]
+    pub fn at_level(self, index: usize) -> Self {
+        Self {
+            level: &self.levels()[index],
+            ..self
+        }
     }
 
     /// The descriptor itself, for its plain numbers and functions.
@@ -164,7 +188,7 @@ impl Tables {
     /// The kernel calls of a run, in order.
     #[must_use]
     pub fn steps(&self) -> &'static [Step] {
-        slice(self.desc.steps)
+        slice(self.level.steps)
     }
 
     /// The loops over steps, by first step.
@@ -299,7 +323,13 @@ impl Tables {
                 return Err("a buffer lies nowhere");
             }
         }
-        for step in self.steps() {
+        for level in self.levels() {
+            checked_text(level.name)?;
+            if level.steps.len != self.level.steps.len {
+                return Err("levels have different steps");
+            }
+        }
+        for step in self.levels().iter().flat_map(|level| slice(level.steps)) {
             checked_text(step.name)?;
             let buffers = step.first_buffer as usize <= desc.buffers.len;
             if !buffers || u64::from(step.first_dim) > desc.dim_count || u64::from(step.work) >= desc.dim_count {
@@ -317,7 +347,7 @@ impl Tables {
                 first..first + u64::from(l.step_count)
             };
             let own = range(one);
-            let inside = own.start < own.end && own.end <= self.desc.steps.len as u64;
+            let inside = own.start < own.end && own.end <= self.steps().len() as u64;
             let moved = u64::from(one.first_move) + u64::from(one.move_count) <= moves.len() as u64;
             if !inside || !moved || u64::from(one.count) >= self.desc.dim_count {
                 return Err("a loop points outside the tables");

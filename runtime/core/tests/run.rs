@@ -79,8 +79,12 @@ static MODEL: ModelDesc = ModelDesc {
         buffer(REGION_WEIGHTS, 0),
         buffer(REGION_OUTPUT, 0),
     ]),
-    // The second one's input is the first one's output.
-    steps: slice(&[step("first", 0), step("second", 2)]),
+    levels: slice(&[Level {
+        cpu_features: 0,
+        name: text("any"),
+        // The second one's input is the first one's output.
+        steps: slice(&[step("first", 0), step("second", 2)]),
+    }]),
     loops: slice(&[]),
     moves: slice(&[]),
     dim_count: 2,
@@ -89,7 +93,6 @@ static MODEL: ModelDesc = ModelDesc {
     weight_bytes: 4,
     weight_hash: 0,
     weights: WEIGHTS.0.as_ptr().cast(),
-    cpu_features: 0,
 };
 
 /// Dims are S and the work.

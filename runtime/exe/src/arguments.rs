@@ -21,6 +21,8 @@ pub struct Arguments {
     pub weights: Option<PathBuf>,
     /// 0: as many as the process may use.
     pub threads: usize,
+    /// The level of the code to run; the best when absent.
+    pub cpu: Option<String>,
     pub bench: bool,
     pub runs: usize,
     pub warmup: usize,
@@ -36,6 +38,7 @@ impl Default for Arguments {
             outputs: None,
             weights: None,
             threads: 0,
+            cpu: None,
             bench: false,
             // Enough for a steady median, little enough to wait for.
             runs: 50,
@@ -51,6 +54,7 @@ impl Default for Arguments {
 enum Takes {
     Nothing(fn(&mut Arguments)),
     File(fn(&mut Arguments) -> &mut Option<PathBuf>),
+    Name(fn(&mut Arguments) -> &mut Option<String>),
     /// The smallest legal number.
     Number(usize, fn(&mut Arguments) -> &mut usize),
 }
@@ -61,7 +65,7 @@ struct Flag {
     help: &'static str,
 }
 
-const FLAGS: [Flag; 10] = [
+const FLAGS: [Flag; 11] = [
     Flag {
         name: "--inputs",
         takes: Takes::File(|to| &mut to.inputs),
@@ -76,6 +80,11 @@ const FLAGS: [Flag; 10] = [
         name: "--threads",
         takes: Takes::Number(1, |to| &mut to.threads),
         help: "threads; default: the CPUs that this process may use",
+    },
+    Flag {
+        name: "--cpu",
+        takes: Takes::Name(|to| &mut to.cpu),
+        help: "take this code of a program with several (`--describe`: levels); default: the best",
     },
     Flag {
         name: "--bench",
@@ -133,6 +142,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Request, Failure> {
         match flag.takes {
             Takes::Nothing(set) => set(&mut parsed),
             Takes::File(of) => *of(&mut parsed) = Some(value()?.into()),
+            Takes::Name(of) => *of(&mut parsed) = Some(value()?.to_string_lossy().into_owned()),
             Takes::Number(least, of) => {
                 let value = value()?;
                 let number = value
@@ -164,6 +174,7 @@ fn write_help(text: &mut String, description: &Description) -> std::fmt::Result 
         let value = match flag.takes {
             Takes::Nothing(_) => "",
             Takes::File(_) => " FILE",
+            Takes::Name(_) => " NAME",
             Takes::Number(..) => " N",
         };
         writeln!(text, "  {:<16} {}", format!("{}{value}", flag.name), flag.help)?;
@@ -208,13 +219,13 @@ mod tests {
 
     #[test]
     fn all_flags() {
-        let line =
-            "--inputs x --outputs y --weights w --threads 3 --bench --runs 7 --warmup 0 --describe --verify-weights";
+        let line = "--inputs x --outputs y --weights w --threads 3 --cpu c --bench --runs 7 --warmup 0 --describe --verify-weights";
         let all = Arguments {
             inputs: Some("x".into()),
             outputs: Some("y".into()),
             weights: Some("w".into()),
             threads: 3,
+            cpu: Some("c".into()),
             bench: true,
             runs: 7,
             warmup: 0,

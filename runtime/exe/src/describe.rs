@@ -40,6 +40,7 @@ pub fn json(description: &Description, inputs: Option<&[Array]>) -> Result<Strin
             bytes(sizes.map(|sizes| sizes.scratch_bytes)),
         ),
         ("arena_at", format!("{{{}}}", values.join(", "))),
+        ("levels", list(description.levels().map(quoted))),
         ("weight_bytes", description.weight_bytes().to_string()),
         (
             "weights",

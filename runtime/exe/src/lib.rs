@@ -86,7 +86,7 @@ unsafe fn exit_code(
     };
     let program = arguments.first().cloned().unwrap_or_default();
     // SAFETY: the caller's promise.
-    let open = |path: Option<PathBuf>| unsafe { Model::open(desc, path.as_deref()) };
+    let open = |path: Option<PathBuf>, cpu: Option<&str>| unsafe { Model::open_level(desc, path.as_deref(), cpu) };
     let result = description
         .map_err(Failure::from)
         .and_then(|description| main_with(&description, &arguments, &open, profile, &mut std::io::stdout().lock()));
@@ -100,11 +100,14 @@ unsafe fn exit_code(
     }
 }
 
-/// Everything behind the command line. `open` opens the model with a weights file or the linked-in weights.
+/// Opens the model with a weights file or the linked-in weights, and a level or the best.
+type Open<'a> = &'a dyn Fn(Option<PathBuf>, Option<&str>) -> Result<Model, Error>;
+
+/// Everything behind the command line.
 fn main_with(
     description: &Description,
     arguments: &[OsString],
-    open: &dyn Fn(Option<PathBuf>) -> Result<Model, Error>,
+    open: Open<'_>,
     profile: Option<Profile<'_>>,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
@@ -121,8 +124,18 @@ fn main_with(
     }
     let embedded = description.has_embedded_weights();
     let weights = arguments.weights.clone().or_else(|| (!embedded).then(default_weights));
+    let cpu = arguments.cpu.as_deref();
+    if let Some(name) = cpu
+        && description.levels().all(|level| level != name)
+    {
+        let levels: Vec<&str> = description.levels().collect();
+        return Err(Failure {
+            code: USAGE,
+            message: format!("--cpu {name}: this program has code for {}", levels.join(", ")),
+        });
+    }
     if arguments.verify_weights {
-        open(weights.clone())?.verify_weights()?;
+        open(weights.clone(), cpu)?.verify_weights()?;
         let alone = arguments.inputs.is_none() && !measures(&arguments) && !arguments.describe;
         if alone {
             return put(out, &format!("weights: {} bytes, intact\n", description.weight_bytes()));
@@ -139,7 +152,7 @@ fn main_with(
         });
     };
 
-    let model = open(weights)?;
+    let model = open(weights, cpu)?;
     let mut context = Context::new(
         &model,
         ContextOptions {

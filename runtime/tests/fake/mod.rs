@@ -76,6 +76,21 @@ pub fn step(name: &str, kernel: KernelFn, first_buffer: u32, first_dim: u32, wor
     }
 }
 
+/// The steps for every processor.
+pub fn any(steps: Vec<Step>) -> Slice<Level> {
+    constant(vec![Level {
+        cpu_features: 0,
+        name: text("any"),
+        steps: constant(steps),
+    }])
+}
+
+/// A copy of the model's first level.
+pub fn first_level(desc: &ModelDesc) -> Level {
+    // SAFETY: the models in this file have one.
+    unsafe { *desc.levels.ptr }
+}
+
 /// The share of `0..count` that is `part` of `parts`.
 pub fn share(count: i64, part: i64, parts: i64) -> std::ops::Range<usize> {
     (count * part / parts) as usize..(count * (part + 1) / parts) as usize
@@ -155,7 +170,7 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         inputs: constant(vec![io("x", DType::F32, vec![named(0)])]),
         outputs: constant(vec![io("y", DType::F32, vec![named(0)])]),
         buffers: constant(buffers),
-        steps: constant(list),
+        levels: any(list),
         loops: constant(vec![]),
         moves: constant(vec![]),
         dim_count: 3,
@@ -164,7 +179,6 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         weight_bytes: 0,
         weight_hash: 0,
         weights: std::ptr::null(),
-        cpu_features: 0,
     }
 }
 
@@ -221,7 +235,7 @@ pub fn loop_model(outer: bool, inner: bool) -> ModelDesc {
             arena(0),
             buffer(REGION_OUTPUT, 0, 0),
         ]),
-        steps: constant(vec![
+        levels: any(vec![
             step("first", relay, 0, 0, work(outer)),
             step("loop", relay_twice, 2, 0, work(inner)),
             step("last", relay, 5, 0, work(outer)),
@@ -301,7 +315,7 @@ pub fn lookup_model(embedded: bool) -> ModelDesc {
             buffer(REGION_WEIGHTS, 0, 64),
             buffer(REGION_OUTPUT, 0, 0),
         ]),
-        steps: constant(vec![step("lookup", lookup, 0, 0, 2)]),
+        levels: any(vec![step("lookup", lookup, 0, 0, 2)]),
         loops: constant(vec![]),
         moves: constant(vec![]),
         dim_count: 3,
@@ -314,7 +328,6 @@ pub fn lookup_model(embedded: bool) -> ModelDesc {
         } else {
             std::ptr::null()
         },
-        cpu_features: 0,
     }
 }
 
@@ -355,7 +368,7 @@ pub fn denormal_model() -> ModelDesc {
         name: text("denormal"),
         outputs: constant(vec![io("y", DType::F32, vec![derived(0, "S")])]),
         buffers: constant(vec![buffer(REGION_OUTPUT, 0, 0)]),
-        steps: constant(vec![step("denormal", denormal, 0, 0, 1)]),
+        levels: any(vec![step("denormal", denormal, 0, 0, 1)]),
         ..relay_model(2, |_| true)
     }
 }

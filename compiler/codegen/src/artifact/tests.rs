@@ -13,22 +13,31 @@ const ROWS: usize = 37;
 /// Symbols that a model may need from elsewhere: what LLVM calls by itself.
 const ALLOWED: [&str; 4] = ["memcpy", "memset", "memmove", "_GLOBAL_OFFSET_TABLE_"];
 
-fn machine() -> Machine {
-    Machine::new(None, "x86-64-v3").unwrap()
+fn levels() -> Vec<Level> {
+    sample::levels(&["x86-64-v3"])
 }
 
 fn options(emit: Emit) -> ArtifactOptions {
     ArtifactOptions::new("Sample.1", emit)
 }
 
+/// Code for all levels of processors.
+fn all_levels() -> Vec<Level> {
+    sample::levels(&["x86-64-v4", "x86-64-v3", "x86-64-v2"])
+}
+
 /// Writes an artefact into `folder`, which it names.
 fn make(options: &ArtifactOptions, folder: &Path) -> ArtifactReport {
+    make_for(&levels(), options, folder)
+}
+
+fn make_for(levels: &[Level], options: &ArtifactOptions, folder: &Path) -> ArtifactReport {
     let out = if options.emit == Emit::Exe {
         folder.join("sample")
     } else {
         folder.to_owned()
     };
-    let report = build(&sample::program(), &machine(), options, &out).unwrap_or_else(|error| panic!("{error}"));
+    let report = build(levels, options, &out).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(report.weight_bytes, 128);
     report
 }
@@ -192,6 +201,68 @@ fn static_libraries() {
 }
 
 #[test]
+fn several_levels_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    make_for(&all_levels(), &options(Emit::Exe), folder.path());
+    use_executable(folder.path());
+    let program = |arguments: &[&str]| {
+        Command::new(folder.path().join("sample"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    let described = String::from_utf8(program(&["--describe"]).stdout).unwrap();
+    assert!(
+        described.contains("\"x86-64-v4\"") && described.contains("\"x86-64-v2\""),
+        "{described}"
+    );
+    let x = folder.path().join("x.npz");
+    let old = program(&["--inputs", x.to_str().unwrap(), "--cpu", "x86-64-v2"]);
+    assert!(old.status.success(), "{old:?}");
+    let unknown = program(&["--describe", "--cpu", "v9"]);
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+    assert_eq!(
+        said,
+        "sample: --cpu v9: this program has code for x86-64-v4, x86-64-v3, x86-64-v2\n"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    make_for(&all_levels(), &options(Emit::Static), folder.path());
+    use_from_c(folder.path(), "\"sample_1.weights\"", &["libsample_1.a"]);
+
+    let folder = tempfile::tempdir().unwrap();
+    make_for(&all_levels(), &options(Emit::Shared), folder.path());
+    use_from_c(folder.path(), "\"sample_1.weights\"", &["-L.", "-lsample_1"]);
+}
+
+#[test]
+fn what_is_for_one_processor_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |levels: &[Level], options: &ArtifactOptions| {
+        build(levels, options, &folder.path().join("out"))
+            .unwrap_err()
+            .to_string()
+    };
+    let said = error(&all_levels(), &options(Emit::Object));
+    assert!(
+        said.contains("--cpu multi") && said.contains("an object is for one processor"),
+        "{said}"
+    );
+    let profile = ArtifactOptions {
+        profile: true,
+        ..options(Emit::Exe)
+    };
+    assert!(error(&all_levels(), &profile).contains("a profile is for one processor"));
+    // Programs of different plans are no levels.
+    let mut levels = all_levels();
+    levels[2].program.steps.pop();
+    assert!(error(&levels, &options(Emit::Exe)).contains("different plans"));
+    assert!(error(&[], &options(Emit::Exe)).contains("no program"));
+    assert_eq!(names(folder.path()), BTreeSet::new());
+}
+
+#[test]
 fn two_models_in_one_program() {
     let folder = tempfile::tempdir().unwrap();
     make(&options(Emit::Static), folder.path());
@@ -257,8 +328,11 @@ fn objects() {
 #[test]
 fn objects_for_another_architecture() {
     let folder = tempfile::tempdir().unwrap();
-    let arm = Machine::new(Some(crate::object::AARCH64_LINUX), "generic").unwrap();
-    let error = |emit| build(&sample::program(), &arm, &options(emit), &folder.path().join("x")).unwrap_err();
+    let arm = [Level {
+        program: sample::program(),
+        machine: Machine::new(Some(crate::object::AARCH64_LINUX), "generic").unwrap(),
+    }];
+    let error = |emit| build(&arm, &options(emit), &folder.path().join("x")).unwrap_err();
     assert!(matches!(error(Emit::Static), ArtifactError::NoRuntime { .. }));
     assert!(
         error(Emit::Exe)
@@ -266,7 +340,7 @@ fn objects_for_another_architecture() {
             .contains("no runtime library for aarch64-unknown-linux-gnu")
     );
     // Assembly needs no tool of that architecture.
-    build(&sample::program(), &arm, &options(Emit::Rust), folder.path()).unwrap();
+    build(&arm, &options(Emit::Rust), folder.path()).unwrap();
     let interface = fs::read_to_string(folder.path().join("src/lib.rs")).unwrap();
     assert!(interface.contains("target_arch = \"aarch64\"") && interface.contains("options(raw)"));
 }
@@ -302,9 +376,9 @@ fn rust_crates() {
     for embed_weights in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let (krate, app) = (folder.path().join("model"), folder.path().join("app"));
+        let levels = if embed_weights { levels() } else { all_levels() };
         build(
-            &sample::program(),
-            &machine(),
+            &levels,
             &ArtifactOptions {
                 embed_weights,
                 ..options(Emit::Rust)
@@ -356,8 +430,8 @@ fn artefacts_are_reproducible() {
                     threads,
                     ..options.compile_options()
                 };
-                let compiled = compile(&sample::program(), &machine(), "sample_1", &compile_options).unwrap();
-                let report = write_artifact(&sample::program(), &compiled, &machine(), &options, &inner).unwrap();
+                let compiled = compile(&levels(), "sample_1", &compile_options).unwrap();
+                let report = write_artifact(&levels(), &compiled, &options, &inner).unwrap();
                 let read = |path: &PathBuf| {
                     let name = path.strip_prefix(inner.parent().unwrap()).unwrap().to_owned();
                     (name, fs::read(path).unwrap())
@@ -378,7 +452,7 @@ fn artefacts_are_reproducible() {
 fn failures_leave_nothing_and_say_why() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("sample");
-    let fail = |options: &ArtifactOptions, out: &Path| build(&sample::program(), &machine(), options, out).unwrap_err();
+    let fail = |options: &ArtifactOptions, out: &Path| build(&levels(), options, out).unwrap_err();
     let missing = ArtifactOptions {
         linker: Some("no-such-compiler".into()),
         ..options(Emit::Exe)

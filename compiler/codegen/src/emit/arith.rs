@@ -1,7 +1,7 @@
 //! Arithmetic, comparison and selection, lane by lane.
 //!
 //! Laws: integers wrap, and whether they have a sign is said by the operation; float operations are IEEE and are fused
-//! only by [`Builder::fma`] or inside [`Builder::contracted`]; F16 and BF16 are computed in F32 and rounded (to nearest
+//! only by [`Builder::fma`], [`Builder::mul_add`] or inside [`Builder::contracted`]; F16 and BF16 are computed in F32 and rounded (to nearest
 //! even) after each operation.
 
 use super::builder::wrap;
@@ -301,12 +301,30 @@ impl Builder<'_> {
 
     // Floats.
 
-    /// `a * b + c`, rounded once.
+    /// `a * b + c` of F32 (or shorter), rounded once; on a machine without the instruction by way of F64, in which the product
+    /// is exact.
     pub fn fma(&self, a: Val, b: Val, c: Val) -> Val {
         let (a, b) = self.unify(a, b);
         let (a, c) = self.unify(a, c);
         let (b, c) = self.unify(b, c);
-        self.in_single(&[a, b, c], |wide| self.op1("math.fma", wide, wide[0].ty, &[]))
+        self.in_single(&[a, b, c], |wide| {
+            if self.fma {
+                return self.op1("math.fma", wide, wide[0].ty, &[]);
+            }
+            let double: Vec<Val> = wide.iter().map(|x| self.resize_f(*x, Elem::F64)).collect();
+            let sum = self.add(self.mul(double[0], double[1]), double[2]);
+            self.resize_f(sum, wide[0].ty.elem)
+        })
+    }
+
+    /// `a * b + c` in as few instructions as there are: rounded once, or twice on a machine that multiplies and adds
+    /// separately.
+    pub fn mul_add(&self, a: Val, b: Val, c: Val) -> Val {
+        if self.fma {
+            self.fma(a, b, c)
+        } else {
+            self.add(self.mul(a, b), c)
+        }
     }
 
     pub fn sqrt(&self, x: Val) -> Val {

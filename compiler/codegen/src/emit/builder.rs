@@ -29,6 +29,8 @@ pub struct Builder<'c> {
     pub(super) ctx: &'c melior::Context,
     location: Location<'c>,
     kernel: u32,
+    /// See [`Module::with_fma`](super::Module::with_fma).
+    pub(super) fma: bool,
     slots: RefCell<Vec<Slot<'c>>>,
     /// Blocks under construction, the kernel's entry first; operations go to the end of the last one.
     blocks: RefCell<Vec<BlockRef<'c, 'c>>>,
@@ -62,6 +64,7 @@ impl<'c> Builder<'c> {
         ctx: &'c melior::Context,
         location: Location<'c>,
         kernel: u32,
+        fma: bool,
         region: &Region<'c>,
         args: &[Ty],
     ) -> (Self, Vec<Val>) {
@@ -69,6 +72,7 @@ impl<'c> Builder<'c> {
             ctx,
             location,
             kernel,
+            fma,
             slots: RefCell::new(Vec::new()),
             blocks: RefCell::new(Vec::new()),
             constants: RefCell::new(BTreeMap::new()),

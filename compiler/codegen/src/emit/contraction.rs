@@ -376,7 +376,7 @@ impl Emit<'_, '_> {
                     };
                     let x = load(row_of_a);
                     let columns = rows_of_b.iter().zip(acc);
-                    columns.map(|(y, acc)| b.fma(x, load(*y), *acc)).collect()
+                    columns.map(|(y, acc)| b.mul_add(x, load(*y), *acc)).collect()
                 };
                 let none = vec![b.splat(b.f32(0.0), self.lanes); self.lanes as usize];
                 let acc = b.for_(zero, whole_k, l, &none, |b, k, acc| step(b, k, None, acc));
@@ -676,7 +676,7 @@ impl Emit<'_, '_> {
                 let x = b.load(*ptr, Elem::F32, b.mul(k, *step), 0);
                 let x = b.splat(x, self.lanes);
                 for (v, y) in columns.iter().enumerate() {
-                    out.push(b.fma(x, *y, acc[r * panel.nv + v]));
+                    out.push(b.mul_add(x, *y, acc[r * panel.nv + v]));
                 }
             }
             out

@@ -1,7 +1,7 @@
 //! Conversion between number types, lane by lane.
 //!
 //! Laws: floats round to nearest even; float to integer saturates and takes NaN to 0 unless the name says otherwise; no
-//! conversion calls a library function on x86-64-v3 or aarch64.
+//! conversion calls a library function.
 
 use super::arith::unsigned;
 use super::builder::Const;
@@ -37,6 +37,8 @@ impl Builder<'_> {
         match (from, elem) {
             (Elem::BF16, _) => self.resize_f(self.widen_bf16(x), elem),
             (Elem::F32, Elem::BF16) => self.narrow_bf16(x),
+            (Elem::F16, Elem::F32) if !self.fma => self.widen_f16(x),
+            (Elem::F32, Elem::F16) if !self.fma => self.narrow_f16(x),
             (Elem::F16, Elem::F64 | Elem::BF16) | (Elem::F64, Elem::F16 | Elem::BF16) => {
                 self.resize_f(self.resize_f(x, Elem::F32), elem)
             }
@@ -138,6 +140,49 @@ impl Builder<'_> {
         let name = format!("{intrinsic}.{}.{}", ty.suffix(), wide.ty.suffix());
         self.intrinsic(&name, &[wide], Some(ty))
             .expect("the intrinsic returns a value")
+    }
+
+    /// F16 on a machine without the instruction: exponent and fraction move to their places in F32.
+    fn widen_f16(&self, x: Val) -> Val {
+        let bits = self.resize_u(self.bitcast(x, x.ty.with_elem(Elem::I16)), Elem::I32);
+        let int = |value| self.int(bits.ty, value);
+        let single = x.ty.with_elem(Elem::F32);
+        let (sign, rest) = (self.and(bits, int(0x8000)), self.and(bits, int(0x7fff)));
+        // The exponents' biases are 15 and 127; those of infinity and NaN are all ones in both.
+        let bias = int((127 - 15) << 23);
+        let normal = self.add(self.shl(rest, int(13)), bias);
+        let special = self.cmp(Cmp::Ge, rest, int(0x7c00));
+        let finite = self.select(special, self.add(normal, bias), normal);
+        // Subnormal numbers count 2⁻²⁴: their bits in place would be subnormal too, which a run takes for 0.
+        let small = self.mul(self.from_int_s(rest, Elem::F32), self.float(single, 2f64.powi(-24)));
+        let small = self.bitcast(small, bits.ty);
+        let magnitude = self.select(self.cmp(Cmp::Lt, rest, int(0x0400)), small, finite);
+        self.bitcast(self.or(magnitude, self.shl(sign, int(16))), single)
+    }
+
+    /// The way back, to nearest even.
+    fn narrow_f16(&self, x: Val) -> Val {
+        let bits = self.bitcast(x, x.ty.with_elem(Elem::I32));
+        let int = |value| self.int(bits.ty, value);
+        let (sign, rest) = (
+            self.and(self.shr_u(bits, int(16)), int(0x8000)),
+            self.and(bits, int(0x7fff_ffff)),
+        );
+        // Just under half of the lowest kept bit, and the rest of that half if the kept bit is odd.
+        let odd = self.and(self.shr_u(rest, int(13)), int(1));
+        let biased = self.sub(self.add(rest, self.add(odd, int(0xfff))), int((127 - 15) << 23));
+        let normal = self.shr_u(biased, int(13));
+        // Next to ½ the unit of an F32 is the 2⁻²⁴ that subnormal halves count: an addition rounds to it.
+        let half = self.float(x.ty, 0.5);
+        let shifted = self.add(self.bitcast(rest, x.ty), half);
+        let small = self.sub(self.bitcast(shifted, bits.ty), self.bitcast(half, bits.ty));
+        let finite = self.select(self.cmp(Cmp::Lt, rest, int(0x3880_0000)), small, normal);
+        // From 65520 on infinity; a NaN keeps its upper bits, made quiet.
+        let finite = self.select(self.cmp(Cmp::Ge, rest, int(0x477f_f000)), int(0x7c00), finite);
+        let quiet = self.or(self.and(self.shr_u(rest, int(13)), int(0x7fff)), int(0x7e00));
+        let magnitude = self.select(self.cmp(Cmp::Gt, rest, int(0x7f80_0000)), quiet, finite);
+        let short = self.resize_u(self.or(magnitude, sign), Elem::I16);
+        self.bitcast(short, x.ty.with_elem(Elem::F16))
     }
 
     /// BF16 is the upper half of F32.

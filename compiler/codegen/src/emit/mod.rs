@@ -215,6 +215,7 @@ pub struct Module<'c> {
     ctx: &'c melior::Context,
     mlir: melior::ir::Module<'c>,
     kernels: u32,
+    fma: bool,
     defined: BTreeSet<String>,
     called: BTreeMap<String, Signature>,
 }
@@ -228,9 +229,16 @@ impl<'c> Module<'c> {
             ctx,
             mlir,
             kernels: 0,
+            fma: true,
             defined: BTreeSet::new(),
             called: BTreeMap::new(),
         }
+    }
+
+    /// The same for a machine that has or lacks instructions that multiply and add, and that convert halves.
+    #[must_use]
+    pub fn with_fma(self, fma: bool) -> Self {
+        Self { fma, ..self }
     }
 
     /// Renders a function: `body` gets the builder and the arguments, and returns the value to return, if any.
@@ -246,7 +254,7 @@ impl<'c> Module<'c> {
     ) {
         let location = Location::name(self.ctx, name, Location::unknown(self.ctx));
         let region = Region::new();
-        let (builder, values) = Builder::begin(self.ctx, location, self.kernels, &region, args);
+        let (builder, values) = Builder::begin(self.ctx, location, self.kernels, self.fma, &region, args);
         self.kernels += 1;
         let result = body(&builder, &values);
         assert_eq!(

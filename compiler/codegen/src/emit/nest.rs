@@ -536,7 +536,7 @@ impl Emit<'_, '_> {
         let next = match nest.body.get(red.root) {
             Expr::Binary(Binary::Mul, x, y) if red.combine == Combine::Add && red.dtype.is_float() => {
                 let (x, y) = (f.eval(*x), f.eval(*y));
-                b.fma(b.splat(x, acc.lanes()), b.splat(y, acc.lanes()), acc)
+                b.mul_add(b.splat(x, acc.lanes()), b.splat(y, acc.lanes()), acc)
             }
             _ => {
                 let v = b.splat(f.eval(red.root), acc.lanes());

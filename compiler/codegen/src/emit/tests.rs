@@ -7,7 +7,7 @@ use crate::harness::{ARGS, compile};
 use std::fmt::Debug;
 
 /// AVX-512 or what the host has, and the least that is supported.
-const CPUS: [&str; 2] = ["native", "x86-64-v3"];
+const CPUS: [&str; 3] = ["native", "x86-64-v3", "x86-64-v2"];
 
 /// Equality in which NaN is NaN and -0 is not +0.
 trait Same: Copy + Debug + Default {
@@ -36,6 +36,10 @@ type Unary<T, O> = (fn(&Builder, Val) -> Val, fn(T) -> O);
 
 /// All pairs of `values` through each operation, as scalars and as vectors of 4 and 16 lanes.
 fn check_binary<T: Same, O: Same>(elem: Elem, values: &[T], operations: &[Binary<T, O>]) {
+    check_binary_on(&CPUS, elem, values, operations);
+}
+
+fn check_binary_on<T: Same, O: Same>(cpus: &[&str], elem: Elem, values: &[T], operations: &[Binary<T, O>]) {
     let pairs: Vec<(T, T)> = values
         .iter()
         .flat_map(|&a| values.iter().map(move |&b| (a, b)))
@@ -43,7 +47,7 @@ fn check_binary<T: Same, O: Same>(elem: Elem, values: &[T], operations: &[Binary
     let length = pairs.len().next_multiple_of(16);
     let pair = |i: usize| pairs[i % pairs.len()];
     let (a, b): (Vec<T>, Vec<T>) = (0..length).map(pair).unzip();
-    for cpu in CPUS {
+    for cpu in cpus {
         let library = compile(cpu, |module| {
             for (index, (operation, _)) in operations.iter().enumerate() {
                 for lanes in [0, 4, 16] {
@@ -214,7 +218,6 @@ fn float_arithmetic() {
             (|b, x, y| b.min_fast(x, y), |x, y| if x < y { x } else { y }),
             (|b, x, y| b.max_fast(x, y), |x, y| if x > y { x } else { y }),
             (|b, x, y| b.copysign(x, y), f32::copysign),
-            (|b, x, y| b.fma(x, y, x), |x, y| x.mul_add(y, x)),
             (
                 |b, x, y| b.contracted(|| b.add(b.mul(x, b.float(x.ty(), 2.0)), y)),
                 |x, y| x * 2.0 + y,
@@ -223,6 +226,10 @@ fn float_arithmetic() {
             (|b, x, y| b.abs(b.max_num(x, y)), |x, y| x.max(y).abs()),
         ],
     );
+    let fused = |b: &Builder, x, y| b.fma(x, y, x);
+    check_binary_on::<f32, f32>(&CPUS[..2], Elem::F32, &FLOATS, &[(fused, |x, y| x.mul_add(y, x))]);
+    let by_f64 = |x: f32, y: f32| f64::from(x).mul_add(y.into(), x.into()) as f32;
+    check_binary_on::<f32, f32>(&CPUS[2..], Elem::F32, &FLOATS, &[(fused, by_f64)]);
     check_unary::<f32, f32>(
         Elem::F32,
         &FLOATS,
@@ -389,17 +396,30 @@ fn half_floats() {
         ],
     );
     // 1 + 2⁻¹¹ is halfway between two F16 and goes to the even one; 65520 is the first that overflows.
-    check_unary::<f32, f32>(
-        Elem::F32,
-        &[1.0, 1.000_488_3, 65_504.0, 65_520.0, -0.0, 0.1],
-        &[(
-            |b, x| b.resize_f(b.resize_f(x, Elem::F16), Elem::F32),
-            |x| match x {
-                1.000_488_3 => 1.0,
-                65_520.0 => f32::INFINITY,
-                0.1 => 0.099_975_586,
-                _ => x,
-            },
-        )],
-    );
+    // The unit of subnormal ones is 2⁻²⁴.
+    fn to_f16(x: f32) -> f32 {
+        let exponent = (x.abs().to_bits() >> 23) as i32 - 127;
+        let unit = 2f64.powi(exponent.max(-14) - 10);
+        match x.abs() {
+            65_520.0.. => f32::INFINITY.copysign(x),
+            _ => ((f64::from(x) / unit).round_ties_even() * unit) as f32,
+        }
+    }
+    let unit = 2f32.powi(-24);
+    let mut singles = vec![
+        1.0,
+        1.000_488_3,
+        1.001_464_8,
+        65_504.0,
+        65_519.9,
+        65_520.0,
+        -0.0,
+        0.1,
+        -f32::INFINITY,
+        f32::NAN,
+    ];
+    singles.extend([0.5, 0.6, 1.0, 1.5, 2.5, 1023.5, 1024.0, 1024.5].map(|n| n * unit));
+    singles.extend([-3.7e-5, 1e-9, 1e30, -1e-30]);
+    let there_and_back = |b: &Builder, x| b.resize_f(b.resize_f(x, Elem::F16), Elem::F32);
+    check_unary::<f32, f32>(Elem::F32, &singles, &[(there_and_back, to_f16)]);
 }

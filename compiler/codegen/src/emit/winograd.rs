@@ -271,7 +271,7 @@ fn load(b: &Builder, ptr: Val, at: Val, lanes: u32, mask: Option<Val>) -> Val {
 
 /// `Bᵀ d` for a row of 4 or 6 inputs. Points of opposite sign share their even and odd parts.
 fn input_transform(b: &Builder, d: &[Val]) -> Vec<Val> {
-    let times = |c: f32, x: Val, y: Val| b.fma(b.splat(b.f32(c), x.lanes()), x, y);
+    let times = |c: f32, x: Val, y: Val| b.mul_add(b.splat(b.f32(c), x.lanes()), x, y);
     if let [d0, d1, d2, d3] = *d {
         return vec![b.sub(d0, d2), b.add(d1, d2), b.sub(d2, d1), b.sub(d1, d3)];
     }
@@ -289,7 +289,7 @@ fn input_transform(b: &Builder, d: &[Val]) -> Vec<Val> {
 
 /// `Aᵀ m` for a row of 4 or 6 points.
 fn output_transform(b: &Builder, m: &[Val]) -> Vec<Val> {
-    let times = |c: f32, x: Val, y: Val| b.fma(b.splat(b.f32(c), x.lanes()), x, y);
+    let times = |c: f32, x: Val, y: Val| b.mul_add(b.splat(b.f32(c), x.lanes()), x, y);
     if let [m0, m1, m2, m3] = *m {
         return vec![b.add(b.add(m0, m1), m2), b.sub(b.sub(m1, m2), m3)];
     }
