@@ -34,6 +34,15 @@ impl Default for Target {
 }
 
 impl Target {
+    /// The processor that is meant when none is named: this machine's, or one that most machines of another architecture are.
+    pub fn usual_cpu(triple: Option<&str>) -> &'static str {
+        match triple.and_then(|t| t.split('-').next()) {
+            Some(arch) if arch != std::env::consts::ARCH && arch == "x86_64" => "x86-64-v3",
+            Some(arch) if arch != std::env::consts::ARCH => "generic",
+            _ => "native",
+        }
+    }
+
     /// The one machine in LLVM's terms.
     ///
     /// # Errors

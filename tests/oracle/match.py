@@ -17,12 +17,12 @@ from compiled import Checks, Compiled, Failed, outputs, session
 from feeds import binding, random_feeds
 
 
-def compare(checks, model, cases, threads=2, flags=()):
-    """Adds a check per case to `checks`; cases are (name, feeds). One executable serves all of them."""
+def compare(checks, model, cases, threads=2, build=Compiled):
+    """Adds a check per case to `checks`; cases are (name, feeds). What `build` makes in a folder serves all of them."""
     name = Path(model).stem
     with tempfile.TemporaryDirectory() as folder:
         try:
-            compiled = Compiled(model, folder, flags)
+            compiled = build(model, folder)
         except Failed as error:
             for case, _ in cases:
                 checks.add(False, f"{name} {case}: {error}")
@@ -48,7 +48,7 @@ def main():
     graph = onnx.load(args.model, load_external_data=False)
     cases = [(at, random_feeds(graph, binding(at), args.seed)) for at in args.at or [""]]
     checks = Checks()
-    compare(checks, args.model, cases, args.threads, args.flags)
+    compare(checks, args.model, cases, args.threads, lambda *where: Compiled(*where, args.flags))
     return checks.code()
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares full-size networks of a model zoo with ONNX Runtime.
 
-    python zoo.py --zoo DIR [--cache DIR] [--threads N] [NAME...]
+    python zoo.py --zoo DIR [--cache DIR] [--threads N] [--cpu CPU] [NAME...]
 
 The zoo is a folder with `models/NAME.json`, `materialize.py`, which writes NAME.onnx, and `make_inputs.py`, whose
 `make_inputs(spec, binding)` gives a model's inputs for one of its test shapes. Networks of hundreds of megabytes are
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compiled import Checks
+from compiled import Checks, Compiled
 from match import compare
 
 # One of each kind that matters: both exporters, transformers, plain, depthwise and attention-free image
@@ -54,12 +54,14 @@ def main():
     ap.add_argument("--zoo", type=Path, required=True)
     ap.add_argument("--cache", type=Path, help="keep the written models here")
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--cpu", default="native", help="compile for this processor")
     args = ap.parse_args()
     checks = Checks()
     for name in args.names or NAMES:
         with tempfile.TemporaryDirectory() as folder:
             model = written(args.zoo, name, args.cache or folder)
-            compare(checks, model, test_cases(args.zoo, name), args.threads)
+            build = lambda *where: Compiled(*where, ["--cpu", args.cpu])
+            compare(checks, model, test_cases(args.zoo, name), args.threads, build)
     return checks.code()
 
 

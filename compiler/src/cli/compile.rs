@@ -29,7 +29,7 @@ pub fn main(args: &CompileArgs) -> Done {
             "`--profile` is for executables: libraries, objects and crates have no command line to ask them with";
         return Err(Failure::Usage(message.into()));
     }
-    if args.target.cpu == MULTI && (args.profile || args.emit == Form::Object) {
+    if args.target.cpu.as_deref() == Some(MULTI) && (args.profile || args.emit == Form::Object) {
         let what = if args.profile { "`--profile`" } else { "`--emit object`" };
         let message = format!("`--cpu multi` and {what} exclude each other: {what} is for one processor");
         return Err(Failure::Usage(message));

@@ -171,9 +171,10 @@ impl FreezeArgs {
 struct TargetArgs {
     /// Instruction set: `x86-64-v2` (SSE4.2), `x86-64-v3` (AVX2), `x86-64-v4` (AVX-512), `native`, the highest that this machine
     /// has, tuned for this machine, or `multi`: code for all three, of which the program takes the best that it can when it
-    /// starts (executables, libraries and crates); on aarch64 `generic`
-    #[arg(long, value_name = "CPU", default_value = "native")]
-    cpu: String,
+    /// starts (executables, libraries and crates); on aarch64 `generic` [default: native; for a `--target` of another
+    /// architecture than this machine's, x86-64-v3 or generic]
+    #[arg(long, value_name = "CPU")]
+    cpu: Option<String>,
     /// Target triple, such as `aarch64-unknown-linux-gnu`; by default this machine's
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
@@ -181,10 +182,12 @@ struct TargetArgs {
 
 impl TargetArgs {
     fn target(&self) -> Target {
-        Target {
-            triple: self.target.clone(),
-            cpu: self.cpu.clone(),
-        }
+        let triple = self.target.clone();
+        let cpu = self
+            .cpu
+            .clone()
+            .unwrap_or_else(|| Target::usual_cpu(triple.as_deref()).to_owned());
+        Target { triple, cpu }
     }
 }
 

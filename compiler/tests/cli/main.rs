@@ -446,6 +446,33 @@ fn code_for_several_processors() {
 }
 
 #[test]
+fn another_architecture_needs_no_processor_named() {
+    let dir = folder();
+    models::linear(dir.path());
+    let arch = if cfg!(target_arch = "aarch64") {
+        "x86_64"
+    } else {
+        "aarch64"
+    };
+    let triple = format!("{arch}-unknown-linux-gnu");
+    let command = [
+        "compile",
+        "linear.onnx",
+        "-q",
+        "--emit",
+        "object",
+        "--target",
+        triple.as_str(),
+        "-o",
+        "lin",
+    ];
+    done(dir.path(), command);
+    let object = std::fs::read(dir.path().join("lin/linear.o")).expect("written");
+    // The machine of an ELF file: 0xB7 is aarch64, 0x3E x86-64.
+    assert_eq!(object[18], if arch == "aarch64" { 0xB7 } else { 0x3E });
+}
+
+#[test]
 fn two_compilations_give_the_same_bytes() {
     let dir = folder();
     models::busy(dir.path());
