@@ -269,6 +269,36 @@ fn convolutional_network() {
     check(text, sizes);
 }
 
+/// Windows of three axes in Winograd's form: pads, steps and gaps along the first, tails of channels, few of which a tap has.
+#[test]
+fn winograd_volumes() {
+    let text = r#"graph @net (%0 "volume": f32[B,20,D,H,W]) symbols B=1.., D=3.., H=3.., W=2.. {
+        weight %1: f32[] = dense(0.01)
+        weight %10: f32[24,20,3,3,3] = blob("w0")
+        weight %11: f32[24] = blob("b0")
+        weight %12: f32[36,24,2,3,3] = blob("w1")
+        weight %13: f32[16,36,5,3,3] = blob("w2")
+        weight %14: f32[16,24,3,3,3] = blob("w3")
+        %20 = Conv(%0, %10, %11) {pads=[1,1,1,1,1,1]}
+        %21 = Mul(%20, %1)
+        %22 = Relu(%21)
+        %23 = Conv(%22, %12) {pads=[2,1,0,1,1,2], dilations=[3,1,1]}
+        %24 = Mul(%23, %1)
+        %25 = Conv(%24, %13) {pads=[2,1,1,4,1,1], strides=[2,1,1]}
+        %26 = Conv(%22, %14) {pads=[1,1,1,1,1,1], strides=[1,2,1]}
+        %27 = Mul(%26, %1)
+        return %25 "y", %22 "features", %27 "other"
+    }"#;
+    let sizes: &[Sizes] = &[
+        &[("B", 1), ("D", 3), ("H", 3), ("W", 2)],
+        &[("B", 2), ("D", 5), ("H", 9), ("W", 14)],
+        &[("B", 1), ("D", 8), ("H", 12), ("W", 7)],
+    ];
+    check(text, sizes);
+    let text = text.replace("[B,20,D,H,W]", "[2,20,4,10,8]");
+    check(&text.replace("symbols B=1.., D=3.., H=3.., W=2..", ""), &[&[]]);
+}
+
 /// Convolutions in Winograd's form with what may surround them: odd sizes and pads, a residual that dies, one that is read
 /// again, a long epilogue, tails of channels, an upsampled input.
 #[test]

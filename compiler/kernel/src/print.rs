@@ -133,12 +133,13 @@ fn write_kernel(out: &mut String, k: &Kernel, body: &KernelBody) -> fmt::Result 
         KernelBody::Winograd(w) => {
             writeln!(
                 out,
-                "{} images {} y {} x {} n {} channels {}",
+                "{} images {} y {} x {} n {} depth {} channels {}",
                 w.schedule.form(),
                 w.images,
                 w.height,
                 w.width,
                 w.n,
+                w.depth,
                 w.channels
             )?;
             writeln!(out, "    schedule {}", w.schedule)?;

@@ -288,18 +288,22 @@ pub struct ContractionSchedule {
 /// transformed, multiplied with transformed weights as (s+2)² contractions over the channels, and transformed back to s²
 /// outputs, then an epilogue on each.
 ///
-/// Iterators: image, y, x, output channel, input channel.
+/// Windows of three axes and more are sums over the taps along the others. Iterators: image, y, x, output channel, tap, input
+/// channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Winograd {
     pub images: Dim,
     pub height: Dim,
     pub width: Dim,
     pub n: Dim,
+    pub depth: Dim,
     pub channels: Dim,
     /// Index of the first element of an output's window; channels are consecutive. What is outside along `axes` is 0.
     pub a: Operand,
     /// The axes of A that y and x run along.
     pub axes: [usize; 2],
+    /// The axis of A that taps run along; what is outside is 0 there, too.
+    pub deep_axis: Option<usize>,
     /// Buffer of the transformed weight: panels by point.
     pub b: usize,
     pub epilogue: Body,
@@ -592,7 +596,7 @@ impl KernelBody {
         match self {
             Self::Nest(n) => n.outer.iter().chain(&n.row).cloned().collect(),
             Self::Contraction(c) => c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).cloned().collect(),
-            Self::Winograd(w) => [&w.images, &w.height, &w.width, &w.n, &w.channels]
+            Self::Winograd(w) => [&w.images, &w.height, &w.width, &w.n, &w.depth, &w.channels]
                 .map(Dim::clone)
                 .into(),
             Self::Chain(_) => vec![],
@@ -703,7 +707,14 @@ impl KernelBody {
                 }
             }
             Self::Winograd(w) => {
-                for d in [&mut w.images, &mut w.height, &mut w.width, &mut w.n, &mut w.channels] {
+                for d in [
+                    &mut w.images,
+                    &mut w.height,
+                    &mut w.width,
+                    &mut w.n,
+                    &mut w.depth,
+                    &mut w.channels,
+                ] {
                     *d = f(d);
                 }
                 all(&mut w.a.index);

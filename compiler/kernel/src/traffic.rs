@@ -94,7 +94,7 @@ fn accesses(kernel: &Kernel) -> Vec<[Dim; 2]> {
                 add(
                     w.a.buffer,
                     0,
-                    &(w.images.clone() * ty * tx * points * w.channels.clone()),
+                    &(w.images.clone() * ty * tx * points * w.depth.clone() * w.channels.clone()),
                 );
                 add(w.b, 0, &Dim::product(&kernel.buffers[w.b].extents));
             }

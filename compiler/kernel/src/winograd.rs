@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! for each block of tiles that stays in L2                 a tile: s×s outputs, (s+2)×(s+2) inputs
-//!   V[p, tile, c] = (Bᵀ d B)[p]                            d: the inputs, p: one of (s+2)² points
+//!   V[p, tile, c] = (Bᵀ d B)[p]                            d: the inputs, p: one of (s+2)² points; c: channels, of every
+//!                                                          tap along the axes beyond the two of the window
 //!   for each panel of output channels
 //!     M[p, tile, n] = Σc V[p, tile, c] U[p, n, c]          U = G w Gᵀ, made with the weights section
 //!     y = Aᵀ M A, epilogue, stores                         y: the outputs
@@ -44,14 +45,17 @@ pub fn weight_transform(side: usize) -> &'static [[f64; 3]] {
 
 /// A 3×3 window of stride 1 in the iterators of a contraction's loops.
 pub struct Window {
-    image: Option<usize>,
+    /// Parallel iterators that are no window's.
+    images: Vec<usize>,
     y: usize,
     x: usize,
     n: usize,
-    /// Reduced iterators.
+    /// Reduced iterators. A third window is a sum over its taps.
     channel: usize,
-    /// The axes of A that y and x run along.
+    depth: Option<usize>,
+    /// The axes of A that y, x and the taps of the third window run along.
     axes: [usize; 2],
+    deep_axis: Option<usize>,
     /// The order of axes that A is copied to first, channels innermost.
     copy: Option<Vec<usize>>,
     /// Without its register tile of the panels.
@@ -62,7 +66,7 @@ pub struct Window {
 impl Builder<'_> {
     /// The window that a contraction of A and the constant B with columns `n` is, if Winograd's form of it is faster.
     pub(crate) fn windows(&self, c: &Compute, a: &Side, b: &Side, n: usize) -> Option<Window> {
-        if self.choices.exact_conv || !b.constant || c.extents.len() != c.parallel + 3 {
+        if self.choices.exact_conv || !b.constant || !(3..=4).contains(&(c.extents.len() - c.parallel)) {
             return None;
         }
         let iter = |i: usize| Sym::Iter(i as u32);
@@ -80,14 +84,36 @@ impl Builder<'_> {
         let taps: Vec<usize> = (c.parallel..c.extents.len())
             .filter(|i| three(i) && along(*i).is_some())
             .collect();
-        let [ky, kx] = taps[..] else { return None };
-        let channel = (c.parallel..c.extents.len()).find(|i| *i != ky && *i != kx)?;
+        // The innermost two.
+        let [.., ky, kx] = taps[..] else { return None };
+        let mut others: Vec<usize> = (c.parallel..c.extents.len()).filter(|i| *i != ky && *i != kx).collect();
+        // A single tap is none.
+        others.sort_by_key(|i| c.extents[*i].is_one());
+        if others.len() > 1 && c.extents[others[1]].is_one() {
+            others.pop();
+        }
+        let (mut channel, mut depth) = (*others.first()?, others.get(1).copied());
+        // The channel is the one that nothing else moves along.
+        let alone = |i: usize| a.index.iter().any(|d| d.as_sym() == Some(&iter(i)));
+        if depth.is_some_and(|d| alone(d) && !alone(channel)) {
+            (channel, depth) = (depth?, Some(channel));
+        }
+        let deep_axis = match depth {
+            None => None,
+            Some(i) => {
+                let mut axes = (0..a.index.len()).filter(|x| a.index[*x].uses(&iter(i)));
+                let (Some(axis), None) = (axes.next(), axes.next()) else {
+                    return None;
+                };
+                Some(axis)
+            }
+        };
         let ((ay, y), (ax, x)) = (along(ky)?, along(kx)?);
         let rest: Vec<usize> = (0..c.parallel)
             .filter(|i| ![y, x, n].contains(i) && !c.extents[*i].is_one())
             .collect();
         if ay == ax
-            || rest.len() > 1
+            || deep_axis.is_some_and(|d| [ay, ax].contains(&d) || a.index[d].uses(&iter(channel)))
             || [y, x].contains(&n)
             || rest.iter().any(|i| b.uses(*i))
             || b.uses(y)
@@ -111,15 +137,16 @@ impl Builder<'_> {
         };
         let size = |i: usize| c.extents[i].as_const().and_then(|e| usize::try_from(e).ok());
         let (channels, columns) = (size(channel)?, size(n)?);
+        let depths = depth.map_or(Some(1), size)?;
         let from = bounds.simplify(&self.side_buffer(b).offset(&b.index));
         let stride = |i: usize| from.affine_in(&iter(i))?.0.as_const();
         let offset = (0..c.extents.len()).try_fold(from.clone(), |d, i| Some(d.affine_in(&iter(i))?.1))?;
         let schedule = select::winograd(
             self.target,
-            &rest.first().map_or(Dim::ONE, |i| c.extents[*i].clone()),
+            &Dim::product(&rest.iter().map(|i| c.extents[*i].clone()).collect::<Vec<_>>()),
             [&c.extents[y], &c.extents[x]],
             columns,
-            channels,
+            depths * channels,
             self.weight_bytes,
         )?;
         let points = (schedule.side + 2) * (schedule.side + 2);
@@ -130,7 +157,7 @@ impl Builder<'_> {
             pack: Some(Pack {
                 batch: vec![],
                 n: (columns, stride(n)?),
-                k: vec![(channels, stride(channel)?)],
+                k: vec![(depths, depth.map_or(Some(0), stride)?), (channels, stride(channel)?)],
                 offset: offset.as_const()?,
                 panel,
                 windows: Some(Windows {
@@ -138,15 +165,17 @@ impl Builder<'_> {
                     strides: [stride(ky)?, stride(kx)?],
                 }),
             }),
-            elements: points * columns.div_ceil(panel) * panel * channels,
+            elements: points * columns.div_ceil(panel) * panel * depths * channels,
         };
         Some(Window {
-            image: rest.first().copied(),
+            images: rest,
             y,
             x,
             n,
             channel,
+            depth,
             axes: [ay, ax],
+            deep_axis,
             copy,
             weight,
             schedule,
@@ -163,18 +192,26 @@ impl Builder<'_> {
         exits: &[(ValueId, usize, Vec<usize>)],
     ) -> Result<(), LowerError> {
         let mut sub = vec![Dim::ZERO; c.extents.len()];
-        for (j, i) in [w.image, Some(w.y), Some(w.x), Some(w.n), Some(w.channel)]
-            .iter()
-            .enumerate()
-        {
+        let mut images = Dim::ONE;
+        for i in w.images.iter().rev() {
+            let at = Dim::iter(0).floor_div(&images);
+            // The outermost needs no remainder.
+            sub[*i] = if Some(i) == w.images.first() {
+                at
+            } else {
+                at.modulo(&c.extents[*i])
+            };
+            images = images * c.extents[*i].clone();
+        }
+        let others = [Some(w.y), Some(w.x), Some(w.n), w.depth, Some(w.channel)];
+        for (j, i) in others.iter().enumerate() {
             if let Some(i) = i {
-                sub[*i] = Dim::iter(j);
+                sub[*i] = Dim::iter(j + 1);
             }
         }
-        let extent = |i: Option<usize>| i.map_or(Dim::ONE, |i| c.extents[i].clone());
-        let [images, height, width] = [w.image, Some(w.y), Some(w.x)].map(extent);
-        let [n, channels] = [w.n, w.channel].map(|i| c.extents[i].clone());
-        let mut d = Draft::new([&images, &height, &width, &n, &channels].map(Dim::clone).into());
+        let [height, width, n, depth, channels] = others.map(|i| i.map_or(Dim::ONE, |i| c.extents[i].clone()));
+        let all = [&images, &height, &width, &n, &depth, &channels];
+        let mut d = Draft::new(all.map(Dim::clone).into());
         let (storage, buffer) = match &w.copy {
             None => self.stored(a.value),
             Some(order) => {
@@ -203,9 +240,11 @@ impl Builder<'_> {
             height,
             width,
             n,
+            depth,
             channels,
             a: operand,
             axes: w.axes,
+            deep_axis: w.deep_axis,
             b,
             epilogue: std::mem::replace(&mut d.body, Body::new()),
             stores,
@@ -259,7 +298,8 @@ impl Winograd {
             extents: vec![all.clone(), m.clone(), row],
         };
         let s = self.schedule.product;
-        let buffers = [local(Chain::stride(&self.channels)), local(Dim::from(s.nv * s.lanes))];
+        let sum = self.depth.clone() * self.channels.clone();
+        let buffers = [local(Chain::stride(&sum)), local(Dim::from(s.nv * s.lanes))];
         let mut epilogue = Body::new();
         let root = epilogue.push(Expr::Load {
             operand: ACC,
@@ -272,7 +312,7 @@ impl Winograd {
             batch: vec![all],
             m,
             n: self.n.clone(),
-            k: vec![self.channels.clone()],
+            k: vec![sum],
             a: Operand {
                 buffer: first,
                 index: vec![point.clone(), tile.clone(), c],
@@ -391,14 +431,37 @@ mod tests {
                 .replace(weight, "")
                 .replace(r#"(%0 "x""#, r#"(%1 "w": f32[32,32,3,3], %0 "x""#),
         );
-        // Three dimensions.
-        direct(
-            r#"graph @g (%0 "x": f32[1,16,9,9,9]) {
-              weight %1: f32[16,16,3,3,3] = blob("w")
-              %2 = Conv(%0, %1)
-              return %2 "y"
-            }"#,
+    }
+
+    #[test]
+    fn windows_of_more_axes_are_summed_over_their_taps() {
+        let of = |kernel: &str, attrs: &str| {
+            let text = format!(
+                r#"graph @g (%0 "x": f32[2,32,9,12,12]) {{
+                  weight %1: f32[32,32,{kernel}] = blob("w")
+                  %2 = Conv(%0, %1) {{{attrs}}}
+                  return %2 "y"
+                }}"#
+            );
+            program(&text, &V4, Choices::default())
+        };
+        let products = |p: &Program| -> Vec<String> {
+            let product = |k: &crate::program::Kernel| match &k.body {
+                KernelBody::Winograd(w) => Some(format!("{} images, depth {}", w.images, w.depth)),
+                _ => None,
+            };
+            p.kernels.iter().filter_map(product).collect()
+        };
+        assert_eq!(products(&of("3,3,3", "")), ["14 images, depth 3"]);
+        assert_eq!(products(&of("1,3,3", "")), ["18 images, depth 1"]);
+        assert_eq!(
+            products(&of("5,3,3", "strides=[2,1,1], pads=[2,1,1,2,1,1]")),
+            ["10 images, depth 5"]
         );
+        // Along the first and the last axis.
+        assert_eq!(products(&of("3,3,3", "strides=[1,2,1]")), ["10 images, depth 3"]);
+        assert!(products(&of("3,3,3", "strides=[2,2,1]")).is_empty());
+        assert!(products(&of("3,3,1", "")).is_empty());
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, w: &Winograd, part: Val, parts: Val, scr
     let (rows, panels) = (b.div_ceil(tiles, mr), b.div_ceil(n, nr));
     // Panels lie by point, and are used point after point.
     let panel = b.i64(tile.panel as i64);
-    let point = b.mul(b.mul(b.div_ceil(n, panel), panel), f.dim(&w.channels));
+    let point = b.mul(b.mul(b.div_ceil(n, panel), panel), f.dim(&product.k[0]));
     let rows_only = b.cmp(Cmp::Ge, rows, b.mul(parts, b.i64(4)));
     let across = b.select(rows_only, one, b.min(panels, parts));
     let down = b.div_u(parts, across);
@@ -112,7 +112,7 @@ impl Emit<'_, '_> {
         let row = b.div_u(t, tx);
         let y = b.mul(b.rem_u(row, ty), side);
         let x = b.mul(b.rem_u(t, tx), side);
-        vec![b.div_u(row, ty), y, x, b.i64(0), b.i64(0)]
+        vec![b.div_u(row, ty), y, x, b.i64(0), b.i64(0), b.i64(0)]
     }
 
     /// V of tiles `lo..hi`.
@@ -125,54 +125,69 @@ impl Emit<'_, '_> {
         let offset = bounds.simplify(&input.offset(&w.a.index));
         let (zero, one) = (b.i64(0), b.i64(1));
         b.for_each(lo, hi, one, |b, t| {
-            let f = Frame::new(b, self.cx, self.place(b, t), None);
-            let first = b.gep(ptr, Elem::F32, f.dim(&offset));
-            let at = w.axes.map(|a| f.dim(&w.a.index[a]));
-            let size = w.axes.map(|a| f.dim(&input.extents[a]));
-            let stride = w.axes.map(|a| f.dim(&input.strides[a]));
-            let channels = f.dim(&w.channels);
-            // What of the tile is in the image.
-            let from = at.map(|a| b.max(b.sub(zero, a), zero));
-            let to = [0, 1].map(|i| b.min(p, b.sub(size[i], at[i])));
-            let whole = [0, 1].map(|i| b.and(b.cmp(Cmp::Ge, at[i], zero), b.cmp(Cmp::Le, b.add(at[i], p), size[i])));
-            let whole = b.and(whole[0], whole[1]);
-            let step = f.dim(&w.border());
-            b.when(b.not(whole), |b| {
-                b.clear(self.border, b.mul(step, b.i64((points * points * 4) as i64)));
-                b.for_each(from[0], to[0], one, |b, y| {
-                    b.for_each(from[1], to[1], one, |b, x| {
-                        let source = b.add(b.mul(y, stride[0]), b.mul(x, stride[1]));
-                        let target = b.mul(b.add(b.mul(y, p), x), step);
-                        self.vectors(b, channels, |b, c, mask| {
-                            let d = load(b, first, b.add(source, c), l as u32, mask);
-                            b.store(self.border, b.add(target, c), d);
+            let place = self.place(b, t);
+            let depth = Frame::new(b, self.cx, vec![], None).dim(&w.depth);
+            b.for_each(zero, depth, one, |b, tap| {
+                let mut at = place.clone();
+                at[4] = tap;
+                let f = Frame::new(b, self.cx, at, None);
+                let first = b.gep(ptr, Elem::F32, f.dim(&offset));
+                let at = w.axes.map(|a| f.dim(&w.a.index[a]));
+                let size = w.axes.map(|a| f.dim(&input.extents[a]));
+                let stride = w.axes.map(|a| f.dim(&input.strides[a]));
+                let channels = f.dim(&w.channels);
+                // What of the tile is in the image.
+                let from = at.map(|a| b.max(b.sub(zero, a), zero));
+                let to = [0, 1].map(|i| b.min(p, b.sub(size[i], at[i])));
+                let whole =
+                    [0, 1].map(|i| b.and(b.cmp(Cmp::Ge, at[i], zero), b.cmp(Cmp::Le, b.add(at[i], p), size[i])));
+                let mut whole = b.and(whole[0], whole[1]);
+                let mut to = to;
+                if let Some(axis) = w.deep_axis {
+                    let exists = b.cmp_u(Cmp::Lt, f.dim(&w.a.index[axis]), f.dim(&input.extents[axis]));
+                    whole = b.and(whole, exists);
+                    to[0] = b.select(exists, to[0], zero);
+                }
+                let step = f.dim(&w.border());
+                b.when(b.not(whole), |b| {
+                    b.clear(self.border, b.mul(step, b.i64((points * points * 4) as i64)));
+                    b.for_each(from[0], to[0], one, |b, y| {
+                        b.for_each(from[1], to[1], one, |b, x| {
+                            let source = b.add(b.mul(y, stride[0]), b.mul(x, stride[1]));
+                            let target = b.mul(b.add(b.mul(y, p), x), step);
+                            self.vectors(b, channels, |b, c, mask| {
+                                let d = load(b, first, b.add(source, c), l as u32, mask);
+                                b.store(self.border, b.add(target, c), d);
+                            });
                         });
                     });
                 });
-            });
-            let ptr = b.select(whole, first, self.border);
-            let rows = b.select(whole, stride[0], b.mul(step, p));
-            let columns = b.select(whole, stride[1], step);
-            let out = b.gep(v.ptr, Elem::F32, b.mul(t, f.dim(&v.buffer.strides[1])));
-            let plane = f.dim(&v.buffer.strides[0]);
-            let line: Vec<Val> = (0..points)
-                .map(|i| b.gep(ptr, Elem::F32, b.mul(rows, b.i64(i as i64))))
-                .collect();
-            self.vectors(b, channels, |b, c, mask| {
-                let half: Vec<Vec<Val>> = (0..points)
-                    .map(|j| {
-                        let at = b.add(b.mul(columns, b.i64(j as i64)), c);
-                        let d: Vec<Val> = line.iter().map(|row| load(b, *row, at, l as u32, mask)).collect();
-                        input_transform(b, &d)
-                    })
+                let ptr = b.select(whole, first, self.border);
+                let rows = b.select(whole, stride[0], b.mul(step, p));
+                let columns = b.select(whole, stride[1], step);
+                // The vectors of a tap may reach into those of the next one, which come later.
+                let out = b.add(b.mul(t, f.dim(&v.buffer.strides[1])), b.mul(tap, channels));
+                let out = b.gep(v.ptr, Elem::F32, out);
+                let plane = f.dim(&v.buffer.strides[0]);
+                let line: Vec<Val> = (0..points)
+                    .map(|i| b.gep(ptr, Elem::F32, b.mul(rows, b.i64(i as i64))))
                     .collect();
-                for i in 0..points {
-                    let d: Vec<Val> = half.iter().map(|column| column[i]).collect();
-                    for (j, x) in input_transform(b, &d).into_iter().enumerate() {
-                        let point = b.mul(plane, b.i64((i * points + j) as i64));
-                        b.store(out, b.add(point, c), x);
+                self.vectors(b, channels, |b, c, mask| {
+                    let half: Vec<Vec<Val>> = (0..points)
+                        .map(|j| {
+                            let at = b.add(b.mul(columns, b.i64(j as i64)), c);
+                            let d: Vec<Val> = line.iter().map(|row| load(b, *row, at, l as u32, mask)).collect();
+                            input_transform(b, &d)
+                        })
+                        .collect();
+                    for i in 0..points {
+                        let d: Vec<Val> = half.iter().map(|column| column[i]).collect();
+                        for (j, x) in input_transform(b, &d).into_iter().enumerate() {
+                            let point = b.mul(plane, b.i64((i * points + j) as i64));
+                            b.store(out, b.add(point, c), x);
+                        }
                     }
-                }
+                });
             });
         });
     }
@@ -205,7 +220,7 @@ impl Emit<'_, '_> {
             b.for_each(n0, n1, b.i64(l), |b, n| {
                 let mask = tail.then(|| b.mask_first(b.sub(n1, n), self.lanes));
                 let store = |b: &Builder, i: Val, j: Val, acc: Val| {
-                    let at = vec![place[0], b.add(place[1], i), b.add(place[2], j), n, b.i64(0)];
+                    let at = vec![place[0], b.add(place[1], i), b.add(place[2], j), n, b.i64(0), b.i64(0)];
                     let lanes = Lanes {
                         iter: 3,
                         count: self.lanes,
