@@ -223,7 +223,7 @@ impl<'a> Worker<'a> {
         };
         let machine = self.machines[level];
         let symbol = &self.symbols[level][index];
-        let mut module = Module::new(&self.context).with_fma(machine.has_fma());
+        let mut module = Module::new(&self.context).with(machine.features());
         emit_kernels(&mut module, self.programs[level], [index], machine.vector_bits() / 32);
         let mlir = self.options.texts.then(|| {
             module.seal();

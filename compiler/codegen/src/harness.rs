@@ -24,7 +24,7 @@ pub fn kernel(cpu: &str, body: impl FnOnce(&Builder, Val, Val, Val, Val)) -> Lib
 /// Object code of a module.
 pub fn object(machine: &Machine, render: impl FnOnce(&mut Module)) -> Vec<u8> {
     let context = Context::new();
-    let mut module = Module::new(&context).with_fma(machine.has_fma());
+    let mut module = Module::new(&context).with(machine.features());
     render(&mut module);
     let text = crate::lower::text(&module);
     let llvm = inkwell::context::Context::create();

@@ -3,6 +3,7 @@
 //! Laws: the bytes depend on the module and the [`Machine`] alone. LLVM optimises scalar code and allocates registers;
 //! it neither unrolls nor vectorises, because kernels come already shaped by their schedule.
 
+use crate::emit::Features;
 use inkwell::OptimizationLevel;
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::module::Module as LlvmModule;
@@ -189,10 +190,14 @@ impl Machine {
         }
     }
 
-    /// Whether there are instructions that multiply and add, and that convert halves.
+    /// Instructions that kernels are written for.
     #[must_use]
-    pub fn has_fma(&self) -> bool {
-        self.vector != VectorUnit::Sse
+    pub fn features(&self) -> Features {
+        Features {
+            fma: self.vector != VectorUnit::Sse,
+            minimum: self.vector == VectorUnit::Neon,
+            scale: self.vector == VectorUnit::Avx512,
+        }
     }
 
     /// Number of vector registers.
@@ -339,7 +344,7 @@ mod tests {
         assert_eq!((v3.vector_bits(), v3.vector_registers()), (256, 16));
         let v2 = Machine::new(Some(X86_LINUX), "x86-64-v2").unwrap();
         assert_eq!((v2.vector_bits(), v2.vector_registers()), (128, 16));
-        assert_eq!([&v2, &v3, &v4].map(Machine::has_fma), [false, true, true]);
+        assert_eq!([&v2, &v3, &v4].map(|m| m.features().fma), [false, true, true]);
         let arm = Machine::new(Some(AARCH64_LINUX), "generic").unwrap();
         assert_eq!(
             (arm.vector_bits(), arm.vector_registers(), arm.arch),

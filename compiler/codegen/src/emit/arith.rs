@@ -156,14 +156,26 @@ impl Builder<'_> {
         self.either(a, b, Int::RemS, "arith.remf")
     }
 
-    /// Minimum; signed for integers, NaN if either float is NaN (and -0 < +0).
+    /// Minimum; signed for integers, NaN if either float is NaN. Zeros count as equal.
     pub fn min(&self, a: Val, b: Val) -> Val {
-        self.either(a, b, Int::MinS, "arith.minimumf")
+        if a.ty.elem.is_int() || self.features.minimum {
+            return self.either(a, b, Int::MinS, "arith.minimumf");
+        }
+        self.or_nan(a, b, Self::min_fast)
     }
 
-    /// Maximum; signed for integers, NaN if either float is NaN (and -0 < +0).
+    /// Maximum; signed for integers, NaN if either float is NaN. Zeros count as equal.
     pub fn max(&self, a: Val, b: Val) -> Val {
-        self.either(a, b, Int::MaxS, "arith.maximumf")
+        if a.ty.elem.is_int() || self.features.minimum {
+            return self.either(a, b, Int::MaxS, "arith.maximumf");
+        }
+        self.or_nan(a, b, Self::max_fast)
+    }
+
+    /// `fast`, which is NaN where `b` is, and where `a` is, too.
+    fn or_nan(&self, a: Val, b: Val, fast: fn(&Self, Val, Val) -> Val) -> Val {
+        let (a, b) = self.unify(a, b);
+        self.select(self.is_nan(a), a, fast(self, a, b))
     }
 
     /// C's `fmin`: the number, if one of the two is NaN.
@@ -308,7 +320,7 @@ impl Builder<'_> {
         let (a, c) = self.unify(a, c);
         let (b, c) = self.unify(b, c);
         self.in_single(&[a, b, c], |wide| {
-            if self.fma {
+            if self.features.fma {
                 return self.op1("math.fma", wide, wide[0].ty, &[]);
             }
             let double: Vec<Val> = wide.iter().map(|x| self.resize_f(*x, Elem::F64)).collect();
@@ -320,11 +332,24 @@ impl Builder<'_> {
     /// `a * b + c` in as few instructions as there are: rounded once, or twice on a machine that multiplies and adds
     /// separately.
     pub fn mul_add(&self, a: Val, b: Val, c: Val) -> Val {
-        if self.fma {
+        if self.features.fma {
             self.fma(a, b, c)
         } else {
             self.add(self.mul(a, b), c)
         }
+    }
+
+    /// Whether there is an instruction for [`Builder::scaled`] of such values.
+    pub fn has_scaled(&self, x: Val) -> bool {
+        self.features.scale && x.ty == Elem::F32.x(16)
+    }
+
+    /// `p · 2ⁿ` for whole `n`.
+    pub fn scaled(&self, p: Val, n: Val) -> Val {
+        let (all, nearest) = (self.int(Elem::I16.x(0), -1), self.int(Elem::I32.x(0), 4));
+        let name = "llvm.x86.avx512.mask.scalef.ps.512";
+        self.intrinsic(name, &[p, n, p, all, nearest], Some(p.ty))
+            .expect("the intrinsic has a result")
     }
 
     pub fn sqrt(&self, x: Val) -> Val {

@@ -6,7 +6,7 @@
 //! Laws: constants and stack slots are rendered once, at the head of the kernel, so neither grows in a loop; an operation
 //! whose operands are constants is not rendered but computed; an `if` or `for` that constants decide is not rendered.
 
-use super::{Elem, Signature, Ty, Val};
+use super::{Elem, Features, Signature, Ty, Val};
 use melior::ir::attribute::{
     DenseElementsAttribute, DenseI32ArrayAttribute, FlatSymbolRefAttribute, FloatAttribute, IntegerAttribute,
     StringAttribute,
@@ -29,8 +29,7 @@ pub struct Builder<'c> {
     pub(super) ctx: &'c melior::Context,
     location: Location<'c>,
     kernel: u32,
-    /// See [`Module::with_fma`](super::Module::with_fma).
-    pub(super) fma: bool,
+    pub(super) features: Features,
     slots: RefCell<Vec<Slot<'c>>>,
     /// Blocks under construction, the kernel's entry first; operations go to the end of the last one.
     blocks: RefCell<Vec<BlockRef<'c, 'c>>>,
@@ -64,7 +63,7 @@ impl<'c> Builder<'c> {
         ctx: &'c melior::Context,
         location: Location<'c>,
         kernel: u32,
-        fma: bool,
+        features: Features,
         region: &Region<'c>,
         args: &[Ty],
     ) -> (Self, Vec<Val>) {
@@ -72,7 +71,7 @@ impl<'c> Builder<'c> {
             ctx,
             location,
             kernel,
-            fma,
+            features,
             slots: RefCell::new(Vec::new()),
             blocks: RefCell::new(Vec::new()),
             constants: RefCell::new(BTreeMap::new()),

@@ -37,8 +37,8 @@ impl Builder<'_> {
         match (from, elem) {
             (Elem::BF16, _) => self.resize_f(self.widen_bf16(x), elem),
             (Elem::F32, Elem::BF16) => self.narrow_bf16(x),
-            (Elem::F16, Elem::F32) if !self.fma => self.widen_f16(x),
-            (Elem::F32, Elem::F16) if !self.fma => self.narrow_f16(x),
+            (Elem::F16, Elem::F32) if !self.features.fma => self.widen_f16(x),
+            (Elem::F32, Elem::F16) if !self.features.fma => self.narrow_f16(x),
             (Elem::F16, Elem::F64 | Elem::BF16) | (Elem::F64, Elem::F16 | Elem::BF16) => {
                 self.resize_f(self.resize_f(x, Elem::F32), elem)
             }

@@ -34,6 +34,7 @@ const MAGIC_F64: f64 = 6_755_399_441_055_744.0;
 /// eˣ.
 pub fn exp(b: &Builder, x: Val) -> Val {
     on_single(b, "exp", x, |x| {
+        let x = limited(b, x, 89.0);
         // x = n ln 2 + r with |r| ≤ ln 2 / 2; ln 2 in two parts, for n reaches 128.
         let shifted = b.fma(x, k(b, x, std::f64::consts::LOG2_E), k(b, x, MAGIC_F32));
         let n = b.sub(shifted, k(b, x, MAGIC_F32));
@@ -53,15 +54,17 @@ pub fn exp(b: &Builder, x: Val) -> Val {
             ],
         );
         // The largest numbers whose results are finite, and the smallest whose results are normal.
-        scale(b, x, p, shifted, (-87.336_540_222_167_97, 88.722_831_726_074_22))
+        scale(b, x, p, (n, shifted), (-87.336_540_222_167_97, 88.722_831_726_074_22))
     })
 }
 
 /// 2ˣ.
 pub fn exp2(b: &Builder, x: Val) -> Val {
     on_single(b, "exp2", x, |x| {
+        let x = limited(b, x, 129.0);
         let shifted = b.add(x, k(b, x, MAGIC_F32));
-        let r = b.sub(x, b.sub(shifted, k(b, x, MAGIC_F32)));
+        let n = b.sub(shifted, k(b, x, MAGIC_F32));
+        let r = b.sub(x, n);
         let p = horner(
             b,
             r,
@@ -76,12 +79,25 @@ pub fn exp2(b: &Builder, x: Val) -> Val {
             ],
         );
         // 127.999992 is the F32 before 128.
-        scale(b, x, p, shifted, (-126.0, 127.999_992_370_605_47))
+        scale(b, x, p, (n, shifted), (-126.0, 127.999_992_370_605_47))
     })
 }
 
-/// `p · 2ⁿ` with `n` in the low bits of `shifted`: 0 below and infinity above the range of `x`, NaN for NaN.
-fn scale(b: &Builder, x: Val, p: Val, shifted: Val, (low, high): (f64, f64)) -> Val {
+/// `x`, or `limit` if that is smaller, where [`Builder::scaled`] then makes infinity of it.
+fn limited(b: &Builder, x: Val, limit: f64) -> Val {
+    if b.has_scaled(x) {
+        b.min_fast(k(b, x, limit), x)
+    } else {
+        x
+    }
+}
+
+/// `p · 2ⁿ` with `n` in the low bits of `shifted`, too: 0 below and infinity above the range of `x`, NaN for NaN.
+fn scale(b: &Builder, x: Val, p: Val, (n, shifted): (Val, Val), (low, high): (f64, f64)) -> Val {
+    if b.has_scaled(x) {
+        let y = b.scaled(p, n);
+        return b.select(b.cmp(Cmp::Lt, x, k(b, x, low)), k(b, x, 0.0), y);
+    }
     let int = x.ty().with_elem(Elem::I32);
     // p is in [0.7, 1.5), so its exponent takes n up to 128 and down to -126 without leaving the normal numbers.
     let n = b.shl(b.bitcast(shifted, int), b.int(int, 23));

@@ -210,12 +210,33 @@ pub struct Signature {
     pub ret: Option<Ty>,
 }
 
+/// Instructions that kernels are written for.
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    /// Multiply and add, and conversions of halves.
+    pub fma: bool,
+    /// The smaller or larger of two floats, NaN if either is.
+    pub minimum: bool,
+    /// AVX-512's product of sixteen F32 and powers of two.
+    pub scale: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            fma: true,
+            minimum: true,
+            scale: false,
+        }
+    }
+}
+
 /// An MLIR module under construction.
 pub struct Module<'c> {
     ctx: &'c melior::Context,
     mlir: melior::ir::Module<'c>,
     kernels: u32,
-    fma: bool,
+    features: Features,
     defined: BTreeSet<String>,
     called: BTreeMap<String, Signature>,
 }
@@ -229,16 +250,16 @@ impl<'c> Module<'c> {
             ctx,
             mlir,
             kernels: 0,
-            fma: true,
+            features: Features::default(),
             defined: BTreeSet::new(),
             called: BTreeMap::new(),
         }
     }
 
-    /// The same for a machine that has or lacks instructions that multiply and add, and that convert halves.
+    /// The same for a machine that has these instructions.
     #[must_use]
-    pub fn with_fma(self, fma: bool) -> Self {
-        Self { fma, ..self }
+    pub fn with(self, features: Features) -> Self {
+        Self { features, ..self }
     }
 
     /// Renders a function: `body` gets the builder and the arguments, and returns the value to return, if any.
@@ -254,7 +275,7 @@ impl<'c> Module<'c> {
     ) {
         let location = Location::name(self.ctx, name, Location::unknown(self.ctx));
         let region = Region::new();
-        let (builder, values) = Builder::begin(self.ctx, location, self.kernels, self.fma, &region, args);
+        let (builder, values) = Builder::begin(self.ctx, location, self.kernels, self.features, &region, args);
         self.kernels += 1;
         let result = body(&builder, &values);
         assert_eq!(
