@@ -34,9 +34,17 @@ fn neutral(rw: &mut Rewriter, n: NodeId) -> Outcome {
     };
     let out = node.outputs[0];
     for (x, c, allowed) in [(a, b, true), (b, a, either_side)] {
-        let same = rw.fact(x).shape == rw.fact(out).shape && rw.fact(x).dtype == rw.fact(out).dtype;
         let copies = rw.graph().is_output(out) && rw.graph().producer(x).is_none();
-        if allowed && same && !copies && splat(rw.graph(), c) == Some(neutral) {
+        if !allowed || rw.fact(x).dtype != rw.fact(out).dtype || splat(rw.graph(), c) != Some(neutral) {
+            continue;
+        }
+        let shape = rw.fact(out).shape.clone();
+        if rw.fact(x).shape != shape {
+            return rw.replace_one(&[n], "neutral operand", |rw| {
+                rw.apply("Expand", &[("shape", Attr::Dims(shape))], &[x])
+            });
+        }
+        if !copies {
             return rw.replace_one(&[n], "neutral operand", |_| Ok(x));
         }
     }
@@ -234,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neutral_operand_that_broadcasts_stays() {
+    fn a_neutral_operand_that_broadcasts_repeats() {
         let text = rewrite(
             &PASS,
             r#"graph @g (%0 "x": f32[N,1]) symbols N=1.. {
@@ -246,7 +254,7 @@ mod tests {
         insta::assert_snapshot!(text, @r#"
         graph @g (%0 "x": f32[N,1]) symbols N=1.. {
           weight %1: f32[1,3] = dense(0.0,0.0,0.0)
-          %2 = Add(%0, %1) : f32[N,3]
+          %2 = Expand(%0) {shape=dims[N,3]} : f32[N,3]
           return %2 "y"
         }
         "#);

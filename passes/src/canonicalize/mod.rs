@@ -13,6 +13,7 @@
 //! Every rewrite is exact, but for the sign of zeros and the cases that are named at the rule.
 
 mod arithmetic;
+mod comparisons;
 mod movement;
 mod reductions;
 
@@ -30,7 +31,12 @@ pub const PASS: Pass = Pass {
 type Rule = fn(&mut Rewriter, NodeId) -> Outcome;
 
 /// The first rule that applies is taken; the next round sees its result.
-const RULES: &[&[Rule]] = &[movement::RULES, arithmetic::RULES, reductions::RULES];
+const RULES: &[&[Rule]] = &[
+    movement::RULES,
+    arithmetic::RULES,
+    comparisons::RULES,
+    reductions::RULES,
+];
 
 fn run(rw: &mut Rewriter) {
     rw.fixpoint(|rw, n| {

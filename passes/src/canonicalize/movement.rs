@@ -16,6 +16,7 @@ pub const RULES: &[Rule] = &[
     cast_of_cast,
     concat_of_concat,
     expand_before_broadcast,
+    expand_before_pointwise,
 ];
 
 /// `f(x)` → `x`
@@ -242,6 +243,34 @@ fn expand_before_broadcast(rw: &mut Rewriter, n: NodeId) -> Outcome {
     Outcome::NoMatch
 }
 
+/// `f(Expand(x), c)` → `Expand(f(x, c))`, which computes fewer elements
+fn expand_before_pointwise(rw: &mut Rewriter, n: NodeId) -> Outcome {
+    let g = rw.graph();
+    let node = g.node(n);
+    if !node.op.schema().pointwise || node.outputs.len() != 1 {
+        return Outcome::NoMatch;
+    }
+    let (mut inputs, mut old) = (node.inputs.clone(), vec![n]);
+    for v in inputs.iter_mut().flatten() {
+        if let Some(expand) = rw.producer_if(*v, "Expand") {
+            *v = rw.input(expand, 0).unwrap_or(*v);
+            old.push(expand);
+        }
+    }
+    let shape = g.fact(node.outputs[0]).shape.clone();
+    let smaller = |inputs: &[Option<ValueId>]| {
+        let facts = infer(node.op, &node.attrs, &g.args(inputs), 1).ok()?;
+        Some(facts.first()?.shape != shape)
+    };
+    if old.len() == 1 || smaller(&inputs) != Some(true) {
+        return Outcome::NoMatch;
+    }
+    rw.replace(&old, "computed before it is repeated", |rw| {
+        let y = rw.copy_with(n, inputs)?;
+        Ok(vec![rw.apply("Expand", &[("shape", Attr::Dims(shape))], &y)?])
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use crate::canonicalize::PASS;
@@ -353,8 +382,8 @@ mod tests {
         insta::assert_snapshot!(text, @r#"
         graph @g (%0 "x": f32[N,4], %1 "m": f32[1,4]) symbols N=1.. {
           %2 = Add(%0, %1) : f32[N,4]
-          %3 = Expand(%1) {shape=dims[N,4]} : f32[N,4]
-          %4 = Add(%1, %3) : f32[N,4]
+          %3 = Add(%1, %1) : f32[1,4]
+          %4 = Expand(%3) {shape=dims[N,4]} : f32[N,4]
           return %2 "y", %4 "z"
         }
         "#);
