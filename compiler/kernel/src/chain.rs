@@ -6,13 +6,13 @@
 //! k2 contraction   Y[r, d] = Σ P[r, n] V[n, d]                      Y
 //! ```
 //!
-//! A factor of all of a row of P, such as one over the sum of a softmax, is left to Y.
+//! A factor of all of a row of P, such as one over the sum of a softmax, is left to Y, with the zeros of rows that have none.
 //!
 //! Attention is the case that matters: logits and probabilities, quadratic in the length, never reach memory. Nothing is
 //! assumed of what the nest computes, only that all three walk the same rows in the same order and that nothing else
 //! reads what is between them. The step runs where the last one did; what the first ones read is alive until then.
 
-use cameo_ir::structured::{Binary, Body, Expr};
+use cameo_ir::structured::{Binary, Body, Combine, Expr, ExprId, Scalar, Unary};
 use cameo_ir::{Bounds, DType, Dim, Origin, Sym};
 
 use crate::nest::{choose_temps, stages};
@@ -345,7 +345,8 @@ fn link(p: &Program, target: &Target, parts: &[Whole; 3]) -> Option<(Kernel, Vec
 /// the numbers of a row in the nest and in the contraction.
 fn scale_late(n: &mut Nest, c: &mut Contraction, factors: usize, rows: [&Dim; 2]) -> bool {
     let s = stages(n);
-    let store = n.stores[0].root;
+    let guarded = guarded(n);
+    let store = guarded.unwrap_or(n.stores[0].root);
     let (x, factor, op) = match *n.body.get(store) {
         Expr::Binary(op @ (Binary::Mul | Binary::Div), x, y) if !s.full[y as usize] => (x, y, op),
         Expr::Binary(op @ Binary::Mul, x, y) if !s.full[x as usize] => (y, x, op),
@@ -357,7 +358,21 @@ fn scale_late(n: &mut Nest, c: &mut Contraction, factors: usize, rows: [&Dim; 2]
     if !s.full[x as usize] || s.level[factor as usize] <= written || !earlier || n.body.dtype(store) != DType::F32 {
         return false;
     }
+    let guarded = guarded.is_some();
+    if guarded && !sums_exponentials(n, x, factor, op) {
+        return false;
+    }
     let at = |row: &Dim| vec![row.clone(), Dim::ZERO];
+    let zero = |body: &mut Body| body.float(DType::F32, 0.0);
+    let factor = if guarded {
+        // Elements are NaN where the sum is no positive number, all of them: 0 says so.
+        let infinity = n.body.float(DType::F32, f64::INFINITY);
+        let finite = n.body.binary(Binary::Lt, factor, infinity);
+        let zero = zero(&mut n.body);
+        n.body.select(finite, factor, zero)
+    } else {
+        factor
+    };
     n.stores[0].root = x;
     n.stores.push(Store {
         buffer: factors,
@@ -384,11 +399,42 @@ fn scale_late(n: &mut Nest, c: &mut Contraction, factors: usize, rows: [&Dim; 2]
                 index: at(rows[1]),
                 fill: None,
             });
-            b.binary(op, load, factor)
+            let scaled = b.binary(op, load, factor);
+            if !guarded {
+                return scaled;
+            }
+            let zero = zero(b);
+            let positive = b.binary(Binary::Lt, zero, factor);
+            b.select(positive, scaled, zero)
         });
     }
     c.epilogue = body;
     true
+}
+
+/// What a nest stores, where that is 0 instead of NaN.
+fn guarded(n: &Nest) -> Option<ExprId> {
+    let Expr::Select(c, zero, x) = *n.body.get(n.stores[0].root) else {
+        return None;
+    };
+    let is_nan = matches!(n.body.get(c), Expr::Unary(Unary::IsNan, of) if *of == x);
+    let is_zero = matches!(n.body.get(zero), Expr::Const(_, Scalar::Float(0)));
+    (is_nan && is_zero).then_some(x)
+}
+
+/// Whether `x` is an exponential, and `op` with `factor` divides by the sum of it along the row.
+fn sums_exponentials(n: &Nest, x: ExprId, factor: ExprId, op: Binary) -> bool {
+    let sum = match (op, n.body.get(factor)) {
+        (Binary::Mul, Expr::Unary(Unary::Reciprocal, sum)) => *sum,
+        (Binary::Div, _) => factor,
+        _ => return false,
+    };
+    let Expr::Load { operand, .. } = n.body.get(sum) else {
+        return false;
+    };
+    let reduction = operand.checked_sub(RED).and_then(|r| n.reductions.get(r as usize));
+    matches!(n.body.get(x), Expr::Unary(Unary::Exp, _))
+        && reduction.is_some_and(|r| r.combine == Combine::Add && r.root == x)
 }
 
 fn least_common_multiple(a: usize, b: usize) -> usize {
@@ -493,6 +539,9 @@ mod tests {
     #[test]
     fn results_are_divided_where_rows_only_differ_by_a_factor() {
         assert_eq!(locals("%12 = Identity(%11)"), ["1"]);
+        // A row without any key is 0, not NaN.
+        assert_eq!(locals("%9 = IsNaN(%11)\n %12 = Where(%9, %4, %11)"), ["1"]);
+        assert_eq!(locals("%9 = IsNaN(%11)\n %12 = Where(%9, %5, %11)"), [""; 0]);
         // What is clipped depends on the sum.
         assert_eq!(locals("%9 = Mul(%11, %3)\n %12 = Clip(%9, %4, %5)"), [""; 0]);
     }
