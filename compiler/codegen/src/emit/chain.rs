@@ -8,7 +8,7 @@ use cameo_ir::structured::Body;
 use cameo_kernel::program::{Chain, Kernel, KernelBody, MAX_LANES, PACKED_FROM};
 
 use super::body::{Frame, KernelCx};
-use super::{Builder, Cmp, Elem, Val, contraction, nest};
+use super::{Builder, Cmp, Elem, Val, contraction, nest, panels};
 
 /// Blocks per thread that even out what each takes.
 const SHARES: i64 = 4;
@@ -102,7 +102,7 @@ pub fn emit(
                     let lanes = b.i64(MAX_LANES as i64);
                     panels = b.gep(here, Elem::F32, b.mul(b.div_ceil(elements, lanes), lanes));
                     let packed = |b: &Builder| {
-                        b.when(fresh, |b| contraction::pack(b, &cx, c, batch, here));
+                        b.when(fresh, |b| panels::pack(b, &cx, c, batch, here));
                         part(b, Some(here));
                         vec![]
                     };

@@ -13,9 +13,10 @@
 
 use cameo_ir::{Bounds, Dim, Sym};
 use cameo_kernel::nest::guards;
-use cameo_kernel::program::{BOperand, Contraction, Operand};
+use cameo_kernel::program::{BOperand, Contraction};
 
 use super::body::{Frame, KernelCx, Lanes, walk};
+use super::panels::Panel;
 use super::{Builder, Cmp, Elem, Val};
 
 /// Epilogues of more expression nodes than this run in a loop over the tile instead of once per vector of it: written
@@ -25,38 +26,21 @@ pub(super) const INLINE_EPILOGUE: usize = 16;
 /// So few rows take the products of whole rows of A and B: that costs less than to transpose B for them.
 const FEW_ROWS: i64 = 4;
 
-struct Emit<'k, 'f> {
-    c: &'k Contraction,
-    cx: &'f KernelCx<'f>,
-    scratch: Val,
-    lanes: u32,
+pub(super) struct Emit<'k, 'f> {
+    pub(super) c: &'k Contraction,
+    pub(super) cx: &'f KernelCx<'f>,
+    pub(super) scratch: Val,
+    pub(super) lanes: u32,
     /// Batch iterators, m, n, then k.
-    nb: usize,
-    next: Option<Val>,
-    panels: Option<Val>,
-}
-
-/// Columns of B for one tile: `k` rows of vectors, the lanes of which are consecutive columns.
-#[derive(Clone, Copy)]
-struct Panel {
-    /// Address of the first element.
-    ptr: Val,
-    /// Elements between consecutive k; `None`: by the operand's own index.
-    stride: Option<Val>,
-    /// Elements between the vectors of one k.
-    apart: Val,
-    n0: Val,
-    nv: usize,
-    /// Columns that exist in the last vector; all when `None`.
-    mask: Option<Val>,
-    /// What of the panel behind it in memory to fetch meanwhile.
-    ahead: Option<Ahead>,
+    pub(super) nb: usize,
+    pub(super) next: Option<Val>,
+    pub(super) panels: Option<Val>,
 }
 
 /// The panel after this one is fetched while this one is used: an even part of it by each row tile, so that a weight that
 /// comes from memory costs no waiting.
 #[derive(Clone, Copy, Debug)]
-struct Ahead {
+pub(super) struct Ahead {
     /// Address that the current tile begins with.
     from: Val,
     /// Elements to go on with each k, in 256ths.
@@ -70,24 +54,8 @@ pub struct Part {
     pub n: (Val, Val),
     /// Elements from a packed panel to the one that is used after it; none: as they lie in memory.
     pub next: Option<Val>,
-    /// Where [`pack`] left the panels of B.
+    /// Where [`pack`](super::panels::pack) left the panels of B.
     pub panels: Option<Val>,
-}
-
-/// Copies all of B at a batch to panels of whole tiles.
-pub fn pack(b: &Builder, cx: &KernelCx, c: &Contraction, batch: Val, to: Val) {
-    let (BOperand::Direct(o) | BOperand::Gathered(o)) = &c.b else {
-        return;
-    };
-    let e = Emit::new(cx, c, to);
-    let iters = e.batch(b, batch);
-    let f = Frame::new(b, cx, vec![], None);
-    let (n, k) = (f.dim(&c.n), f.dim(&Dim::product(&c.k)));
-    let width = b.i64((c.schedule.nv * c.schedule.lanes) as i64);
-    b.for_each(b.i64(0), n, width, |b, n0| {
-        let to = b.gep(to, Elem::F32, b.mul(n0, k));
-        e.gather(b, &iters, o, to, n0, c.schedule.nv, n);
-    });
 }
 
 /// Renders the contraction for share `part` of `parts`.
@@ -185,7 +153,7 @@ pub fn emit_part(b: &Builder, cx: &KernelCx, c: &Contraction, part: &Part, scrat
 }
 
 impl<'k, 'f> Emit<'k, 'f> {
-    fn new(cx: &'f KernelCx<'f>, c: &'k Contraction, scratch: Val) -> Self {
+    pub(super) fn new(cx: &'f KernelCx<'f>, c: &'k Contraction, scratch: Val) -> Self {
         Self {
             c,
             cx,
@@ -200,7 +168,7 @@ impl<'k, 'f> Emit<'k, 'f> {
 
 impl Emit<'_, '_> {
     /// The iterators at the start of a batch.
-    fn batch(&self, b: &Builder, batch: Val) -> Vec<Val> {
+    pub(super) fn batch(&self, b: &Builder, batch: Val) -> Vec<Val> {
         let mut iters = vec![b.i64(0); self.nb + 2 + self.c.k.len()];
         let all: Vec<usize> = (0..self.nb).collect();
         walk(b, self.cx, batch, &all, &self.c.batch, &mut iters);
@@ -237,261 +205,6 @@ impl Emit<'_, '_> {
                 self.rows(b, iters, panel, m_lo, m_hi);
             }),
         }
-    }
-
-    /// Readies the panel of B that starts at column `n0`.
-    fn panel(&self, b: &Builder, iters: &[Val], n0: Val, nv: usize, mask: Option<Val>, n: Val) -> Panel {
-        let c = self.c;
-        let l = c.schedule.lanes as i64;
-        let width = c.schedule.nv as i64 * l;
-        if let Some(panels) = self.panels {
-            let k = Frame::new(b, self.cx, vec![], None).dim(&Dim::product(&c.k));
-            let left = b.rem_u(n0, b.i64(width));
-            return Panel {
-                ptr: b.gep(panels, Elem::F32, b.add(b.mul(b.sub(n0, left), k), left)),
-                stride: Some(b.i64(width)),
-                apart: b.i64(l),
-                n0,
-                nv,
-                mask,
-                ahead: None,
-            };
-        }
-        match &c.b {
-            BOperand::Packed { buffer, batch } => {
-                let width = c.schedule.panel as i64;
-                let f = Frame::new(b, self.cx, iters.to_vec(), None);
-                let k = f.dim(&Dim::product(&c.k));
-                let mut linear = b.i64(0);
-                for (i, uses) in batch.iter().enumerate() {
-                    if *uses {
-                        linear = b.add(b.mul(linear, f.dim(&c.batch[i])), iters[i]);
-                    }
-                }
-                let panels = b.div_ceil(n, b.i64(width));
-                let index = b.add(b.mul(linear, panels), b.div_u(n0, b.i64(width)));
-                let mut offset = b.mul(b.mul(index, k), b.i64(width));
-                // Each vector has panels of its own, or a tile is a part of one panel.
-                let apart = if width == l {
-                    b.mul(k, b.i64(width))
-                } else {
-                    offset = b.add(offset, b.rem_u(n0, b.i64(width)));
-                    b.i64(l)
-                };
-                let ptr = b.gep(self.cx.ptrs[*buffer], Elem::F32, offset);
-                // Padded with zeros, so the last vector may be read whole.
-                Panel {
-                    ptr,
-                    stride: Some(b.i64(width)),
-                    apart,
-                    n0,
-                    nv,
-                    mask,
-                    ahead: None,
-                }
-            }
-            BOperand::Direct(o) => Panel {
-                ptr: self.cx.ptrs[o.buffer],
-                stride: None,
-                apart: b.i64(l),
-                n0,
-                nv,
-                mask,
-                ahead: None,
-            },
-            BOperand::Gathered(o) => {
-                self.gather(b, iters, o, self.scratch_panel(b), n0, nv, n);
-                Panel {
-                    ptr: self.scratch_panel(b),
-                    stride: Some(b.i64((nv * c.schedule.lanes) as i64)),
-                    apart: b.i64(l),
-                    n0,
-                    nv,
-                    mask,
-                    ahead: None,
-                }
-            }
-        }
-    }
-
-    fn scratch_panel(&self, b: &Builder) -> Val {
-        if !self.c.a_fill {
-            return self.scratch;
-        }
-        let f = Frame::new(b, self.cx, vec![], None);
-        let inner = f.dim(self.c.k.last().unwrap_or(&Dim::ONE));
-        b.gep(self.scratch, Elem::F32, b.mul(b.div_ceil(inner, b.i64(16)), b.i64(16)))
-    }
-
-    /// The operand that would be gathered, where its rows and A's are consecutive in k.
-    fn has_dots(&self) -> bool {
-        let BOperand::Gathered(o) = &self.c.b else {
-            return false;
-        };
-        let bounds = Bounds::of(&self.cx.extents);
-        let k = Sym::Iter((self.nb + 2) as u32);
-        let unit = |o: &Operand| {
-            let offset = bounds.simplify(&self.cx.buffers[o.buffer].offset(&o.index));
-            offset.affine_in(&k).is_some_and(|(step, _)| step.is_one())
-        };
-        self.c.k.len() == 1 && !self.c.a_fill && unit(o) && unit(&self.c.a)
-    }
-
-    /// A few rows: one vector of partial sums along k for each of as many columns as there are lanes.
-    fn dots(&self, b: &Builder, iters: &[Val], n_lo: Val, n_hi: Val, n: Val, m_lo: Val, m_hi: Val) {
-        let c = self.c;
-        let BOperand::Gathered(o) = &c.b else { return };
-        let l = b.i64(i64::from(self.lanes));
-        let (zero, one) = (b.i64(0), b.i64(1));
-        let k_iter = self.nb + 2;
-        let last = b.sub(n, one);
-        let extent = Frame::new(b, self.cx, vec![], None).dim(&c.k[0]);
-        let whole_k = b.mul(b.div_u(extent, l), l);
-        let start = |b: &Builder, o: &Operand, at: &[Val]| {
-            let mut at = at.to_vec();
-            at[k_iter] = b.i64(0);
-            let offset = self.cx.buffers[o.buffer].offset(&o.index);
-            let offset = Frame::new(b, self.cx, at, None).dim(&Bounds::of(&self.cx.extents).simplify(&offset));
-            b.gep(self.cx.ptrs[o.buffer], Elem::F32, offset)
-        };
-        let columns = |b: &Builder, n0: Val, mask: Option<Val>| {
-            let rows_of_b: Vec<Val> = (0..self.lanes)
-                .map(|j| {
-                    let mut at = iters.to_vec();
-                    at[self.nb + 1] = b.add(n0, b.i64(i64::from(j)));
-                    if mask.is_some() {
-                        at[self.nb + 1] = b.min(at[self.nb + 1], last);
-                    }
-                    start(b, o, &at)
-                })
-                .collect();
-            b.for_each(m_lo, m_hi, one, |b, m| {
-                let mut iters = iters.to_vec();
-                (iters[self.nb], iters[self.nb + 1]) = (m, n0);
-                let row_of_a = start(b, &c.a, &iters);
-                let step = |b: &Builder, k: Val, mask: Option<Val>, acc: &[Val]| -> Vec<Val> {
-                    let load = |ptr: Val| match mask {
-                        Some(mask) => b.load_masked(ptr, Elem::F32, k, mask),
-                        None => b.load(ptr, Elem::F32, k, self.lanes),
-                    };
-                    let x = load(row_of_a);
-                    let columns = rows_of_b.iter().zip(acc);
-                    columns.map(|(y, acc)| b.mul_add(x, load(*y), *acc)).collect()
-                };
-                let none = vec![b.splat(b.f32(0.0), self.lanes); self.lanes as usize];
-                let acc = b.for_(zero, whole_k, l, &none, |b, k, acc| step(b, k, None, acc));
-                // Once or not at all.
-                let acc = b.for_(whole_k, extent, l, &acc, |b, k, acc| {
-                    let mask = b.mask_first(b.sub(extent, k), self.lanes);
-                    step(b, k, Some(mask), acc)
-                });
-                let mut sums = b.transpose(&acc);
-                while sums.len() > 1 {
-                    sums = sums.chunks(2).map(|x| b.add(x[0], x[1])).collect();
-                }
-                let panel = Panel {
-                    ptr: self.cx.ptrs[o.buffer],
-                    stride: None,
-                    apart: l,
-                    n0,
-                    nv: 1,
-                    mask,
-                    ahead: None,
-                };
-                self.epilogue(b, &iters, panel, m, 1, &sums);
-            });
-        };
-        let whole = b.add(n_lo, b.mul(b.div_u(b.sub(n_hi, n_lo), l), l));
-        b.for_each(n_lo, whole, l, |b, n0| columns(b, n0, None));
-        b.for_each(whole, n_hi, l, |b, n0| {
-            let mask = b.mask_first(b.sub(n_hi, n0), self.lanes);
-            columns(b, n0, Some(mask));
-        });
-    }
-
-    /// Copies a panel of B as `[k][nv * lanes]`. Columns past the end repeat the last one, or are 0.
-    fn gather(&self, b: &Builder, iters: &[Val], o: &Operand, to: Val, n0: Val, nv: usize, n: Val) {
-        let c = self.c;
-        let l = c.schedule.lanes as i64;
-        let (n_iter, k0) = (self.nb + 1, self.nb + 2);
-        let bounds = Bounds::of(&self.cx.extents);
-        let offset = bounds.simplify(&self.cx.buffers[o.buffer].offset(&o.index));
-        let inner = k0 + c.k.len() - 1;
-        let inner_step = offset.affine_in(&Sym::Iter(inner as u32)).map(|(c, _)| c);
-        let last = b.sub(n, b.i64(1));
-        let width = b.i64(nv as i64 * l);
-        let from = self.cx.ptrs[o.buffer];
-        let columns_are_consecutive = matches!(c.b, BOperand::Direct(_));
-        let column = |b: &Builder, iters: &[Val], j: usize| {
-            let mut iters = iters.to_vec();
-            iters[n_iter] = b.min(b.add(n0, b.i64(j as i64)), last);
-            Frame::new(b, self.cx, iters, None).dim(&offset)
-        };
-        self.k_loops(b, iters, 0, b.i64(0), &mut |b, iters, row| {
-            // Along the innermost k iterator, `row` being the position of its first value.
-            let extent = Frame::new(b, self.cx, vec![], None).dim(&c.k[c.k.len() - 1]);
-            if columns_are_consecutive {
-                b.for_each(b.i64(0), extent, b.i64(1), |b, k| {
-                    let mut iters = iters.to_vec();
-                    (iters[inner], iters[n_iter]) = (k, n0);
-                    let first = Frame::new(b, self.cx, iters, None).dim(&offset);
-                    for v in (0..nv as i64).map(|v| b.i64(v * l)) {
-                        let mask = b.mask_first(b.sub(b.sub(n, n0), v), self.lanes);
-                        let x = b.load_masked(from, Elem::F32, b.add(first, v), mask);
-                        b.store(to, b.add(b.mul(b.add(row, k), width), v), x);
-                    }
-                });
-                return;
-            }
-            let mut done = b.i64(0);
-            if inner_step.as_ref().is_some_and(Dim::is_one) {
-                // Rows of B are consecutive in k: transpose squares in registers.
-                done = b.mul(b.div_u(extent, b.i64(l)), b.i64(l));
-                b.for_each(b.i64(0), done, b.i64(l), |b, k| {
-                    let mut iters = iters.to_vec();
-                    iters[inner] = k;
-                    for v in 0..nv {
-                        let rows: Vec<Val> = (0..l as usize)
-                            .map(|j| {
-                                let at = column(b, &iters, v * l as usize + j);
-                                b.load(from, Elem::F32, at, self.lanes)
-                            })
-                            .collect();
-                        for (i, x) in b.transpose(&rows).into_iter().enumerate() {
-                            let at = b.mul(b.add(b.add(row, k), b.i64(i as i64)), width);
-                            b.store(to, b.add(at, b.i64(v as i64 * l)), x);
-                        }
-                    }
-                });
-            }
-            b.for_each(done, extent, b.i64(1), |b, k| {
-                let mut iters = iters.to_vec();
-                iters[inner] = k;
-                for j in 0..nv * l as usize {
-                    let at = column(b, &iters, j);
-                    let x = b.load(from, Elem::F32, at, 0);
-                    let to_at = b.add(b.mul(b.add(row, k), width), b.i64(j as i64));
-                    b.store(to, to_at, x);
-                }
-            });
-        });
-    }
-
-    /// Loops over all k iterators but the innermost; `body` is given the row number of the innermost's first value.
-    fn k_loops(&self, b: &Builder, iters: &[Val], d: usize, row: Val, body: &mut dyn FnMut(&Builder, &[Val], Val)) {
-        let c = self.c;
-        let f = Frame::new(b, self.cx, vec![], None);
-        let extent = f.dim(&c.k[d]);
-        if d + 1 == c.k.len() {
-            body(b, iters, b.mul(row, extent));
-            return;
-        }
-        b.for_each(b.i64(0), extent, b.i64(1), |b, iv| {
-            let mut iters = iters.to_vec();
-            iters[self.nb + 2 + d] = iv;
-            let row = b.add(b.mul(row, extent), iv);
-            self.k_loops(b, &iters, d + 1, row, body);
-        });
     }
 
     fn rows(&self, b: &Builder, iters: &[Val], panel: Panel, m_lo: Val, m_hi: Val) {
@@ -683,7 +396,7 @@ impl Emit<'_, '_> {
         })
     }
 
-    fn epilogue(&self, b: &Builder, iters: &[Val], panel: Panel, m0: Val, mr: usize, acc: &[Val]) {
+    pub(super) fn epilogue(&self, b: &Builder, iters: &[Val], panel: Panel, m0: Val, mr: usize, acc: &[Val]) {
         let c = self.c;
         let l = i64::from(self.lanes);
         let store = |b: &Builder, r: Val, v: Val, mask: Option<Val>, acc: Val| {
