@@ -11,6 +11,7 @@
 //! ONNX nodes, all of them at once. The order of phases and passes is in [`pipeline`]; the map is in `ARCHITECTURE.md`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub mod artifact;
 pub mod cli;
@@ -24,6 +25,7 @@ pub mod report;
 pub use artifact::{Artifact, Output, Target};
 pub use cameo_codegen::{ArtifactReport, Emit};
 pub use cameo_ir::Tensor;
+pub use cameo_kernel::tuning::Tuning;
 pub use cameo_onnx::DimBinding;
 pub use cameo_passes::slice::{Sizes, Slice};
 pub use diagnostic::{Diagnostic, Diagnostics, Kind};
@@ -49,6 +51,8 @@ pub struct Options {
     pub disabled_passes: Vec<String>,
     /// Convolutions are sums of products, never Winograd's form, whose results differ by some 1e-6 of their size.
     pub exact_conv: bool,
+    /// Schedules that were measured on a machine, as `cameo tune` writes them.
+    pub tuning: Option<Arc<Tuning>>,
     /// Verify the graph after every pass; builds with debug assertions always do.
     pub verify: bool,
     /// Keep MLIR and LLVM IR as text, for dumps.
@@ -68,6 +72,7 @@ impl Default for Options {
             emit: Emit::Exe,
             disabled_passes: vec![],
             exact_conv: false,
+            tuning: None,
             verify: false,
             keep_text: false,
             stop_after: None,

@@ -173,6 +173,7 @@ pub fn partition(
     observe(Event::Begin(stage));
     let choices = Choices {
         exact_conv: options.exact_conv,
+        tuning: options.tuning.clone(),
     };
     let program = cameo_kernel::partition(graph, target, choices).map_err(|errors| lower_errors(graph, errors))?;
     let plan = memory::plan(&program);

@@ -43,12 +43,14 @@ def main():
     ap.add_argument("--at", action="append", metavar="B=1,S=16", help="values of the symbolic dims; may be repeated")
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("flags", nargs="*", help="for the compiler, after --")
-    args = ap.parse_args()
+    own, flags = sys.argv[1:], []
+    if "--" in own:
+        own, flags = own[:own.index("--")], own[own.index("--") + 1:]
+    args = ap.parse_args(own)
     graph = onnx.load(args.model, load_external_data=False)
     cases = [(at, random_feeds(graph, binding(at), args.seed)) for at in args.at or [""]]
     checks = Checks()
-    compare(checks, args.model, cases, args.threads, lambda *where: Compiled(*where, args.flags))
+    compare(checks, args.model, cases, args.threads, lambda *where: Compiled(*where, flags))
     return checks.code()
 
 

@@ -337,7 +337,10 @@ impl Builder<'_> {
             index: a_index,
         };
 
-        let schedule = select::contraction(self.target, &m, &c.extents[n], &k);
+        let mut schedule = select::contraction(self.target, &m, &c.extents[n], &k);
+        if let Some(tuning) = &self.choices.tuning {
+            tuning.apply(&mut schedule, self.target, &m, &c.extents[n], &k);
+        }
         let b_index = at(&b.index, &sub, &k);
         let b_linear = bounds.simplify(&b_buffer.offset(&b_index));
         let b_operand = if b.constant {

@@ -21,11 +21,14 @@ pub mod select;
 pub mod split;
 pub mod targets;
 pub mod traffic;
+pub mod tuning;
 pub mod window;
 pub mod winograd;
 
 #[cfg(test)]
 mod testing;
+
+use std::sync::Arc;
 
 pub use expand::LowerError;
 pub use program::Program;
@@ -34,10 +37,12 @@ pub use targets::Target;
 use cameo_ir::Graph;
 
 /// What may be chosen about kernels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
     /// Convolutions are sums of products, never Winograd's form.
     pub exact_conv: bool,
+    /// Schedules that were measured.
+    pub tuning: Option<Arc<tuning::Tuning>>,
 }
 
 /// Groups the nodes of a graph into kernels for a target.

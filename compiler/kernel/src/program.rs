@@ -11,6 +11,8 @@ use cameo_ir::structured::{Body, Combine, Expr, ExprId};
 use cameo_ir::{Bounds, DType, Dim, Graph, Origin, Sym, SymbolRange, ValueId};
 use rustc_hash::FxHashMap;
 
+use crate::tuning;
+
 /// Operand number by which the epilogue of a contraction reads the accumulated sum.
 pub const ACC: u32 = u32::MAX;
 /// Operand numbers from here on read the results of a nest's reductions.
@@ -443,6 +445,22 @@ impl Program {
             && (&self.storages, &self.weights, &self.loops) == (&other.storages, &other.weights, &other.loops)
             && (&self.requirements, steps(self)) == (&other.requirements, steps(other))
             && self.steps.iter().zip(&other.steps).all(same)
+    }
+
+    /// The products of a step by their names in tuning files, in the symbols of the model.
+    pub fn products(&self, step: usize) -> Vec<String> {
+        let step = &self.steps[step];
+        let name = |body: &KernelBody| match body {
+            KernelBody::Contraction(c) => {
+                let bound = |d: &Dim| step.bind(d);
+                Some(tuning::key(&bound(&c.m), &bound(&c.n), &[bound(&Dim::product(&c.k))]))
+            }
+            _ => None,
+        };
+        match &self.kernels[step.kernel].body {
+            KernelBody::Chain(c) => c.links.iter().filter_map(name).collect(),
+            body => name(body).into_iter().collect(),
+        }
     }
 
     /// Storage bytes, symbolic.

@@ -43,7 +43,7 @@ impl Builder<'_> {
         let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
         let (inside, operands) = self.with_constants(&given, operands);
         let parts = Parts { body: &inside, ..given };
-        let body = crate::partition(parts.body, self.target, self.choices)?;
+        let body = crate::partition(parts.body, self.target, self.choices.clone())?;
         let around = |l: &Loop| {
             body.loops
                 .iter()

@@ -484,7 +484,14 @@ mod tests {
     #[test]
     fn exact_convolutions_are_a_choice() {
         let text = conv("1", "28", 32, 32, "3,3", "");
-        let p = program(&text, &V4, Choices { exact_conv: true });
+        let p = program(
+            &text,
+            &V4,
+            Choices {
+                exact_conv: true,
+                ..Choices::default()
+            },
+        );
         assert!(matches!(p.kernels[0].body, KernelBody::Contraction(_)));
     }
 

@@ -18,9 +18,7 @@ use crate::{Diagnostic, Diagnostics, Options, Target, artifact, pipeline};
 pub fn main(args: &DiffArgs) -> Done {
     let options = Options {
         dims: args.dims.clone(),
-        disabled_passes: args.without.disabled.clone(),
-        exact_conv: args.without.exact_conv,
-        ..Options::default()
+        ..args.choices.options()?
     };
     let mut graph = pipeline::import(&args.file, &options, &mut |_| {})?;
     pipeline::optimize(&mut graph, &options, &mut |_| {})?;

@@ -141,11 +141,9 @@ fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
     Ok(Options {
         dims: args.dims.clone(),
         frozen: args.frozen.read()?,
-        disabled_passes: args.without.disabled.clone(),
-        exact_conv: args.without.exact_conv,
         slice: args.slice.clone(),
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),
-        ..Options::default()
+        ..args.choices.options()?
     })
 }
 

@@ -14,15 +14,19 @@ mod operators;
 mod passes;
 mod reduce;
 mod run;
+mod tune;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use cameo_kernel::tuning::Tuning;
+
 use self::explain::Explain;
-use crate::{Diagnostics, DimBinding, Emit, Options, Phase, Slice, Target, Tensor, pipeline};
+use crate::{Diagnostic, Diagnostics, DimBinding, Emit, Options, Phase, Slice, Target, Tensor, pipeline};
 
 /// Runs the command line; `args` begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -37,6 +41,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match line.command {
         Command::Compile(a) => compile::main(&a),
         Command::Run(a) => run::main(&a),
+        Command::Tune(a) => tune::main(&a),
         Command::Inspect(a) => inspect::main(&a),
         Command::Opt(a) => passes::main(&a),
         Command::Print(a) => passes::print(&a),
@@ -69,8 +74,8 @@ impl From<Diagnostics> for Failure {
     }
 }
 
-impl From<crate::Diagnostic> for Failure {
-    fn from(d: crate::Diagnostic) -> Self {
+impl From<Diagnostic> for Failure {
+    fn from(d: Diagnostic) -> Self {
         Self::Model(d.into())
     }
 }
@@ -105,6 +110,7 @@ Exit codes: 0 done, 1 something is wrong with the model or its files, 2 with the
 enum Command {
     Compile(CompileArgs),
     Run(RunArgs),
+    Tune(TuneArgs),
     Inspect(InspectArgs),
     Opt(OptArgs),
     Print(PrintArgs),
@@ -123,13 +129,13 @@ struct ModelArgs {
     #[command(flatten)]
     frozen: FreezeArgs,
     #[command(flatten)]
-    without: WithoutArgs,
+    choices: ChoiceArgs,
     #[command(flatten)]
     slice: SliceArgs,
 }
 
 #[derive(Args)]
-struct WithoutArgs {
+struct ChoiceArgs {
     /// Leave a pass out, to find the one that is to blame or to see what it is worth (`cameo opt --list` names them); may be
     /// repeated. The program may then be slower, and a model that needs the pass is refused
     #[arg(long = "disable-pass", value_name = "PASS", value_parser = pass)]
@@ -138,6 +144,29 @@ struct WithoutArgs {
     /// faster, whose results differ by some 1e-6 of their size
     #[arg(long)]
     exact_conv: bool,
+    /// Take schedules from a file that `cameo tune` wrote, for the products that it names
+    #[arg(long, value_name = "FILE")]
+    tuning: Option<PathBuf>,
+}
+
+impl ChoiceArgs {
+    /// Options with these choices.
+    fn options(&self) -> Result<Options, Diagnostics> {
+        let tuning = match &self.tuning {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|e| Diagnostic::file(path, &e))?;
+                let parsed = Tuning::parse(&text);
+                Some(parsed.map_err(|e| Diagnostic::invalid(format!("{}: {e}", path.display())))?)
+            }
+            None => None,
+        };
+        Ok(Options {
+            disabled_passes: self.disabled.clone(),
+            exact_conv: self.exact_conv,
+            tuning: tuning.map(Arc::new),
+            ..Options::default()
+        })
+    }
 }
 
 #[derive(Args)]
@@ -250,13 +279,12 @@ impl CompileArgs {
             frozen: self.model.frozen.read()?,
             slice: self.model.slice.slice.clone(),
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
-            disabled_passes: self.model.without.disabled.clone(),
-            exact_conv: self.model.without.exact_conv,
             verify: self.verify,
             stop_after: self.stop_after,
             name: Some(compile::stem(&self.model.model)),
             emit: self.emit.emit(),
             keep_text: self.dump_ir.is_some() && self.dump_ir_after.is_empty(),
+            ..self.model.choices.options()?
         })
     }
 }
@@ -312,6 +340,30 @@ impl Form {
     }
 }
 
+/// Measure schedules for a model on this machine, and write the best of them to a file
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cameo tune minilm.onnx --inputs x.npz && cameo compile minilm.onnx --tuning minilm.tuning -o minilm
+  cameo tune minilm.onnx --at B=1 --at S=128 --threads 2 --budget 30 -o two.tuning")]
+struct TuneArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    feed: FeedArgs,
+    /// Threads of the programs that are measured
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: u32,
+    /// Begin no measurement after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    budget: f64,
+    /// What to write; by default named like the model, with `.tuning`, in the current folder
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
 /// Compile a model to a temporary program and run it
 #[derive(Args)]
 #[command(after_help = "\
@@ -362,7 +414,7 @@ struct InspectArgs {
     #[command(flatten)]
     frozen: FreezeArgs,
     #[command(flatten)]
-    without: WithoutArgs,
+    choices: ChoiceArgs,
     /// As of `compile`; what is left after all passes is shown
     #[arg(long, value_name = "NAME=N,...")]
     slice: Option<Slice>,
@@ -490,7 +542,7 @@ struct DiffArgs {
     #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
     dims: Vec<(String, DimBinding)>,
     #[command(flatten)]
-    without: WithoutArgs,
+    choices: ChoiceArgs,
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]

@@ -11,10 +11,8 @@ pub fn main(args: &RunArgs) -> Done {
     let options = Options {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
-        disabled_passes: args.model.without.disabled.clone(),
-        exact_conv: args.model.without.exact_conv,
         slice: args.model.slice.slice.clone(),
-        ..Options::default()
+        ..args.model.choices.options()?
     };
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;
     let exe = folder.path().join("model");

@@ -446,6 +446,50 @@ fn code_for_several_processors() {
 }
 
 #[test]
+fn schedules_are_measured_and_taken() {
+    let dir = folder();
+    models::linear(dir.path());
+    save(&dir.path().join("x.npz"), "x", &[1, 2], &[1.0, 2.0]);
+    let tune = ["tune", "linear.onnx", "--inputs", "x.npz", "--budget", "0"];
+    let said = done(dir.path(), tune);
+    assert!(
+        said.starts_with("0 of ") || said.contains("no step of this model"),
+        "{said}"
+    );
+    let with = |file: &str, text: &str| {
+        std::fs::write(dir.path().join(file), text).expect("written");
+        cameo(
+            dir.path(),
+            [
+                "run",
+                "linear.onnx",
+                "-q",
+                "--inputs",
+                "x.npz",
+                "--outputs",
+                "y.npz",
+                "--tuning",
+                file,
+            ],
+        )
+    };
+    // Any choice computes the same.
+    let out = with(
+        "all.tuning",
+        "cameo-tuning-1 x86-64-v3\nm=1 n=2 k=2: tile 12x8 block 24\n",
+    );
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(load(&dir.path().join("y.npz"), "y").1, linear([1.0, 2.0]));
+    let out = with("bad.tuning", "cameo-tuning-1 x86-64-v3\nm=1: what\n");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text(&out.stderr).contains("bad.tuning: line 2: `m=1: what` is not of the form"),
+        "{}",
+        text(&out.stderr)
+    );
+}
+
+#[test]
 fn another_architecture_needs_no_processor_named() {
     let dir = folder();
     models::linear(dir.path());
