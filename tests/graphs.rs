@@ -269,7 +269,8 @@ fn convolutional_network() {
     check(text, sizes);
 }
 
-/// Windows of three axes in Winograd's form: pads, steps and gaps along the first, tails of channels, few of which a tap has.
+/// Windows of three axes in Winograd's form: pads, steps and gaps along the first, tails of channels, few of which a tap has,
+/// and pads along an axis of a single tap.
 #[test]
 fn winograd_volumes() {
     let text = r#"graph @net (%0 "volume": f32[B,20,D,H,W]) symbols B=1.., D=3.., H=3.., W=2.. {
@@ -279,6 +280,8 @@ fn winograd_volumes() {
         weight %12: f32[36,24,2,3,3] = blob("w1")
         weight %13: f32[16,36,5,3,3] = blob("w2")
         weight %14: f32[16,24,3,3,3] = blob("w3")
+        weight %15: f32[16,24,1,3,3] = blob("w4")
+        weight %16: f32[32,24,3,1,3] = blob("w5")
         %20 = Conv(%0, %10, %11) {pads=[1,1,1,1,1,1]}
         %21 = Mul(%20, %1)
         %22 = Relu(%21)
@@ -287,7 +290,11 @@ fn winograd_volumes() {
         %25 = Conv(%24, %13) {pads=[2,1,1,4,1,1], strides=[2,1,1]}
         %26 = Conv(%22, %14) {pads=[1,1,1,1,1,1], strides=[1,2,1]}
         %27 = Mul(%26, %1)
-        return %25 "y", %22 "features", %27 "other"
+        %28 = Conv(%22, %15) {pads=[0,1,1,2,1,1]}
+        %29 = Mul(%28, %1)
+        %30 = Conv(%22, %16) {pads=[1,1,0,1,2,1]}
+        %31 = Mul(%30, %1)
+        return %25 "y", %22 "features", %27 "other", %29 "flat", %31 "across"
     }"#;
     let sizes: &[Sizes] = &[
         &[("B", 1), ("D", 3), ("H", 3), ("W", 2)],

@@ -304,8 +304,8 @@ pub struct Winograd {
     pub a: Operand,
     /// The axes of A that y and x run along.
     pub axes: [usize; 2],
-    /// The axis of A that taps run along; what is outside is 0 there, too.
-    pub deep_axis: Option<usize>,
+    /// Other axes of A along which elements may be outside: those are 0, too.
+    pub checked: Vec<usize>,
     /// Buffer of the transformed weight: panels by point.
     pub b: usize,
     pub epilogue: Body,

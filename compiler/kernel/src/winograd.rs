@@ -20,6 +20,7 @@ use crate::build::{Builder, Draft};
 use crate::contraction::Side;
 use crate::expand::LowerError;
 use crate::group::Group;
+use crate::nest::guards;
 use crate::program::{
     ACC, BOperand, Buffer, Chain, Contraction, KernelBody, MAX_LANES, Operand, Pack, Place, Store, Weight, Windows,
     Winograd, WinogradSchedule,
@@ -53,9 +54,9 @@ pub struct Window {
     /// Reduced iterators. A third window is a sum over its taps.
     channel: usize,
     depth: Option<usize>,
-    /// The axes of A that y, x and the taps of the third window run along.
+    /// The axes of A that y and x run along, and others along which elements may be outside.
     axes: [usize; 2],
-    deep_axis: Option<usize>,
+    checked: Vec<usize>,
     /// The order of axes that A is copied to first, channels innermost.
     copy: Option<Vec<usize>>,
     /// Without its register tile of the panels.
@@ -98,22 +99,24 @@ impl Builder<'_> {
         if depth.is_some_and(|d| alone(d) && !alone(channel)) {
             (channel, depth) = (depth?, Some(channel));
         }
-        let deep_axis = match depth {
-            None => None,
-            Some(i) => {
-                let mut axes = (0..a.index.len()).filter(|x| a.index[*x].uses(&iter(i)));
-                let (Some(axis), None) = (axes.next(), axes.next()) else {
-                    return None;
-                };
-                Some(axis)
-            }
-        };
         let ((ay, y), (ax, x)) = (along(ky)?, along(kx)?);
+        let a_buffer = self.side_buffer(a);
+        let may_be_outside = |axis: usize| {
+            let one = Buffer {
+                dtype: a_buffer.dtype,
+                strides: vec![Dim::ONE],
+                extents: vec![a_buffer.extents[axis].clone()],
+            };
+            a.fill && !guards(&one, &a.index[axis..=axis], &c.extents).is_empty()
+        };
+        let others = (0..a.index.len()).filter(|axis| ![ay, ax].contains(axis));
+        let checked: Vec<usize> = others.filter(|axis| may_be_outside(*axis)).collect();
         let rest: Vec<usize> = (0..c.parallel)
             .filter(|i| ![y, x, n].contains(i) && !c.extents[*i].is_one())
             .collect();
         if ay == ax
-            || deep_axis.is_some_and(|d| [ay, ax].contains(&d) || a.index[d].uses(&iter(channel)))
+            || checked.iter().any(|axis| a.index[*axis].uses(&iter(channel)))
+            || depth.is_some_and(|i| [ay, ax].iter().any(|axis| a.index[*axis].uses(&iter(i))))
             || [y, x].contains(&n)
             || rest.iter().any(|i| b.uses(*i))
             || b.uses(y)
@@ -122,7 +125,6 @@ impl Builder<'_> {
             return None;
         }
         let bounds = Bounds::of(&c.extents);
-        let a_buffer = self.side_buffer(a);
         let at = bounds.simplify(&a_buffer.offset(&a.index));
         if rest.iter().any(|i| at.affine_in(&iter(*i)).is_none()) {
             return None;
@@ -175,7 +177,7 @@ impl Builder<'_> {
             channel,
             depth,
             axes: [ay, ax],
-            deep_axis,
+            checked,
             copy,
             weight,
             schedule,
@@ -244,7 +246,7 @@ impl Builder<'_> {
             channels,
             a: operand,
             axes: w.axes,
-            deep_axis: w.deep_axis,
+            checked: w.checked.clone(),
             b,
             epilogue: std::mem::replace(&mut d.body, Body::new()),
             stores,

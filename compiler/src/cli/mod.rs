@@ -356,7 +356,7 @@ struct TuneArgs {
     /// Threads of the programs that are measured
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
-    /// Begin no measurement after so many seconds
+    /// Try no other schedule after so many seconds; what was chosen is then compared with the default, some seconds more
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     budget: f64,
     /// What to write; by default named like the model, with `.tuning`, in the current folder

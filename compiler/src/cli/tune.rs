@@ -16,7 +16,7 @@ use cameo_kernel::tuning::{Choice, Tuning};
 use serde_json::Value;
 
 use super::compile::stem;
-use super::{Done, TuneArgs, arrays, show};
+use super::{Done, Failure, TuneArgs, arrays, show};
 use crate::{Diagnostic, Diagnostics, Options, Output, Target, artifact, pipeline};
 
 /// What a candidate must be faster by: the same kernel differs by less from run to run.
@@ -33,7 +33,11 @@ type Steps = BTreeMap<String, f64>;
 
 pub fn main(args: &TuneArgs) -> Done {
     let begin = Instant::now();
-    let budget = Duration::from_secs_f64(args.budget);
+    if args.model.choices.tuning.is_some() {
+        return Err(Failure::Usage(
+            "`tune` measures against the processor's table: leave `--tuning` out".into(),
+        ));
+    }
     let options = Options {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
@@ -82,7 +86,7 @@ pub fn main(args: &TuneArgs) -> Done {
         first.iter().map(|(k, ms)| (k.as_str(), (*ms, None))).collect();
     let mut tried = 0;
     for candidate in &candidates {
-        if begin.elapsed() > budget {
+        if begin.elapsed().as_secs_f64() > args.budget {
             break;
         }
         let mut all = Tuning::new(target);
@@ -100,8 +104,15 @@ pub fn main(args: &TuneArgs) -> Done {
         }
         tried += 1;
     }
-    let choices = best.into_iter().filter_map(|(name, (_, choice))| Some((name, choice?)));
-    let (tuning, gains) = bench.confirm(target, &choices.collect::<Vec<_>>()).map_err(source)?;
+    // Steps may share products: what the first chose stays.
+    let mut choices: Vec<(&str, Choice)> = vec![];
+    for (name, (_, choice)) in best {
+        let shares = |(other, _): &(&str, Choice)| other.split("; ").any(|key| name.split("; ").any(|k| k == key));
+        if let Some(choice) = choice.filter(|_| !choices.iter().any(shares)) {
+            choices.push((name, choice));
+        }
+    }
+    let (mut tuning, gains) = bench.confirm(target, &choices).map_err(source)?;
     show(&format!(
         "{tried} of {} candidates measured in {:.0} s, {} threads; steps with a better schedule: {} of {}\n",
         candidates.len(),
@@ -111,19 +122,22 @@ pub fn main(args: &TuneArgs) -> Done {
         first.len(),
     ));
     gains.iter().for_each(|gain| show(gain));
-    let text = tuning.to_string();
     if !tuning.is_empty() {
-        let (default, tuned) = bench.compare(tuning).map_err(source)?;
+        let (default, tuned) = bench.compare(tuning.clone()).map_err(source)?;
         show(&format!(
             "the whole model: {default:.4} ms before, {tuned:.4} ms after, {:+.1} %\n",
             (tuned / default - 1.0) * 100.0
         ));
+        if tuned > default {
+            show("that is no gain: the file chooses nothing\n");
+            tuning = Tuning::new(target);
+        }
     }
     let path = args
         .output
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("{}.tuning", stem(&args.model.model))));
-    std::fs::write(&path, text).map_err(|e| Diagnostic::file(&path, &e))?;
+    std::fs::write(&path, tuning.to_string()).map_err(|e| Diagnostic::file(&path, &e))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -473,6 +473,14 @@ fn schedules_are_measured_and_taken() {
             ],
         )
     };
+    for (more, said) in [(["--budget", "nan"], ""), (["--tuning", "x"], "leave `--tuning` out")] {
+        let out = cameo(
+            dir.path(),
+            ["tune", "linear.onnx", "--inputs", "x.npz"].into_iter().chain(more),
+        );
+        assert_eq!(out.status.success(), said.is_empty(), "{}", text(&out.stderr));
+        assert!(text(&out.stderr).contains(said), "{}", text(&out.stderr));
+    }
     // Any choice computes the same.
     let out = with(
         "all.tuning",

@@ -19,9 +19,8 @@ struct Span {
 }
 
 impl Span {
-    /// Symbols are positive.
     fn of_dim(d: &Dim) -> Self {
-        let (least, most) = Bounds::positive(&[]).range(d);
+        let (least, most) = Bounds::of(&[]).range(d);
         Self {
             least: Some(least).filter(|l| *l > i64::MIN),
             most: Some(most).filter(|m| *m < i64::MAX),

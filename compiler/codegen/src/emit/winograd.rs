@@ -143,7 +143,7 @@ impl Emit<'_, '_> {
                     [0, 1].map(|i| b.and(b.cmp(Cmp::Ge, at[i], zero), b.cmp(Cmp::Le, b.add(at[i], p), size[i])));
                 let mut whole = b.and(whole[0], whole[1]);
                 let mut to = to;
-                if let Some(axis) = w.deep_axis {
+                for &axis in &w.checked {
                     let exists = b.cmp_u(Cmp::Lt, f.dim(&w.a.index[axis]), f.dim(&input.extents[axis]));
                     whole = b.and(whole, exists);
                     to[0] = b.select(exists, to[0], zero);
