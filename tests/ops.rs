@@ -223,7 +223,9 @@ const TESTED: &[(&str, fn())] = &[
     ("Convolution", convolution),
     ("Pooling", pooling),
     ("Resize", resize),
+    ("Results as long as data says", results_as_long_as_data_says),
     ("Loops over time", loops_over_time),
+    ("Sequences without padding", sequences_without_padding),
     ("Contributed", contributed),
 ];
 
@@ -344,6 +346,16 @@ fn resize() {
 #[test]
 fn recurrent_layers() {
     check("Recurrent layers");
+}
+
+#[test]
+fn results_as_long_as_data_says() {
+    check("Results as long as data says");
+}
+
+#[test]
+fn sequences_without_padding() {
+    check("Sequences without padding");
 }
 
 #[test]

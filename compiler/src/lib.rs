@@ -42,6 +42,8 @@ pub struct Options {
     pub frozen: Vec<(String, Tensor)>,
     /// The smaller network that is cut out of the model's and compiled instead.
     pub slice: Option<Slice>,
+    /// Only the tokens that the attention mask leaves are computed; results of padding are zeros.
+    pub varlen: bool,
     /// Names symbols, libraries and headers; the graph's name when absent. Any text: what no C identifier holds is replaced.
     pub name: Option<String>,
     /// The form that code is generated for.
@@ -68,6 +70,7 @@ impl Default for Options {
             outputs: None,
             frozen: vec![],
             slice: None,
+            varlen: false,
             name: None,
             emit: Emit::Exe,
             disabled_passes: vec![],

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use cameo_codegen::{ArtifactReport, Level, Machine};
 use cameo_ir::rewrite::Report;
 use cameo_ir::verify::{VerifyError, verify};
-use cameo_ir::{Graph, ValueId, text};
+use cameo_ir::{Graph, NodeId, ValueId, text};
 use cameo_kernel::memory::{self, MemoryPlan};
 use cameo_kernel::{Choices, LowerError, Program};
 use cameo_onnx::ImportOptions;
@@ -112,8 +112,11 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     run("cse")?;
     // Less to look at; afterwards "is read once" means what it says.
     run("dce")?;
-    // Time steps that were written out are one loop: everything below sees each of them once.
-    run("reroll")?;
+    // Time steps that were written out are one loop: everything below sees each of them once. Layers that share their weights
+    // are such steps too, but tokens are packed through all of a network.
+    if !options.varlen {
+        run("reroll")?;
+    }
     // All need "is read once", and come before factors move, which would tear the formulas apart: normalisations,
     // activations, attention and rotary embeddings that exporters spelled out become one operation each.
     run("norms")?;
@@ -124,6 +127,10 @@ pub fn optimize(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Ev
     // primitives do not; and weights are still tensors of the file, not yet recipes with factors of several axes in them.
     if let Some(wish) = &options.slice {
         slice(wish, graph, options, observe)?;
+    }
+    // Tokens only, when the user says so: needs attention as an operation, and comes before all that looks at costs.
+    if options.varlen {
+        varlen(graph, options, observe)?;
     }
     let mut run = |pass| run_pass(pass, graph, options, observe);
     // Needs the ties of attention and normalisations too, and masks that have not become factors of weights.
@@ -269,17 +276,36 @@ fn slice(
         name: cameo_passes::slice::NAME,
     };
     observe(Event::Begin(stage));
-    let report = cameo_passes::slice::slice(graph, wish).map_err(|e| {
-        let d = Diagnostic::invalid(format!("`{}` cannot be cut: {}", e.what, e.reason));
-        match e.node.filter(|n| graph.contains(*n)) {
-            Some(n) => d.excerpt(text::print_around(graph, n, 1)).node(graph.node(n)),
-            None => d,
-        }
-    })?;
+    let report = cameo_passes::slice::slice(graph, wish)
+        .map_err(|e| refused(graph, format!("`{}` cannot be cut: {}", e.what, e.reason), e.node))?;
     *graph = numbered(graph);
     check(graph, stage, options)?;
     observe(Event::End(stage, Product::Graph(graph, Some(&report))));
     Ok(())
+}
+
+/// Packs the tokens of padded sequences. A stage like a pass, but padding becomes zeros.
+fn varlen(graph: &mut Graph, options: &Options, observe: &mut dyn FnMut(Event)) -> Result<(), Diagnostics> {
+    let stage = Stage {
+        phase: Phase::Passes,
+        name: cameo_passes::varlen::NAME,
+    };
+    observe(Event::Begin(stage));
+    let report = cameo_passes::varlen::varlen(graph)
+        .map_err(|e| refused(graph, format!("tokens cannot be packed: {}", e.reason), e.node))?;
+    *graph = numbered(graph);
+    check(graph, stage, options)?;
+    observe(Event::End(stage, Product::Graph(graph, Some(&report))));
+    Ok(())
+}
+
+/// What a stage cannot do, shown at a node.
+fn refused(graph: &Graph, message: String, node: Option<NodeId>) -> Diagnostic {
+    let d = Diagnostic::invalid(message);
+    match node.filter(|n| graph.contains(*n)) {
+        Some(n) => d.excerpt(text::print_around(graph, n, 1)).node(graph.node(n)),
+        None => d,
+    }
 }
 
 /// The sentence that lists the passes.

@@ -33,6 +33,7 @@ pub mod slice;
 #[cfg(test)]
 mod testing;
 mod transposes;
+pub mod varlen;
 
 /// A named transformation of graphs.
 pub struct Pass {

@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::plan::PlanMemory;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::sys::Region;
-use cameo_core::{DType, Parallel, Run, Side, Sizes, Tables, TensorView};
+use cameo_core::{DType, Parallel, Run, Side, Sizes, Tables, TensorView, Working};
 
 /// How a context runs.
 #[derive(Default)]
@@ -34,6 +34,8 @@ pub struct Context {
     outputs: Vec<Output>,
     plan: PlanMemory,
     parts: Vec<u32>,
+    iterations: Vec<i64>,
+    moved: Vec<i64>,
     arena: Region,
     scratch: Region,
     scratch_stride: usize,
@@ -72,8 +74,11 @@ struct Output {
     caller: *mut u8,
     capacity: usize,
     own: Region,
+    /// Those of the last run, before a run the largest: the same where a run counts nothing.
     shape: Vec<i64>,
     bytes: usize,
+    /// The most bytes for the shapes of the inputs.
+    most: usize,
 }
 
 impl Output {
@@ -119,6 +124,7 @@ impl Context {
             own: Region::empty(),
             shape: vec![0; info.extents.rank()],
             bytes: 0,
+            most: 0,
         });
         Ok(Self {
             model: model.clone(),
@@ -128,6 +134,8 @@ impl Context {
             outputs: outputs.collect(),
             plan: PlanMemory::new(tables),
             parts: vec![1; tables.steps().len()],
+            iterations: vec![0; tables.loops().len()],
+            moved: vec![0; tables.moves().len()],
             arena: Region::empty(),
             scratch: Region::empty(),
             scratch_stride: 0,
@@ -241,7 +249,8 @@ impl Context {
     ///
     /// # Errors
     /// Those of [`Context::prepare`], [`Error::InvalidArgument`] when an output overlaps another tensor, and
-    /// [`Error::IndexOutOfRange`] when data that is used as an index is wrong; the outputs are meaningless then.
+    /// [`Error::IndexOutOfRange`] or [`Error::CountOutOfRange`] when data that is used as an index or gives a dimension is
+    /// wrong; the outputs are meaningless then.
     pub fn run(&mut self) -> Result<(), Error> {
         self.prepare()?;
         if self.state < State::Resolved {
@@ -249,26 +258,36 @@ impl Context {
             self.state = State::Resolved;
         }
         self.ran = false;
-        // SAFETY: `resolve` filled the table from this plan, and `replan` sized the scratch for `threads` threads.
-        let mut run = unsafe {
-            let tables = self.model.description().tables();
-            let scratch = self.scratch.as_ptr();
-            Run::new(
-                tables,
-                &self.parts,
-                &mut self.pointers,
-                &self.plan.dims,
-                scratch,
-                self.scratch_stride,
-                self.threads,
-            )
+        let tables = self.model.description().tables();
+        let sizes = self.plan.sizes;
+        let working = Working {
+            parts: &self.parts,
+            pointers: &mut self.pointers,
+            iterations: &mut self.iterations,
+            moved: &mut self.moved,
+            scratch: self.scratch.as_ptr(),
+            scratch_stride: self.scratch_stride,
+            threads: self.threads,
         };
+        // SAFETY: `resolve` filled the pointers from this plan, and `replan` sized the scratch for `threads` threads.
+        let mut run = unsafe { Run::new(self.plan.plan(tables)?, sizes, working) };
         // SAFETY: the executor has `threads` threads.
         unsafe { self.executor.run(&mut run)? };
+        if let Some(symbol) = run.miscounted() {
+            return Err(Error::CountOutOfRange {
+                symbol: tables.symbol(symbol).name,
+            });
+        }
         if let Some(step) = run.failed_step() {
             return Err(Error::IndexOutOfRange {
-                step: self.tables().step_name(step),
+                step: tables.step_name(step),
             });
+        }
+        if !tables.counts().is_empty() {
+            let plan = self.plan.plan(tables)?;
+            for (index, output) in self.outputs.iter_mut().enumerate() {
+                output.bytes = plan.output(index, &mut output.shape)?;
+            }
         }
         self.ran = true;
         Ok(())
@@ -313,7 +332,8 @@ impl Context {
         Ok(TensorView::from_bytes(dtype, bytes, &output.shape))
     }
 
-    /// Shape and bytes of an output after [`Context::prepare`].
+    /// Shape and bytes of an output after [`Context::prepare`]: the largest, where data gives a dimension, until
+    /// [`Context::run`] has computed it.
     ///
     /// # Errors
     /// [`Error::UnknownIndex`]; [`Error::InvalidArgument`] before [`Context::prepare`].
@@ -368,6 +388,7 @@ impl Context {
         let sizes = plan.evaluate(|index| &self.inputs[index].shape)?;
         for (index, output) in self.outputs.iter_mut().enumerate() {
             output.bytes = plan.output(index, &mut output.shape)?;
+            output.most = output.bytes;
         }
         plan.split(self.threads, &mut self.parts);
 
@@ -383,13 +404,13 @@ impl Context {
         let tables = self.tables();
         for (index, output) in self.outputs.iter_mut().enumerate() {
             if output.caller.is_null() {
-                if output.bytes > output.own.len() {
+                if output.most > output.own.len() {
                     self.state = self.state.min(State::Planned);
                     self.ran = false;
-                    grow(&mut output.own, output.bytes)?;
+                    grow(&mut output.own, output.most)?;
                 }
-            } else if output.capacity < output.bytes {
-                let (needed, capacity) = (output.bytes, output.capacity);
+            } else if output.capacity < output.most {
+                let (needed, capacity) = (output.most, output.capacity);
                 return Err(Error::BufferTooSmall {
                     name: tables.output(index).name,
                     needed,
@@ -428,14 +449,14 @@ impl Context {
             .enumerate()
             .filter(|(_, output)| !output.caller.is_null())
         {
-            let written = range(output.caller, output.bytes);
+            let written = range(output.caller, output.most);
             let apart = |other: std::ops::Range<usize>| {
                 written.is_empty() || other.is_empty() || written.end <= other.start || other.end <= written.start
             };
             let from_inputs = self.inputs.iter().all(|input| apart(range(input.data, input.bytes)));
             let from_outputs = self.outputs[..index]
                 .iter()
-                .all(|other| apart(range(other.data(), other.bytes)));
+                .all(|other| apart(range(other.data(), other.most)));
             if !from_inputs || !from_outputs {
                 return Err(Error::InvalidArgument(
                     "the buffer of an output overlaps that of another tensor",

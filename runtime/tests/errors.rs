@@ -3,7 +3,9 @@
 
 mod fake;
 
-use cameo_abi::{ABI_VERSION, DType, LOOP_DEPTH, Level, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice};
+use cameo_abi::{
+    ABI_VERSION, Count, DType, LOOP_DEPTH, Level, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice,
+};
 use cameo_runtime::{Context, ContextOptions, Error, Model, Status, TensorView};
 use std::path::Path;
 
@@ -378,7 +380,21 @@ fn wrong_models() {
         status(loops(vec![looped(0, 3, 3), looped(0, 1, 3), looped(2, 1, 3)])),
         None
     );
+    let count = |step, symbol, buffer, most| ModelDesc {
+        counts: fake::constant(vec![Count {
+            step,
+            symbol,
+            buffer,
+            most,
+        }]),
+        ..fake::relay_model(2, |_| true)
+    };
+    assert_eq!(status(count(2, 0, 3, 2)), None);
     let damaged = [
+        count(3, 0, 0, 0),
+        count(0, 1, 0, 0),
+        count(0, 0, 4, 0),
+        count(0, 0, 0, 3),
         loops(vec![looped(1, 0, 3)]),
         loops(vec![looped(1, 3, 3)]),
         loops(vec![looped(1, 1, 6)]),

@@ -71,6 +71,51 @@ fn loops_go_to_and_fro_and_on() {
 }
 
 #[test]
+fn dimensions_that_data_gives() {
+    for parallel in [true, false] {
+        let model = fake::open(fake::ragged_model(parallel));
+        for count in [1, 2, 5] {
+            let mut context = Context::new(&model, threads(count)).unwrap();
+            // Again with other numbers in the same shapes, and in others.
+            for lengths in [
+                [3, 0, 40, 1],
+                [11, 11, 11, 11],
+                [0, 0, 0, 44],
+                [0, 0, 0, 0],
+                [5, 1, 1, 200],
+            ] {
+                let total = lengths.iter().sum();
+                let shape = [total];
+                let x: Vec<f32> = (0..total).map(|i| (i * 37 % 101) as f32 - 30.0).collect();
+                let inputs = [TensorView::new(&lengths, &[4]), TensorView::new(&x, &shape)];
+                context.run_on(&inputs).unwrap();
+                let mut expected = vec![];
+                for &n in &lengths {
+                    let first = expected.len();
+                    expected.extend(x[first..first + n as usize].iter().rev());
+                }
+                let y = context.output(0).unwrap();
+                assert_eq!(y.elements::<f32>().unwrap(), expected, "{count} threads, {lengths:?}");
+                let positive: Vec<f32> = expected.into_iter().filter(|x| *x > 0.0).collect();
+                let z = context.output(1).unwrap();
+                assert_eq!(z.shape(), [positive.len() as i64]);
+                assert_eq!(z.elements::<f32>().unwrap(), positive);
+            }
+            // More than there are: nothing of that sequence is done.
+            let x = [1f32; 6];
+            let inputs = [TensorView::new(&[2i64, 7, -1], &[3]), TensorView::new(&x, &[6])];
+            let error = context.run_on(&inputs).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "dimension \"L\", which the inputs' elements give, is out of range"
+            );
+            let inputs = [TensorView::new(&[2i64, 4, 0], &[3]), TensorView::new(&x, &[6])];
+            context.run_on(&inputs).unwrap();
+        }
+    }
+}
+
+#[test]
 fn many_contexts_at_once() {
     let model = fake::open(fake::relay_model(20, |i| i % 3 != 0));
     std::thread::scope(|scope| {

@@ -66,11 +66,12 @@ def measure(case, options):
                    "ratio": summary(np.array(times["cameo"]) / fastest), "floor": floor, "rounds": times}
 
 
-def rounds(compiled, model, saved, threads, options):
-    """{side: a median for each round}."""
+def rounds(compiled, model, saved, threads, options, others=None):
+    """{side: a median for each round}; `others` are more compiled models by the names of their sides."""
     count = {"threads": threads, "runs": options.runs, "warmup": options.warmup}
     ours = [f for k, v in count.items() for f in (f"--{k}", v)]
-    sides = {"cameo": [compiled.path, "--bench", "--inputs", saved, *ours]}
+    programs = {"cameo": compiled, **(others or {})}
+    sides = {side: [program.path, "--bench", "--inputs", saved, *ours] for side, program in programs.items()}
     sides |= {peer: command(peer, model, saved, **count) for peer in options.peers}
     times = {side: [] for side in sides}
     for turn in range(options.rounds):
@@ -78,7 +79,7 @@ def rounds(compiled, model, saved, threads, options):
             try:
                 times[side].append(json.loads(call(sides[side]).splitlines()[-1])["median_ms"])
             except Failed:
-                if side == "cameo":
+                if side in programs:
                     raise
                 times[side].append(float("nan"))
     return times

@@ -172,6 +172,7 @@ fn effort(kernel: &KernelBody) -> usize {
             tile.mr * tile.mr * tile.nv + 4 * outputs * w.epilogue.nodes().len()
         }
         KernelBody::Chain(c) => c.links.iter().map(effort).sum(),
+        KernelBody::InOrder(_) => 1,
     }
 }
 

@@ -120,6 +120,7 @@ pub fn program() -> Program {
             step(0, &[2, 4, 5], "third"),
         ],
         loops: vec![],
+        counts: vec![],
         requirements: vec![],
         graph,
     }

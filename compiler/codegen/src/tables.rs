@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cameo_abi as abi;
 use cameo_ir::{Dim, Sym};
 use cameo_kernel::memory::MemoryPlan;
-use cameo_kernel::program::{Kernel, KernelBody, Place, Program, Way};
+use cameo_kernel::program::{Kernel, KernelBody, Place, Program, Symbol, Way};
 use inkwell::context::Context as LlvmContext;
 use inkwell::memory_buffer::MemoryBuffer;
 use inkwell::module::Module as LlvmModule;
@@ -184,6 +184,17 @@ pub fn text(
         .map(|m| format!("%Move {{ i32 {}, i32 {}, i32 {}, i32 0 }}", m.buffer, m.kind, m.bytes))
         .collect();
     let moves = constant(&mut tables, name, "moves", "%Move", &rows);
+    let rows: Vec<String> = layout
+        .counts
+        .iter()
+        .map(|c| {
+            format!(
+                "%Count {{ i32 {}, i32 {}, i32 {}, i32 {} }}",
+                c.step, c.symbol, c.buffer, c.most
+            )
+        })
+        .collect();
+    let counts = constant(&mut tables, name, "counts", "%Count", &rows);
     for kernel in called {
         let _ = writeln!(out, "declare hidden i32 @{kernel}(ptr, ptr, i64, i64, ptr)");
     }
@@ -220,6 +231,7 @@ pub fn text(
             levels_table,
             loops,
             moves,
+            counts,
         ]
         .join(", "),
         format!(
@@ -273,7 +285,8 @@ const TYPES: &str = "\
 %Level = type { i64, %Slice, %Slice }
 %Loop = type { i32, i32, i32, i32, i32, i32 }
 %Move = type { i32, i32, i32, i32 }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
+%Count = type { i32, i32, i32, i32 }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
 ";
 
 /// Defines an array and gives the `%Slice` of it.
@@ -407,6 +420,7 @@ struct Layout {
     profile: Vec<[u32; 3]>,
     loops: Vec<abi::Loop>,
     moves: Vec<abi::Move>,
+    counts: Vec<abi::Count>,
     inputs: Vec<Vec<Extent>>,
     outputs: Vec<Vec<Extent>>,
     scratch: Vec<Dim>,
@@ -464,7 +478,12 @@ impl Layout {
                 }
             }
         }
-        layout.loops(program, plan)?;
+        for c in &program.counts {
+            layout.count(program, plan, facts, c.step, &c.symbol)?;
+        }
+        layout.loops(program, plan, facts)?;
+        // Those of the steps before loops, then of loops from the outermost on.
+        layout.counts.sort_by_key(|c| c.step);
         let symbols: Vec<&str> = program.symbols.iter().map(|(name, _)| &**name).collect();
         let mut shapes = |list: &[cameo_kernel::program::Io]| -> Vec<Vec<Extent>> {
             let extent = |dim: &Dim| {
@@ -496,7 +515,30 @@ impl Layout {
         Ok(layout)
     }
 
-    fn loops(&mut self, program: &Program, plan: &MemoryPlan) -> Result<(), ArtifactError> {
+    /// The symbol is read before the step; gives the buffer that it is read from.
+    fn count(
+        &mut self,
+        program: &Program,
+        plan: &MemoryPlan,
+        facts: &Facts,
+        step: usize,
+        symbol: &Symbol,
+    ) -> Result<u32, ArtifactError> {
+        let buffer = index(self.buffers.len())?;
+        let place = self.buffer(program, plan, facts.weight_offsets, symbol.storage)?;
+        self.buffers.push(place);
+        let number = program.symbols.iter().position(|(name, _)| *name == symbol.name);
+        let number = number.ok_or_else(|| ArtifactError::Tables(format!("nothing declares {}", symbol.name)))?;
+        self.counts.push(abi::Count {
+            step: index(step)?,
+            symbol: index(number)?,
+            buffer,
+            most: index(self.dims.place(&symbol.most))?,
+        });
+        Ok(buffer)
+    }
+
+    fn loops(&mut self, program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<(), ArtifactError> {
         for l in &program.loops {
             let first_move = index(self.moves.len())?;
             for m in &l.moves {
@@ -518,12 +560,21 @@ impl Layout {
                     reserved: 0,
                 });
             }
+            if let Some(rows) = &l.rows {
+                let buffer = self.count(program, plan, facts, l.steps.start, rows)?;
+                self.moves.push(abi::Move {
+                    buffer,
+                    kind: abi::MOVE_ADVANCE,
+                    bytes: index(self.dims.place(&Dim::from(size_of::<i64>())))?,
+                    reserved: 0,
+                });
+            }
             self.loops.push(abi::Loop {
                 first_step: index(l.steps.start)?,
                 step_count: index(l.steps.len())?,
                 count: index(self.dims.place(&l.count))?,
                 first_move,
-                move_count: index(l.moves.len())?,
+                move_count: index(self.moves.len())? - first_move,
                 reserved: 0,
             });
         }

@@ -12,7 +12,7 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
-use crate::op::{Arg, Attrs, Cx, Op, OpError, invalid};
+use crate::op::{Arg, AttrDef, Attrs, Cx, Op, OpError, invalid};
 use crate::{Attr, Dim, Fact, Tensor};
 
 /// Names a node; printed `n12`.
@@ -308,6 +308,11 @@ impl Graph {
     }
 
     /// Range of a named dimension.
+    /// The symbols that nodes of the graph count.
+    pub fn counted(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.nodes().flat_map(|(_, node)| counted(node.op, &node.attrs))
+    }
+
     pub fn symbol_range(&self, name: &str) -> (i64, i64) {
         self.symbols.get(name).map_or((0, i64::MAX), |r| (r.min, r.max))
     }
@@ -372,6 +377,9 @@ impl Graph {
         facts: Vec<Fact>,
         origin: Origin,
     ) -> Vec<ValueId> {
+        for name in counted(op, &attrs) {
+            self.symbols.entry(name.clone()).or_default();
+        }
         let ix = self.dag.add_node(Node {
             op,
             attrs,
@@ -637,6 +645,7 @@ fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -
                 | AttrDef::ReqDType
                 | AttrDef::ReqDims
                 | AttrDef::ReqGraph
+                | AttrDef::Symbol
         );
         if required && !attrs.contains_key(*name) {
             return invalid(format!("attribute `{name}` is missing"));
@@ -646,6 +655,15 @@ fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -
 }
 
 use crate::op::Schema;
+
+/// The symbols that a node counts.
+pub fn counted(op: Op, attrs: &Attrs) -> impl Iterator<Item = &Arc<str>> {
+    let named = |(name, def): &(&str, AttrDef)| match (def, attrs.get(*name)) {
+        (AttrDef::Symbol, Some(Attr::Str(symbol))) => Some(symbol),
+        _ => None,
+    };
+    op.schema().attrs.iter().filter_map(named)
+}
 
 /// The facts of a shape with symbols replaced by values.
 pub fn bind_shape(shape: &[Dim], symbols: &dyn Fn(&str) -> Option<i64>) -> Option<Vec<usize>> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use crate::graph::{bind_shape, infer, vanishes};
+use crate::graph::{bind_shape, counted, infer, vanishes};
 use crate::op::{Arg, Attrs, Cx, Lowering, OpError};
 use crate::ops::scan::Parts;
 use crate::structured::Compute;
@@ -113,6 +113,24 @@ pub fn eval_constant(g: &Graph, v: ValueId) -> Result<Tensor, RunError> {
     values[v.0 as usize].take().ok_or(RunError::NoValue(v))
 }
 
+/// The value of `v`, which depends on nothing but weights and the inputs that are given.
+pub fn eval_from(g: &Graph, v: ValueId, given: &[(ValueId, Tensor)]) -> Result<Tensor, RunError> {
+    let mut values: Vec<Option<Tensor>> = vec![None; g.value_count()];
+    let mut binding = Binding::default();
+    for (input, t) in given {
+        for (d, n) in g.fact(*input).shape.iter().zip(t.shape()) {
+            solve(d, *n as i64, &mut binding);
+        }
+        values[input.0 as usize] = Some(t.clone());
+    }
+    if let Some(t) = g.constant(v).or(values[v.0 as usize].as_ref()) {
+        return Ok(t.clone());
+    }
+    let order = cone_from(g, v, &|x| values[x.0 as usize].is_some())?;
+    execute(g, &order, &[v], &binding, &mut values, &mut |_, t| t)?;
+    values[v.0 as usize].take().ok_or(RunError::NoValue(v))
+}
+
 /// Loop iterations that evaluating a node with fixed shapes takes, about; its results are no larger. 0 when the node cannot
 /// be lowered and nobody knows.
 pub fn cost(g: &Graph, n: NodeId) -> u64 {
@@ -123,6 +141,8 @@ pub fn cost(g: &Graph, n: NodeId) -> u64 {
             let parts = inner.nodes().map(|(n, _)| cost(&inner, n));
             parts.fold(0, u64::saturating_add)
         }
+        // As many as data says; what counts is not constant.
+        Ok(Lowering::Compact | Lowering::Ragged) => 0,
         Ok(Lowering::Scan) => {
             let Ok(parts) = Parts::of(&g.node(n).attrs) else {
                 return 0;
@@ -270,6 +290,11 @@ fn solve(d: &Dim, n: i64, binding: &mut Binding) {
 
 /// The nodes that `v` needs, producers first.
 fn cone(g: &Graph, v: ValueId) -> Result<Vec<NodeId>, RunError> {
+    cone_from(g, v, &|_| false)
+}
+
+/// [`cone`], where some values are there already.
+fn cone_from(g: &Graph, v: ValueId, there: &dyn Fn(ValueId) -> bool) -> Result<Vec<NodeId>, RunError> {
     let mut order = vec![];
     let mut seen = rustc_hash::FxHashSet::default();
     let Some((root, _)) = g.producer(v) else {
@@ -288,7 +313,7 @@ fn cone(g: &Graph, v: ValueId) -> Result<Vec<NodeId>, RunError> {
         for x in g.node(n).inputs.iter().flatten() {
             match g.producer(*x) {
                 Some((p, _)) => stack.push((p, false)),
-                None if g.constant(*x).is_some() => {}
+                None if g.constant(*x).is_some() || there(*x) => {}
                 None => return Err(RunError::NoValue(*x)),
             }
         }
@@ -305,6 +330,7 @@ fn execute(
     values: &mut [Option<Tensor>],
     disturb: &mut dyn FnMut(ValueId, Tensor) -> Tensor,
 ) -> Result<(), RunError> {
+    let mut binding = binding.clone();
     let mut last = vec![0usize; values.len()];
     for (at, n) in order.iter().enumerate() {
         for v in g.node(*n).inputs.iter().flatten() {
@@ -315,7 +341,7 @@ fn execute(
         last[v.0 as usize] = usize::MAX;
     }
     for (at, n) in order.iter().enumerate() {
-        let out = eval_node(g, *n, binding, values)?;
+        let out = eval_node(g, *n, &mut binding, values)?;
         let node = g.node(*n);
         for (v, t) in node.outputs.iter().zip(out) {
             let t = disturb(*v, t);
@@ -332,7 +358,8 @@ fn execute(
     Ok(())
 }
 
-fn eval_node(g: &Graph, n: NodeId, binding: &Binding, values: &[Option<Tensor>]) -> Result<Vec<Tensor>, RunError> {
+/// What the node evaluates to; the symbols that it counts are bound.
+fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tensor>]) -> Result<Vec<Tensor>, RunError> {
     let node = g.node(n);
     let fail = |error| RunError::Node {
         place: Place::of(g, n),
@@ -382,6 +409,15 @@ fn eval_node(g: &Graph, n: NodeId, binding: &Binding, values: &[Option<Tensor>])
     let out = node.op.0.eval(&cx).map_err(fail)?;
     if out.len() != node.outputs.len() {
         return Err(fail(OpError::Invalid(format!("evaluated to {} outputs", out.len()))));
+    }
+    for symbol in counted(node.op, &node.attrs) {
+        let extents = node
+            .outputs
+            .iter()
+            .zip(&out)
+            .flat_map(|(v, t)| g.fact(*v).shape.iter().zip(t.shape()));
+        let length = extents.into_iter().find(|(d, _)| **d == Dim::sym(symbol));
+        binding.extend(length.map(|(_, n)| (symbol.clone(), *n as i64)));
     }
     for (v, t) in node.outputs.iter().zip(&out) {
         check_result(g.fact(*v), t, binding).map_err(|why| fail(OpError::Invalid(why)))?;

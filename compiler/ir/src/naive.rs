@@ -5,11 +5,16 @@
 //! operand is found even where its value is not used; a reduction accumulates in the type of the body's root and
 //! converts when it stores; each output element is written exactly once.
 
-use crate::graph::{bind_shape, infer};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::graph::{bind_shape, counted, infer};
 use crate::index;
 use crate::interp::bind_attrs_by;
 use crate::op::{Arg, Attrs, Cx, Lowering, Op, OpError, invalid};
-use crate::ops::scan;
+use crate::ops::{ragged, scan};
 use crate::structured::{Binary, Body, Compute, Expr, Unary};
 use crate::{Atom, DType, Dim, Fact, Graph, Sym, Tensor};
 
@@ -79,7 +84,8 @@ pub fn run_lowering(
             let present: Vec<Tensor> = inputs.iter().flatten().cloned().collect();
             let got = run_graph(g, &present, symbols)?;
             for (t, f) in got.iter().zip(outputs) {
-                let shape = concrete(&f.shape, symbols)?;
+                // What the decomposition counts is not known out here.
+                let shape = bind_shape(&f.shape, symbols).unwrap_or_else(|| t.shape().to_vec());
                 if t.dtype() != f.dtype || t.shape() != shape {
                     return invalid(format!(
                         "the decomposition gives {}{:?}, inference says {f} = {shape:?}",
@@ -97,7 +103,7 @@ pub fn run_lowering(
             }
             Ok(got)
         }
-        Lowering::Scan => invalid("a loop over time is run with its node"),
+        Lowering::Scan | Lowering::Ragged | Lowering::Compact => invalid("is run with its node"),
     }
 }
 
@@ -123,6 +129,9 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
         }
         values[v.0 as usize] = Some(t.clone());
     }
+    let found: RefCell<FxHashMap<Arc<str>, i64>> = RefCell::default();
+    let around = symbols;
+    let symbols: Symbols = &|s| found.borrow().get(s).copied().or_else(|| around(s));
     for n in g.order() {
         let node = g.node(n);
         let args: Vec<Option<Tensor>> = node
@@ -152,9 +161,52 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
                     run_graph(body, inputs, symbols)
                 })
             }
+            Lowering::Ragged => {
+                let present: Vec<Tensor> = args.into_iter().flatten().collect();
+                let parts = ragged::Parts::of(&node.attrs)?;
+                let most = parts.most.subst(&|s| match s {
+                    Sym::Named(n) => symbols(n).map(Dim::from),
+                    _ => None,
+                });
+                ragged::run(
+                    &ragged::Parts { most: &most, ..parts },
+                    &present,
+                    &mut |body, inputs, rows| {
+                        run_graph(body, inputs, &|s| {
+                            if s == &**parts.rows { Some(rows) } else { symbols(s) }
+                        })
+                    },
+                )
+            }
+            // Its loops depend on each other.
+            Lowering::Compact => {
+                let arg_facts: Vec<Option<Fact>> = args.iter().map(|t| t.as_ref().map(Tensor::fact)).collect();
+                let both = arg_facts.iter().zip(&args);
+                let inputs: Vec<Option<Arg>> = both
+                    .map(|(fact, t)| {
+                        fact.as_ref().map(|fact| Arg {
+                            fact,
+                            constant: t.as_ref(),
+                        })
+                    })
+                    .collect();
+                node.op.0.eval(&Cx {
+                    schema: node.op.schema(),
+                    attrs: &node.attrs,
+                    inputs: &inputs,
+                    outputs: facts.len(),
+                })
+            }
             _ => run_lowering(&lowering, &args, &facts, symbols),
         };
         let out = out.map_err(named)?;
+        for symbol in counted(node.op, &node.attrs) {
+            let extents = facts.iter().zip(&out).flat_map(|(f, t)| f.shape.iter().zip(t.shape()));
+            let length = extents.into_iter().find(|(d, _)| **d == Dim::sym(symbol));
+            found
+                .borrow_mut()
+                .extend(length.map(|(_, n)| (symbol.clone(), *n as i64)));
+        }
         for (v, t) in node.outputs.iter().zip(out) {
             values[v.0 as usize] = Some(t);
         }

@@ -155,6 +155,8 @@ pub enum AttrDef {
     ReqDType,
     ReqDims,
     ReqGraph,
+    /// The name of a dimension that the operation counts: importers invent it.
+    Symbol,
 }
 
 /// The table entry of an operation.
@@ -471,6 +473,10 @@ pub enum Lowering {
     Decompose(Box<Graph>),
     /// A loop over time, as [`crate::ops::scan::Parts`] describes it.
     Scan,
+    /// A loop over sequences, as [`crate::ops::ragged::Parts`] describes it.
+    Ragged,
+    /// [`crate::ops::counted::Compact`].
+    Compact,
 }
 
 /// An operation: schema and three functions. Implementations are constants without state.

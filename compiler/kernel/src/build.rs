@@ -70,6 +70,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
             kernels: vec![],
             steps: vec![],
             loops: vec![],
+            counts: vec![],
             requirements: vec![],
             graph: g.clone(),
         },
@@ -100,6 +101,11 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
                 b.scan(group)?;
                 Ok(())
             }
+            Class::Ragged => {
+                b.ragged(group)?;
+                Ok(())
+            }
+            Class::Compact => b.compact(group),
             Class::Contraction => b.contraction(group),
             Class::Parts => b.parts(group),
             _ => b.nest(group),
@@ -107,6 +113,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
         done.map_err(|e| vec![e])?;
     }
     b.copy_outputs().map_err(|e| vec![e])?;
+    b.bound_storages().map_err(|e| vec![e])?;
     b.program.kernels = b.kernels.list;
     Ok(b.program)
 }

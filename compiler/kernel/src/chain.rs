@@ -61,11 +61,7 @@ pub fn fuse(p: &mut Program, target: &Target) {
             }
         }
     }
-    // Steps of loops stay as they are.
-    for l in &mut p.loops {
-        l.steps = place[l.steps.start]..place[l.steps.start] + l.steps.len();
-        l.moves.iter_mut().for_each(|m| m.step = place[m.step]);
-    }
+    p.renumber(&place[..fused.len()], out.len());
     p.steps = out;
     p.kernels = kernels.list;
 }
@@ -505,7 +501,7 @@ fn rename(body: &mut KernelBody, number: &dyn Fn(usize) -> usize, local: &dyn Fn
             c.stores.iter_mut().for_each(|s| s.root = map[s.root as usize]);
         }
         // Not links.
-        KernelBody::Winograd(_) | KernelBody::Chain(_) => {}
+        KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) => {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! What each value of the expanded graph is: known, a view of another value, or computed by loops of some shape.
 
 use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
-use cameo_ir::{DType, Dim, Graph, NodeId, Sym, ValueId};
+use cameo_ir::{DType, Dim, Graph, NodeId, Op, Sym, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::expand::Expanded;
@@ -19,9 +19,22 @@ pub enum Class {
     Parts,
     /// A loop over time with a body of its own.
     Scan,
+    /// A loop over sequences with a body of its own.
+    Ragged,
+    Compact,
 }
 
-const SCAN: &str = "cameo::Scan";
+impl Class {
+    /// Of operations that have no loops of their own: they become steps of their own, and load all of their operands.
+    fn whole(op: Op) -> Option<Self> {
+        match op.name() {
+            "cameo::Scan" => Some(Self::Scan),
+            "cameo::Ragged" => Some(Self::Ragged),
+            "cameo::Compact" => Some(Self::Compact),
+            _ => None,
+        }
+    }
+}
 
 /// The expanded graph with the facts that grouping asks for.
 pub struct Info {
@@ -107,7 +120,7 @@ impl Info {
         let mut out = vec![];
         let mut seen = FxHashSet::default();
         let inputs = &self.graph.node(node).inputs;
-        if self.graph.node(node).op == SCAN {
+        if Class::whole(self.graph.node(node).op).is_some() {
             out.extend(inputs.iter().flatten().filter(|v| !self.is_known(**v)));
             out.sort();
             out.dedup();
@@ -163,8 +176,8 @@ impl Info {
 
     fn classify(&self, node: NodeId) -> Class {
         let outs = self.graph.node(node).outputs.len();
-        if self.graph.node(node).op == SCAN {
-            return Class::Scan;
+        if let Some(class) = Class::whole(self.graph.node(node).op) {
+            return class;
         }
         let loops = &self.loops[&node];
         let one_each = (0..outs).all(|i| loops.iter().filter(|c| c.output == i).count() == 1);

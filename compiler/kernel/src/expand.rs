@@ -135,7 +135,7 @@ impl Expanded {
                 Ok(Lowering::Compute(loops)) => {
                     self.loops.insert(new_id, loops);
                 }
-                Ok(Lowering::Scan) => {
+                Ok(Lowering::Scan | Lowering::Ragged | Lowering::Compact) => {
                     self.loops.insert(new_id, vec![]);
                 }
                 // The node itself stays behind, unused: only its expansion is reached from the outputs.

@@ -69,7 +69,7 @@ fn fixed(kernel: &Kernel) -> Vec<bool> {
                 out[w.b] = true;
                 &w.epilogue
             }
-            KernelBody::Chain(_) => continue,
+            KernelBody::Chain(_) | KernelBody::InOrder(_) => continue,
         };
         for e in body.nodes() {
             if let Expr::Load {

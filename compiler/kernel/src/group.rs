@@ -423,7 +423,10 @@ impl Former<'_> {
         let info = self.info;
         let class = info.class(r);
         // Operands of contractions are read many times and by address.
-        if matches!(class, Class::View | Class::Scan | Class::Contraction) {
+        if matches!(
+            class,
+            Class::View | Class::Scan | Class::Ragged | Class::Compact | Class::Contraction
+        ) {
             return None;
         }
         let mut out = FxHashSet::default();

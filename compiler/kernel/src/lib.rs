@@ -7,6 +7,7 @@ pub mod build;
 pub mod chain;
 pub mod classify;
 pub mod contraction;
+mod counted;
 pub mod expand;
 pub mod flat;
 pub mod group;
@@ -211,6 +212,7 @@ mod tests {
                 },
                 KernelBody::Winograd(_) => "winograd",
                 KernelBody::Chain(_) => "chain",
+                KernelBody::InOrder(_) => "in order",
             })
             .collect();
         assert_eq!(kinds.iter().filter(|k| **k == "packed").count(), 4);

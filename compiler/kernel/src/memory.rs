@@ -34,6 +34,12 @@ pub fn lifetimes(p: &Program) -> Vec<Option<Life>> {
             e.1 = i;
         }
     }
+    let read = p.counts.iter().map(|c| (c.step, &c.symbol));
+    let loops = p.loops.iter().filter_map(|l| Some((l.steps.end - 1, l.rows.as_ref()?)));
+    for (step, symbol) in read.chain(loops) {
+        let e = out[symbol.storage].get_or_insert((step, step));
+        e.1 = e.1.max(step);
+    }
     // What a loop finds or leaves is there in all of its iterations.
     for l in &p.loops {
         let (first, last) = (l.steps.start, l.steps.end - 1);

@@ -7,7 +7,7 @@ use cameo_ir::structured::{Body, Expr, Scalar};
 
 use crate::memory::MemoryPlan;
 use crate::nest::across;
-use crate::program::{ACC, BOperand, Kernel, KernelBody, Place, Program, RED, Store};
+use crate::program::{ACC, BOperand, InOrder, Kernel, KernelBody, Place, Program, RED, Store};
 use crate::window::window;
 
 /// The whole program with its memory plan.
@@ -54,8 +54,22 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
         write_kernel(out, k, &k.body)?;
     }
     for (i, s) in p.steps.iter().enumerate() {
+        for c in p.counts.iter().filter(|c| c.step == i) {
+            writeln!(
+                out,
+                "count {} = s{}, at most {}",
+                c.symbol.name, c.symbol.storage, c.symbol.most
+            )?;
+        }
         for l in p.loops.iter().filter(|l| l.steps.start == i) {
             writeln!(out, "loop {} times: steps {} to {}", l.count, i, l.steps.end - 1)?;
+            if let Some(rows) = &l.rows {
+                writeln!(
+                    out,
+                    "  {} = next of s{}, at most {}",
+                    rows.name, rows.storage, rows.most
+                )?;
+            }
             for m in &l.moves {
                 let (way, bytes) = (&m.way, &m.bytes);
                 writeln!(out, "  step {} b{} {way:?} by {bytes} bytes", m.step, m.buffer)?;
@@ -129,6 +143,10 @@ fn write_kernel(out: &mut String, k: &Kernel, body: &KernelBody) -> fmt::Result 
             }
             write_body(out, &c.epilogue)?;
             write_stores(out, &c.stores)
+        }
+        KernelBody::InOrder(InOrder::Compact { n }) => writeln!(out, "compact [{n}]"),
+        KernelBody::InOrder(InOrder::Lengths { n, total, most }) => {
+            writeln!(out, "lengths [{n}] total {total} most {most}")
         }
         KernelBody::Winograd(w) => {
             writeln!(

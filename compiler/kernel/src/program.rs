@@ -13,6 +13,8 @@ use rustc_hash::FxHashMap;
 
 use crate::tuning;
 
+mod body;
+
 /// Operand number by which the epilogue of a contraction reads the accumulated sum.
 pub const ACC: u32 = u32::MAX;
 /// Operand numbers from here on read the results of a nest's reductions.
@@ -30,6 +32,8 @@ pub struct Program {
     pub steps: Vec<Step>,
     /// By first step, outer ones before inner ones.
     pub loops: Vec<Loop>,
+    /// By step.
+    pub counts: Vec<Count>,
     /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
     pub requirements: Vec<(Dim, Dim)>,
     /// Holds the constants and the recipes that `weights` refer to.
@@ -131,6 +135,30 @@ pub enum KernelBody {
     Contraction(Contraction),
     Winograd(Winograd),
     Chain(Chain),
+    InOrder(InOrder),
+}
+
+/// What is computed one element after the other, by one thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InOrder {
+    /// Numbers the flags that are set. Buffers: `n` flags, the positions of those that are set, how many are set before each
+    /// flag, how many there are.
+    Compact { n: Dim },
+    /// Checks the lengths of sequences. Buffers: `n` lengths, the same where each is at most `most` and their sum `total`; else
+    /// some for which that holds, and an error.
+    Lengths { n: Dim, total: Dim, most: Dim },
+}
+
+impl InOrder {
+    /// Elements that it goes through.
+    pub const fn n(&self) -> &Dim {
+        match self {
+            Self::Compact { n } | Self::Lengths { n, .. } => n,
+        }
+    }
+
+    /// Buffers from this one on are written.
+    pub const OUTPUTS: usize = 1;
 }
 
 /// Kernels of which each reads the rows that the one before wrote, run block of rows by block: what is between them never
@@ -332,6 +360,26 @@ pub struct Loop {
     pub steps: std::ops::Range<usize>,
     pub count: Dim,
     pub moves: Vec<Move>,
+    /// What an iteration begins with: a symbol becomes the next element of a list.
+    pub rows: Option<Symbol>,
+}
+
+/// A symbol that is read in the course of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    pub name: Arc<str>,
+    /// Where its `i64` value is.
+    pub storage: usize,
+    /// Its largest value, without symbols that are counted later.
+    pub most: Dim,
+}
+
+/// A symbol that is known from a step on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// The first step that may use it; the number of steps when there is none.
+    pub step: usize,
+    pub symbol: Symbol,
 }
 
 /// A buffer of a step that lies elsewhere in the next iteration.
@@ -443,7 +491,7 @@ impl Program {
         };
         (&self.symbols, &self.inputs, &self.outputs) == (&other.symbols, &other.inputs, &other.outputs)
             && (&self.storages, &self.weights, &self.loops) == (&other.storages, &other.weights, &other.loops)
-            && (&self.requirements, steps(self)) == (&other.requirements, steps(other))
+            && (&self.requirements, &self.counts, steps(self)) == (&other.requirements, &other.counts, steps(other))
             && self.steps.iter().zip(&other.steps).all(same)
     }
 
@@ -460,6 +508,29 @@ impl Program {
         match &self.kernels[step.kernel].body {
             KernelBody::Chain(c) => c.links.iter().filter_map(name).collect(),
             body => name(body).into_iter().collect(),
+        }
+    }
+
+    /// The symbols that a run reads, in the order in which it first does.
+    pub fn counted(&self) -> impl Iterator<Item = &Symbol> {
+        let loops = self
+            .loops
+            .iter()
+            .filter_map(|l| Some((l.steps.start, l.rows.as_ref()?)));
+        let mut all: Vec<(usize, &Symbol)> = self.counts.iter().map(|c| (c.step, &c.symbol)).chain(loops).collect();
+        all.sort_by_key(|(step, _)| *step);
+        all.into_iter().map(|(_, symbol)| symbol)
+    }
+
+    /// Moves loops and counts to where their steps are now: step `i` is step `place[i]`.
+    pub(crate) fn renumber(&mut self, place: &[usize], steps: usize) {
+        for l in &mut self.loops {
+            // Steps of loops stay as they are.
+            l.steps = place[l.steps.start]..place[l.steps.start] + l.steps.len();
+            l.moves.iter_mut().for_each(|m| m.step = place[m.step]);
+        }
+        for c in &mut self.counts {
+            c.step = place.get(c.step).copied().unwrap_or(steps);
         }
     }
 
@@ -523,6 +594,9 @@ impl Kernel {
 
     /// Whether buffer `b` is written.
     pub fn writes(&self, b: usize) -> bool {
+        if let KernelBody::InOrder(_) = self.body {
+            return b >= InOrder::OUTPUTS;
+        }
         self.body.stores().iter().any(|s| s.buffer == b)
     }
 
@@ -548,7 +622,7 @@ impl Kernel {
         let store = stores[at];
         let body: &Body = match &self.body {
             // Rows of one link are read by others that come later.
-            KernelBody::Chain(_) => return false,
+            KernelBody::Chain(_) | KernelBody::InOrder(_) => return false,
             KernelBody::Nest(n) => &n.body,
             KernelBody::Contraction(c) => {
                 let other = match &c.b {
@@ -595,197 +669,6 @@ impl Kernel {
             _ => true,
         };
         same && free && last
-    }
-}
-
-impl KernelBody {
-    /// What it is called in dumps, reports, profiles and symbols.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Nest(_) => "nest",
-            Self::Contraction(_) => "contraction",
-            Self::Winograd(_) => "winograd",
-            Self::Chain(_) => "chain",
-        }
-    }
-
-    /// Extents of all iterators, in their order; a chain has none of its own.
-    pub fn extents(&self) -> Vec<Dim> {
-        match self {
-            Self::Nest(n) => n.outer.iter().chain(&n.row).cloned().collect(),
-            Self::Contraction(c) => c.batch.iter().chain([&c.m, &c.n]).chain(&c.k).cloned().collect(),
-            Self::Winograd(w) => [&w.images, &w.height, &w.width, &w.n, &w.depth, &w.channels]
-                .map(Dim::clone)
-                .into(),
-            Self::Chain(_) => vec![],
-        }
-    }
-
-    /// The kernel itself, or the links of a chain.
-    pub fn links(&self) -> &[Self] {
-        match self {
-            Self::Chain(c) => &c.links,
-            _ => std::slice::from_ref(self),
-        }
-    }
-
-    pub fn stores(&self) -> Vec<&Store> {
-        match self {
-            Self::Nest(n) => n.stores.iter().collect(),
-            Self::Contraction(c) => c.stores.iter().collect(),
-            Self::Winograd(w) => w.stores.iter().collect(),
-            Self::Chain(c) => c.links.iter().flat_map(Self::stores).collect(),
-        }
-    }
-
-    /// Calls `f` with buffer and index of every access.
-    pub fn visit_indices(&self, f: &mut dyn FnMut(usize, &[Dim])) {
-        // Mapping visits everything; the result is dropped.
-        let cell = std::cell::RefCell::new(f);
-        self.clone().map_indices(&|b, index| (cell.borrow_mut())(b, index));
-    }
-
-    /// Changes the index of every access to a buffer.
-    pub fn map_indices(&mut self, f: &dyn Fn(usize, &mut Vec<Dim>)) {
-        // Results of reductions are operands without axes.
-        let load = |operand: &mut u32, index: &mut Vec<Dim>| {
-            if *operand < RED {
-                f(*operand as usize, index);
-            }
-        };
-        match self {
-            Self::Nest(n) => {
-                let map = n.body.map_loads(&load);
-                n.temps.iter_mut().for_each(|t| *t = map[*t as usize]);
-                n.reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
-                for s in &mut n.stores {
-                    f(s.buffer, &mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-            Self::Contraction(c) => {
-                f(c.a.buffer, &mut c.a.index);
-                if let BOperand::Direct(o) | BOperand::Gathered(o) = &mut c.b {
-                    f(o.buffer, &mut o.index);
-                }
-                let map = c.epilogue.map_loads(&load);
-                for s in &mut c.stores {
-                    f(s.buffer, &mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-            Self::Winograd(w) => {
-                f(w.a.buffer, &mut w.a.index);
-                let map = w.epilogue.map_loads(&load);
-                for s in &mut w.stores {
-                    f(s.buffer, &mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-            Self::Chain(c) => c.links.iter_mut().for_each(|l| l.map_indices(f)),
-        }
-    }
-
-    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
-        let all = |v: &mut Vec<Dim>| v.iter_mut().for_each(|d| *d = f(d));
-        match self {
-            Self::Nest(n) => {
-                all(&mut n.outer);
-                all(&mut n.row);
-                let roots: Vec<ExprId> = n
-                    .stores
-                    .iter()
-                    .map(|s| s.root)
-                    .chain(n.reductions.iter().map(|r| r.root))
-                    .collect();
-                let (body, map) = n.body.rebuild(&roots, f);
-                n.body = body;
-                n.temps.iter_mut().for_each(|t| *t = map[*t as usize]);
-                n.reductions.iter_mut().for_each(|r| r.root = map[r.root as usize]);
-                for s in &mut n.stores {
-                    all(&mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-            Self::Contraction(c) => {
-                all(&mut c.batch);
-                all(&mut c.k);
-                c.m = f(&c.m);
-                c.n = f(&c.n);
-                all(&mut c.a.index);
-                if let BOperand::Direct(o) | BOperand::Gathered(o) = &mut c.b {
-                    all(&mut o.index);
-                }
-                let roots: Vec<ExprId> = c.stores.iter().map(|s| s.root).collect();
-                let (body, map) = c.epilogue.rebuild(&roots, f);
-                c.epilogue = body;
-                for s in &mut c.stores {
-                    all(&mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-            Self::Winograd(w) => {
-                for d in [
-                    &mut w.images,
-                    &mut w.height,
-                    &mut w.width,
-                    &mut w.n,
-                    &mut w.depth,
-                    &mut w.channels,
-                ] {
-                    *d = f(d);
-                }
-                all(&mut w.a.index);
-                let roots: Vec<ExprId> = w.stores.iter().map(|s| s.root).collect();
-                let (body, map) = w.epilogue.rebuild(&roots, f);
-                w.epilogue = body;
-                for s in &mut w.stores {
-                    all(&mut s.index);
-                    s.root = map[s.root as usize];
-                }
-            }
-            Self::Chain(c) => {
-                c.links.iter_mut().for_each(|l| l.map_dims(f));
-                all(&mut c.locals);
-                c.batch = f(&c.batch);
-                c.m = f(&c.m);
-            }
-        }
-    }
-
-    /// Bytes of private memory that a thread needs, in `d0, d1, …`.
-    pub fn scratch_bytes(&self) -> Dim {
-        match self {
-            Self::Nest(n) => {
-                let lanes = if n.schedule.vector.is_some_and(|v| v < n.outer.len()) {
-                    MAX_LANES
-                } else {
-                    1
-                };
-                let row = Dim::product(&n.row) * Dim::from(lanes) + Dim::from(MAX_LANES);
-                // Temporaries are at most 8 bytes wide and start on their own cache line.
-                row * Dim::from(8 * n.temps.len())
-            }
-            Self::Contraction(c) => {
-                let panel = match &c.b {
-                    BOperand::Gathered(_) => Dim::product(&c.k) * Dim::from(4 * c.schedule.nv * c.schedule.lanes),
-                    _ => Dim::ZERO,
-                };
-                // A row of zeros for padding, in whole cache lines before the panel.
-                let zeros = if c.a_fill {
-                    c.k.last().cloned().unwrap_or(Dim::ONE).ceil_div(&Dim::from(16i64)) * Dim::from(64i64)
-                } else {
-                    Dim::ZERO
-                };
-                panel + zeros
-            }
-            Self::Winograd(w) => w.scratch_bytes(),
-            // The links run one after another and share what is behind the local tensors.
-            Self::Chain(c) => {
-                let links = c.links.iter().map(Self::scratch_bytes);
-                c.local_bytes() + c.panel_bytes() + links.fold(Dim::ZERO, |a, b| a.maximum(&b))
-            }
-        }
     }
 }
 

@@ -22,13 +22,13 @@ use crate::build::{Builder, Draft};
 use crate::chain::counted;
 use crate::expand::LowerError;
 use crate::group::Group;
-use crate::program::{Buffer, LOOP_DEPTH, Loop, Move, Place, Step, Storage, Store, Way, Weight};
+use crate::program::{Buffer, Count, LOOP_DEPTH, Loop, Move, Place, Step, Storage, Store, Symbol, Way, Weight};
 
 /// Where a tensor of the body lies.
-struct Bound {
-    storage: usize,
+pub(crate) struct Bound {
+    pub storage: usize,
     /// How it moves between iterations, and by how many bytes.
-    way: Option<(Way, Dim)>,
+    pub way: Option<(Way, Dim)>,
 }
 
 impl Builder<'_> {
@@ -41,19 +41,9 @@ impl Builder<'_> {
         };
         let given = Parts::of(&node.attrs).map_err(|e| vec![here(e)])?;
         let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
-        let (inside, operands) = self.with_constants(&given, operands);
+        let (inside, operands) = self.with_constants(given.body, given.states + given.slices, operands);
         let parts = Parts { body: &inside, ..given };
-        let body = crate::partition(parts.body, self.target, self.choices.clone())?;
-        let around = |l: &Loop| {
-            body.loops
-                .iter()
-                .filter(|o| o.steps.start <= l.steps.start && l.steps.end <= o.steps.end)
-                .count()
-        };
-        if body.loops.iter().map(around).max().unwrap_or(0) >= LOOP_DEPTH {
-            let deep = format!("more than {LOOP_DEPTH} loops inside of each other");
-            return Err(vec![here(OpError::Unsupported(deep))]);
-        }
+        let body = self.body(parts.body, &here)?;
         let one = |e| vec![e];
         let bytes = |v: ValueId| {
             let fact = parts.body.fact(v);
@@ -125,7 +115,7 @@ impl Builder<'_> {
                 Bound { storage, way: None }
             });
         }
-        self.splice(body, parts.length, &inputs, &outputs, &node.origin);
+        self.splice(body, parts.length, None, &inputs, &outputs, &node.origin);
         for (i, v) in node.outputs.iter().enumerate().take(parts.states) {
             if g.exits.contains(v) {
                 self.last_half(*v, inputs[i].storage, parts.length, &node.origin);
@@ -134,9 +124,35 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The body with those operands inside that every step reads whole and that are constants, and the operands that are left.
-    fn with_constants(&self, parts: &Parts, operands: Vec<ValueId>) -> (Arc<Graph>, Vec<ValueId>) {
-        let (from, around) = (parts.body, &self.info.graph);
+    /// The program of a loop's body.
+    pub(crate) fn body(
+        &self,
+        body: &Graph,
+        here: &dyn Fn(OpError) -> LowerError,
+    ) -> Result<crate::Program, Vec<LowerError>> {
+        let body = crate::partition(body, self.target, self.choices.clone())?;
+        let around = |l: &Loop| {
+            body.loops
+                .iter()
+                .filter(|o| o.steps.start <= l.steps.start && l.steps.end <= o.steps.end)
+                .count()
+        };
+        if body.loops.iter().map(around).max().unwrap_or(0) >= LOOP_DEPTH {
+            let deep = format!("more than {LOOP_DEPTH} loops inside of each other");
+            return Err(vec![here(OpError::Unsupported(deep))]);
+        }
+        Ok(body)
+    }
+
+    /// The body with those operands from `cut` on inside that are constants, and the operands that are left: every iteration
+    /// reads them whole.
+    pub(crate) fn with_constants(
+        &self,
+        from: &Graph,
+        cut: usize,
+        operands: Vec<ValueId>,
+    ) -> (Arc<Graph>, Vec<ValueId>) {
+        let around = &self.info.graph;
         let mut moved = Transplant::default();
         let mut body = Graph::new(&from.name);
         body.symbols = from.symbols.clone();
@@ -150,7 +166,7 @@ impl Builder<'_> {
         for (i, (inner, v)) in from.inputs().iter().zip(operands).enumerate() {
             let value = from.value(*inner);
             let same = value.fact.shape == around.fact(v).shape;
-            let here = if i >= parts.states + parts.slices && same && self.info.constant[v.0 as usize] {
+            let here = if i >= cut && same && self.info.constant[v.0 as usize] {
                 moved.value(around, &mut body, v)
             } else {
                 left.push(v);
@@ -180,7 +196,15 @@ impl Builder<'_> {
     }
 
     /// Adds the body's steps as a loop.
-    fn splice(&mut self, body: crate::Program, length: &Dim, inputs: &[Bound], outputs: &[Bound], origin: &Origin) {
+    pub(crate) fn splice(
+        &mut self,
+        body: crate::Program,
+        length: &Dim,
+        rows: Option<Symbol>,
+        inputs: &[Bound],
+        outputs: &[Bound],
+        origin: &Origin,
+    ) {
         let mut moved = Transplant::default();
         let places: Vec<Bound> = body
             .storages
@@ -243,23 +267,38 @@ impl Builder<'_> {
                 steps: first..end,
                 count: length.clone(),
                 moves,
+                rows,
             });
         }
+        let here = |symbol: Symbol| Symbol {
+            storage: places[symbol.storage].storage,
+            ..symbol
+        };
         for mut inner in body.loops {
             inner.steps = inner.steps.start + first..inner.steps.end + first;
             inner.moves.iter_mut().for_each(|m| m.step += first);
+            inner.rows = inner.rows.map(here);
             self.program.loops.push(inner);
+        }
+        self.program.counts.extend(body.counts.into_iter().map(|c| Count {
+            step: c.step + first,
+            symbol: here(c.symbol),
+        }));
+        for (name, range) in body.symbols {
+            if !self.program.symbols.iter().any(|(known, _)| *known == name) {
+                self.program.symbols.push((name, range));
+            }
         }
         for (a, b) in body.requirements {
             self.require(a, b);
         }
     }
 
-    fn row_major(&self, v: ValueId) -> Vec<usize> {
+    pub(crate) fn row_major(&self, v: ValueId) -> Vec<usize> {
         (0..self.info.graph.fact(v).rank()).collect()
     }
 
-    fn add_storage(&mut self, name: &str, dtype: cameo_ir::DType, elements: Dim) -> usize {
+    pub(crate) fn add_storage(&mut self, name: &str, dtype: cameo_ir::DType, elements: Dim) -> usize {
         self.program.storages.push(Storage {
             name: name.into(),
             dtype,
@@ -302,7 +341,7 @@ impl Builder<'_> {
     }
 
     /// Where the elements of `v` lie row-major, after a copy if they do not yet.
-    fn dense(&mut self, v: ValueId) -> Result<usize, LowerError> {
+    pub(crate) fn dense(&mut self, v: ValueId) -> Result<usize, LowerError> {
         let shape = self.info.graph.fact(v).shape.clone();
         let (base, index) = self.info.resolve(v, (0..shape.len()).map(Dim::iter).collect());
         if self.placed.contains_key(&base) || self.info.constant[base.0 as usize] {

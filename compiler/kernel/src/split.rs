@@ -49,10 +49,7 @@ pub fn reductions(p: &mut Program, target: &Target) {
         let kernel = kernels.number(p.kernels[step.kernel].clone());
         out.push(Step { kernel, ..step });
     }
-    for l in &mut p.loops {
-        l.steps = place[l.steps.start]..place[l.steps.start] + l.steps.len();
-        l.moves.iter_mut().for_each(|m| m.step = place[m.step]);
-    }
+    p.renumber(&place, out.len());
     p.steps = out;
     p.kernels = kernels.list;
 }

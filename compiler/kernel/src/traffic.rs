@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use cameo_ir::Dim;
 use cameo_ir::structured::{Body, Expr};
 
-use crate::program::{BOperand, Kernel, KernelBody, Program, RED, Store};
+use crate::program::{BOperand, InOrder, Kernel, KernelBody, Program, RED, Store};
 use crate::select::nominal;
 
 /// Bytes in one run, all iterations of the loops around the step together.
@@ -97,6 +97,12 @@ fn accesses(kernel: &Kernel) -> Vec<[Dim; 2]> {
                     &(w.images.clone() * ty * tx * points * w.depth.clone() * w.channels.clone()),
                 );
                 add(w.b, 0, &Dim::product(&kernel.buffers[w.b].extents));
+            }
+            KernelBody::InOrder(o) => {
+                add(0, 0, o.n());
+                for written in InOrder::OUTPUTS..kernel.buffers.len() {
+                    add(written, 1, o.n());
+                }
             }
             // Links are no chains.
             KernelBody::Chain(_) => {}

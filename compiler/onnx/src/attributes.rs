@@ -162,6 +162,7 @@ fn wanted(def: AttrDef) -> &'static str {
         D::OptTensor | D::ReqTensor => "a tensor",
         D::OptDType | D::ReqDType => "an element type",
         D::ReqGraph => "a graph",
+        D::Symbol => "left out",
     }
 }
 

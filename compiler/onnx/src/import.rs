@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
-use cameo_ir::op::Arity;
-use cameo_ir::{Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
+use cameo_ir::op::{Arity, AttrDef};
+use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 
 use crate::attributes;
 use crate::bounds;
@@ -31,6 +32,8 @@ pub(crate) struct Importer<'m> {
     pub inlining_left: usize,
     /// What symbolic arithmetic may still cost, in terms.
     pub symbolic_left: u64,
+    /// Names given to dimensions that nodes count.
+    pub counted: usize,
     /// A limit was hit; it is reported and nothing more is read.
     pub stopped: bool,
 }
@@ -61,6 +64,7 @@ pub(crate) fn model(
         weights: Weights::new(folder, size),
         inlining_left: INLINING,
         symbolic_left: bounds::SYMBOLIC,
+        counted: 0,
         stopped: false,
     };
     importer.main(graph, opsets(&model.opset_import), options);
@@ -485,6 +489,17 @@ impl<'m> Importer<'m> {
         }
     }
 
+    /// A name for a dimension that no input gives.
+    fn new_symbol(&mut self, op: &str) -> Arc<str> {
+        loop {
+            self.counted += 1;
+            let name: Arc<str> = format!("{}{}", op.to_lowercase(), self.counted).into();
+            if !self.graph.symbols.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+
     /// Raises the node to the newest opset and adds it to the graph.
     fn add(
         &mut self,
@@ -529,7 +544,10 @@ impl<'m> Importer<'m> {
         let Some(op) = Op::find(&op) else {
             return Err(one(unknown(&op)));
         };
-        let attrs = attributes::adapt(op.schema(), attrs)?;
+        let mut attrs = attributes::adapt(op.schema(), attrs)?;
+        for (name, _) in op.schema().attrs.iter().filter(|(_, d)| matches!(d, AttrDef::Symbol)) {
+            attrs.insert((*name).into(), Attr::Str(self.new_symbol(op.name())));
+        }
         // Outputs that the schema requires are computed whether somebody reads them or not.
         let required = op.schema().outputs.iter().filter(|p| p.arity == Arity::One).count();
         let outputs = outputs.max(required);

@@ -12,7 +12,12 @@ use crate::{Emit, Output, Phase, pipeline};
 
 pub fn main(args: &CompileArgs) -> Done {
     for name in &args.dump_ir_after {
-        let known = [Phase::Import.name(), cameo_passes::slice::NAME].contains(&&**name);
+        let known = [
+            Phase::Import.name(),
+            cameo_passes::slice::NAME,
+            cameo_passes::varlen::NAME,
+        ]
+        .contains(&&**name);
         if !known && cameo_passes::by_name(name).is_none() {
             return Err(Failure::Usage(format!(
                 "there is no pass `{name}`: {}",

@@ -142,6 +142,7 @@ fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
         dims: args.dims.clone(),
         frozen: args.frozen.read()?,
         slice: args.slice.clone(),
+        varlen: args.varlen,
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),
         ..args.choices.options()?
     })
@@ -160,8 +161,8 @@ fn look(model: &Path, args: &InspectArgs) -> Result<Found, Diagnostics> {
     let options = options(args)?;
     // A wrong target is the user's mistake, not the model's.
     let machine = args.target.target().machine()?;
-    // Only the passes know enough to cut.
-    let optimized = args.optimized || args.slice.is_some();
+    // Only the passes know enough to cut and to pack.
+    let optimized = args.optimized || args.slice.is_some() || args.varlen;
     let mut found = Found {
         optimized,
         at: args.at.clone(),

@@ -131,7 +131,7 @@ struct ModelArgs {
     #[command(flatten)]
     choices: ChoiceArgs,
     #[command(flatten)]
-    slice: SliceArgs,
+    part: PartArgs,
 }
 
 #[derive(Args)]
@@ -169,13 +169,18 @@ impl ChoiceArgs {
     }
 }
 
+/// What of the network is computed.
 #[derive(Args)]
-struct SliceArgs {
+struct PartArgs {
     /// Cut a smaller network out of one that was trained for it: the first `hidden` elements of the residual stream,
     /// `heads` of each attention, `ffn` inner elements of each feed-forward block, the first `layers`; those that are not
     /// named stay. `ffn` and `heads` may be a list, one for each: `ffn=[512,1024]`
     #[arg(long, value_name = "NAME=N,...")]
     slice: Option<Slice>,
+    /// Compute only the tokens that the attention mask leaves of padded sequences: what the model says of padding becomes
+    /// zeros. For models whose attentions are all masked by one input
+    #[arg(long)]
+    varlen: bool,
 }
 
 #[derive(Args)]
@@ -277,7 +282,8 @@ impl CompileArgs {
         Ok(Options {
             dims: self.model.dims.clone(),
             frozen: self.model.frozen.read()?,
-            slice: self.model.slice.slice.clone(),
+            slice: self.model.part.slice.clone(),
+            varlen: self.model.part.varlen,
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
             verify: self.verify,
             stop_after: self.stop_after,
@@ -300,6 +306,7 @@ Examples:
   cameo compile clip.onnx --freeze-input input_ids=classes.npy -o clip
       the branch that reads `input_ids` alone is computed now and gone from the program
   cameo compile bert.onnx --slice hidden=384,heads=6,ffn=1536,layers=6 -o small
+  cameo compile bert.onnx --varlen
       the first half of every axis and of the layers, of weights that were trained to be cut
   cameo compile digits.onnx --emit static --embed-weights -o out/
       `out/libdigits.a` and `out/digits.h` for a C program
@@ -418,6 +425,9 @@ struct InspectArgs {
     /// As of `compile`; what is left after all passes is shown
     #[arg(long, value_name = "NAME=N,...")]
     slice: Option<Slice>,
+    /// As of `compile`, after all passes
+    #[arg(long)]
+    varlen: bool,
     /// Values that become the outputs instead of the model's own, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     outputs: Vec<String>,

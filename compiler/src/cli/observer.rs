@@ -13,6 +13,9 @@ use super::explain::{Decisions, Explain, forms};
 use crate::dump::Dump;
 use crate::{Diagnostics, Event, Product, Stage};
 
+/// Stages that are no passes: what they do, the user wants.
+const ASKED: [&str; 2] = [cameo_passes::slice::NAME, cameo_passes::varlen::NAME];
+
 /// What a pass did, in numbers.
 #[derive(Clone, Copy)]
 struct Work {
@@ -79,7 +82,7 @@ impl Observer {
                             }
                         }
                         // What the user asked for, and what it did to the outputs.
-                        None if self.progress && stage.name == cameo_passes::slice::NAME => {
+                        None if self.progress && ASKED.contains(&stage.name) => {
                             let line = |e: &Decision| format!("{:10} {}", stage.name, e.detail);
                             report.events.iter().for_each(|e| self.say(Explain::Text, &line(e)));
                         }

@@ -11,7 +11,8 @@ pub fn main(args: &RunArgs) -> Done {
     let options = Options {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
-        slice: args.model.slice.slice.clone(),
+        slice: args.model.part.slice.clone(),
+        varlen: args.model.part.varlen,
         ..args.model.choices.options()?
     };
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;

@@ -41,7 +41,8 @@ pub fn main(args: &TuneArgs) -> Done {
     let options = Options {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
-        slice: args.model.slice.slice.clone(),
+        slice: args.model.part.slice.clone(),
+        varlen: args.model.part.varlen,
         ..args.model.choices.options()?
     };
     let source = |d: Diagnostics| d.with_source(&args.model.model);

@@ -142,6 +142,7 @@ fn schedule(body: &KernelBody) -> String {
             None => "scalar".into(),
         },
         KernelBody::Contraction(c) => c.schedule.to_string(),
+        KernelBody::InOrder(_) => "in order".into(),
         KernelBody::Winograd(w) => format!("{}; {}", w.schedule.form(), w.schedule),
         KernelBody::Chain(c) => {
             let links: Vec<&str> = c.links.iter().map(KernelBody::kind).collect();

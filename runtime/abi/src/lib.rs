@@ -7,11 +7,12 @@
 //! How a run works: the caller's input shapes fix the symbols; [`ModelDesc::shape`] evaluates every symbolic quantity
 //! once for these symbols into a table of `dims` and a table of byte `offsets`; the runtime resolves `buffers` into
 //! pointers; then every [`Step`] runs in order, each on all threads, each thread working on its own part. The steps of a
-//! [`Loop`] run once per iteration, and between iterations the pointers that its [`Move`]s name go on.
+//! [`Loop`] run once per iteration, and between iterations the pointers that its [`Move`]s name go on. A [`Count`] reads
+//! a symbol that only data tells, and evaluates again what depends on it.
 #![no_std]
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -159,7 +160,7 @@ pub struct Io {
     pub shape: Slice<Extent>,
 }
 
-/// A symbolic dimension, bound by the shapes of the inputs.
+/// A symbolic dimension, bound by the shapes of the inputs or by a [`Count`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Symbol {
@@ -270,6 +271,24 @@ pub const MOVE_FORTH: u32 = 1;
 /// The other one of two halves: back first.
 pub const MOVE_BACK: u32 = 2;
 
+/// A symbol that no input's shape gives: it is read from memory in the course of a run.
+///
+/// Until then it has its largest value. What lies where, how large the arena and the scratch of a thread are and how often
+/// loops run does not depend on it, but for sizes that are then no larger. Counts are listed by step.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// It is read before this step, in each iteration of the loops that the step is in; when it is the number of steps, at
+    /// the end.
+    pub step: u32,
+    /// Index into [`ModelDesc::symbols`].
+    pub symbol: u32,
+    /// Index into [`ModelDesc::buffers`] of the value, an `i64`.
+    pub buffer: u32,
+    /// Index in the `dims` table of its largest value, which depends on no symbol that is counted later.
+    pub most: u32,
+}
+
 /// Evaluates everything that depends on the symbols.
 ///
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
@@ -296,6 +315,7 @@ pub struct ModelDesc {
     pub levels: Slice<Level>,
     pub loops: Slice<Loop>,
     pub moves: Slice<Move>,
+    pub counts: Slice<Count>,
     pub dim_count: u64,
     pub offset_count: u64,
     pub shape: ShapeFn,

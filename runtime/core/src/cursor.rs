@@ -2,7 +2,7 @@
 //!
 //! Each thread of a team walks on its own, so a cursor is plain numbers and reads nothing that a run changes.
 
-use cameo_abi::{LOOP_DEPTH, Loop};
+use cameo_abi::{Count, LOOP_DEPTH, Loop};
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +13,28 @@ pub enum Event {
     Advance(usize, i64),
     /// They go back to where they were, from the iteration of this number, the last one.
     Rewind(usize, i64),
+    /// The symbol of this count is to be read.
+    Count(usize),
+}
+
+/// What the order follows from.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    pub loops: &'a [Loop],
+    /// How often each loop runs.
+    pub iterations: &'a [i64],
+    pub counts: &'a [Count],
+    /// Number of steps.
+    pub steps: usize,
 }
 
 /// A walk over the steps `at..end`, neither of them inside of a loop.
 pub struct Cursor<'a> {
-    loops: &'a [Loop],
-    dims: &'a [i64],
+    order: Order<'a>,
     at: usize,
     end: usize,
+    /// The next count that may come.
+    count: usize,
     /// The next loop that may begin: those before it begin earlier, or are under way.
     next: usize,
     /// Loops under way with their iterations, outermost first.
@@ -29,20 +43,21 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(loops: &'a [Loop], dims: &'a [i64], at: usize, end: usize) -> Self {
+    pub fn new(order: Order<'a>, at: usize, end: usize) -> Self {
         Self {
-            loops,
-            dims,
+            order,
             at,
             end,
-            next: loops.iter().take_while(|l| (l.first_step as usize) < at).count(),
+            count: first_count(order.counts, at),
+            next: order.loops.iter().take_while(|l| (l.first_step as usize) < at).count(),
             open: [(0, 0); LOOP_DEPTH],
             depth: 0,
         }
     }
 
     fn end_of(&self, index: usize) -> usize {
-        self.loops[index].first_step as usize + self.loops[index].step_count as usize
+        let l = &self.order.loops[index];
+        l.first_step as usize + l.step_count as usize
     }
 
     /// What comes at the end of the innermost loop.
@@ -50,7 +65,7 @@ impl<'a> Cursor<'a> {
         let (index, iteration) = self.open[self.depth - 1];
         if iteration + 1 < self.iterations(index) {
             self.open[self.depth - 1].1 = iteration + 1;
-            self.at = self.loops[index].first_step as usize;
+            self.jump(self.order.loops[index].first_step as usize);
             self.next = index + 1;
             return Some(Event::Advance(index, iteration));
         }
@@ -58,8 +73,13 @@ impl<'a> Cursor<'a> {
         Some(Event::Rewind(index, iteration))
     }
 
+    fn jump(&mut self, to: usize) {
+        self.at = to;
+        self.count = first_count(self.order.counts, to);
+    }
+
     fn iterations(&self, index: usize) -> i64 {
-        self.dims[self.loops[index].count as usize]
+        self.order.iterations[index]
     }
 }
 
@@ -70,7 +90,8 @@ impl Iterator for Cursor<'_> {
         if self.depth > 0 && self.at == self.end_of(self.open[self.depth - 1].0) {
             return self.close();
         }
-        while let Some(l) = self.loops.get(self.next)
+        let loops = self.order.loops;
+        while let Some(l) = loops.get(self.next)
             && l.first_step as usize == self.at
             && self.at < self.end
         {
@@ -81,12 +102,8 @@ impl Iterator for Cursor<'_> {
                 continue;
             }
             // Nothing of a loop without iterations is done, loops inside of it included.
-            self.at = self.end_of(self.next);
-            while self
-                .loops
-                .get(self.next)
-                .is_some_and(|l| (l.first_step as usize) < self.at)
-            {
+            self.jump(self.end_of(self.next));
+            while loops.get(self.next).is_some_and(|l| (l.first_step as usize) < self.at) {
                 self.next += 1;
             }
             // The loop around it may end there too.
@@ -94,12 +111,24 @@ impl Iterator for Cursor<'_> {
                 return self.close();
             }
         }
+        if let Some(c) = self.order.counts.get(self.count)
+            && c.step as usize == self.at
+            && (self.at < self.end || self.at == self.order.steps)
+        {
+            self.count += 1;
+            return Some(Event::Count(self.count - 1));
+        }
         if self.at >= self.end {
             return None;
         }
         self.at += 1;
         Some(Event::Step(self.at - 1))
     }
+}
+
+/// The first count at this step or behind it.
+fn first_count(counts: &[Count], step: usize) -> usize {
+    counts.partition_point(|c| (c.step as usize) < step)
 }
 
 #[cfg(test)]
@@ -120,12 +149,24 @@ mod tests {
         }
     }
 
+    /// `dims` has the iterations of all loops by `count`.
+    fn events(loops: &[Loop], counts: &[Count], dims: &[i64], at: usize, end: usize) -> Vec<Event> {
+        let iterations: Vec<i64> = loops.iter().map(|l| dims[l.count as usize]).collect();
+        let order = Order {
+            loops,
+            iterations: &iterations,
+            counts,
+            steps: end,
+        };
+        Cursor::new(order, at, end).collect()
+    }
+
     fn steps(loops: &[Loop], dims: &[i64], at: usize, end: usize) -> Vec<usize> {
         let step = |event| match event {
             Event::Step(s) => Some(s),
             _ => None,
         };
-        Cursor::new(loops, dims, at, end).filter_map(step).collect()
+        events(loops, &[], dims, at, end).into_iter().filter_map(step).collect()
     }
 
     #[test]
@@ -148,7 +189,7 @@ mod tests {
 
     #[test]
     fn moves_come_between_iterations_and_after_the_last() {
-        let all: Vec<Event> = Cursor::new(&[looped(0, 1, 0)], &[2], 0, 1).collect();
+        let all = events(&[looped(0, 1, 0)], &[], &[2], 0, 1);
         let expected = [
             Event::Step(0),
             Event::Advance(0, 0),
@@ -156,5 +197,44 @@ mod tests {
             Event::Rewind(0, 1),
         ];
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn counts_come_before_their_step_in_every_iteration() {
+        let counts = [0, 1, 2, 3].map(|step| Count {
+            step,
+            symbol: 0,
+            buffer: 0,
+            most: 0,
+        });
+        let all = events(&[looped(1, 1, 0)], &counts, &[2], 0, 3);
+        let expected = [
+            Event::Count(0),
+            Event::Step(0),
+            Event::Count(1),
+            Event::Step(1),
+            Event::Advance(0, 0),
+            Event::Count(1),
+            Event::Step(1),
+            Event::Rewind(0, 1),
+            Event::Count(2),
+            Event::Step(2),
+            Event::Count(3),
+        ];
+        assert_eq!(all, expected);
+        // Nothing of a loop that does not run.
+        let all = events(&[looped(1, 1, 0)], &counts[1..], &[0], 0, 3);
+        assert_eq!(all, [Event::Step(0), Event::Count(1), Event::Step(2), Event::Count(2)]);
+        // A walk that goes on elsewhere leaves the count there to it.
+        let order = Order {
+            loops: &[],
+            iterations: &[],
+            counts: &counts,
+            steps: 3,
+        };
+        let first: Vec<Event> = Cursor::new(order, 0, 1).collect();
+        assert_eq!(first, [Event::Count(0), Event::Step(0)]);
+        let rest: Vec<Event> = Cursor::new(order, 1, 2).collect();
+        assert_eq!(rest, [Event::Count(1), Event::Step(1)]);
     }
 }

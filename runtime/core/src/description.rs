@@ -10,8 +10,9 @@
 use crate::error::{Error, Side};
 use crate::tensor::byte_size;
 use cameo_abi::{
-    ABI_VERSION, Buffer, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Level, Loop, MAGIC,
-    MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str, Symbol,
+    ABI_VERSION, Buffer, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Level, Loop,
+    MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str,
+    Symbol,
 };
 
 /// The descriptor's tables as slices.
@@ -203,6 +204,12 @@ impl Tables {
         slice(self.desc.moves)
     }
 
+    /// The symbols that runs read, by step.
+    #[must_use]
+    pub fn counts(&self) -> &'static [Count] {
+        slice(self.desc.counts)
+    }
+
     /// Kernel and ONNX nodes of a step, for people.
     #[must_use]
     pub fn step_name(&self, index: usize) -> &'static str {
@@ -336,7 +343,24 @@ impl Tables {
                 return Err("a step points outside the tables");
             }
         }
-        self.check_loops()
+        self.check_loops()?;
+        self.check_counts()
+    }
+
+    fn check_counts(&self) -> Result<(), &'static str> {
+        let desc = self.desc;
+        let legal = |c: &Count| {
+            (c.step as usize) <= self.steps().len()
+                && (c.symbol as usize) < desc.symbols.len
+                && (c.buffer as usize) < desc.buffers.len
+                && u64::from(c.most) < desc.dim_count
+        };
+        let counts = self.counts();
+        if counts.iter().all(legal) && counts.is_sorted_by_key(|c| c.step) {
+            Ok(())
+        } else {
+            Err("a count points outside the tables")
+        }
     }
 
     fn check_loops(&self) -> Result<(), &'static str> {

@@ -193,6 +193,10 @@ pub enum Error<T = &'static str> {
         name: &'static str,
     },
     ShapeRule,
+    /// A dimension that data gives was larger than it can be, or negative.
+    CountOutOfRange {
+        symbol: &'static str,
+    },
     /// In the step of this name.
     IndexOutOfRange {
         step: &'static str,
@@ -248,6 +252,7 @@ impl<T> Error<T> {
             Self::BufferTooSmall { .. } => Status::BufferTooSmall,
             Self::NotBound { .. } => Status::NotBound,
             Self::ShapeRule => Status::ShapeRule,
+            Self::CountOutOfRange { .. } => Status::OutOfRange,
             Self::IndexOutOfRange { .. } => Status::IndexOutOfRange,
             Self::WeightsMissing { .. } => Status::WeightsMissing,
             Self::WeightsCorrupt { .. } => Status::WeightsCorrupt,
@@ -334,6 +339,12 @@ impl<T: AsRef<str>> fmt::Display for Error<T> {
             }
             Self::NotBound { name } => write!(f, "input {name:?} is not bound"),
             Self::ShapeRule => write!(f, "a shape rule of the model does not hold for these input shapes"),
+            Self::CountOutOfRange { symbol } => {
+                write!(
+                    f,
+                    "dimension {symbol:?}, which the inputs' elements give, is out of range"
+                )
+            }
             Self::IndexOutOfRange { step } => {
                 write!(f, "a value used as an index is outside its axis, in kernel {step:?}")
             }

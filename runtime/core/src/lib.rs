@@ -29,5 +29,5 @@ pub use description::{Dim, Extents, SymbolInfo, Tables, TensorInfo};
 pub use error::{Error, Side, Status, SymbolBinding};
 pub use float::FlushDenormals;
 pub use plan::{Plan, Sizes};
-pub use run::{Parallel, Run};
+pub use run::{Parallel, Run, Working};
 pub use tensor::{Element, TensorView, byte_size};

@@ -5,7 +5,7 @@ use crate::description::{Dim, Tables};
 use crate::error::{Error, SymbolBinding};
 use crate::run::parts_for;
 use crate::tensor::byte_size;
-use cameo_abi::{ALIGNMENT, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
+use cameo_abi::{ALIGNMENT, Count, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
 
 /// Marks a symbol that no axis has bound yet; extents are never negative.
 const UNBOUND: i64 = -1;
@@ -36,6 +36,84 @@ pub struct Plan<'a> {
     symbols: &'a mut [i64],
     dims: &'a mut [i64],
     offsets: &'a mut [i64],
+}
+
+/// The tables of a plan while a run reads them and changes what it counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Evaluated {
+    tables: Tables,
+    symbols: *mut i64,
+    pub dims: *mut i64,
+    offsets: *mut i64,
+}
+
+impl Evaluated {
+    /// Evaluates the shape function for the symbols; `None` when a rule does not hold.
+    ///
+    /// # Safety
+    /// Nothing else accesses the tables meanwhile.
+    unsafe fn evaluate(&self) -> Option<[i64; 2]> {
+        let mut sizes = [0i64; 2];
+        // SAFETY: `Tables` holds the descriptor to its contract; each table has the length that the descriptor names.
+        let status = unsafe { (self.tables.raw().shape)(self.symbols, self.dims, self.offsets, sizes.as_mut_ptr()) };
+        (status == 0).then_some(sizes)
+    }
+
+    /// The largest value of a count, from the symbols before it.
+    ///
+    /// # Safety
+    /// As for [`Evaluated::evaluate`].
+    unsafe fn most(&self, count: &Count) -> i64 {
+        // SAFETY: `Tables` checked the index.
+        unsafe { *self.dims.add(count.most as usize) }.max(0)
+    }
+
+    /// Evaluates with every count at its largest.
+    ///
+    /// # Safety
+    /// As for [`Evaluated::evaluate`].
+    unsafe fn at_most(&self) -> Option<[i64; 2]> {
+        for count in self.tables.counts() {
+            // Whether rules hold is seen when all symbols are known.
+            // SAFETY: the caller's promise, and `Tables` checked the index.
+            unsafe {
+                self.evaluate();
+                *self.symbols.add(count.symbol as usize) = self.most(count);
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.evaluate() }
+    }
+
+    /// Evaluates with a value that a run has counted; `false` when it is not legal, or the plan is too small for it. Then it
+    /// counts as 0, for which there is memory everywhere, or else all counts are at their largest, as they were planned.
+    ///
+    /// # Safety
+    /// As for [`Evaluated::evaluate`]; `planned` are the sizes that [`Plan::evaluate`] gave.
+    pub unsafe fn count(&self, count: &Count, value: i64, planned: Sizes) -> bool {
+        let fits = |size: i64, most: usize| usize::try_from(size).is_ok_and(|size| size <= most);
+        // SAFETY: the caller's promise, and `Tables` checked the index.
+        unsafe {
+            let symbol = self.symbols.add(count.symbol as usize);
+            if *symbol == value {
+                return true;
+            }
+            let try_with = |value: i64| {
+                *symbol = value;
+                let sizes = self.evaluate();
+                sizes.is_some_and(|[arena, scratch]| {
+                    fits(arena, planned.arena_bytes) && fits(scratch, planned.scratch_bytes)
+                })
+            };
+            if (0..=self.most(count)).contains(&value) && try_with(value) {
+                return true;
+            }
+            if !try_with(0) {
+                self.at_most();
+            }
+        }
+        false
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -91,23 +169,15 @@ impl<'a> Plan<'a> {
         Ok(sizes)
     }
 
-    /// Evaluates for the values of the symbols themselves that their table contains.
+    /// Evaluates for the values of the symbols themselves that their table contains; those that a run counts become their
+    /// largest.
     ///
     /// # Errors
     /// [`Error::ShapeRule`], [`Error::InvalidModel`].
     pub fn evaluate_symbols<T>(&mut self) -> Result<Sizes, Error<T>> {
-        let mut sizes = [0i64; 2];
-        // SAFETY: `Tables` holds the descriptor to its contract; each table has the length that the descriptor names.
-        let status = unsafe {
-            (self.tables.raw().shape)(
-                self.symbols.as_ptr(),
-                self.dims.as_mut_ptr(),
-                self.offsets.as_mut_ptr(),
-                sizes.as_mut_ptr(),
-            )
-        };
-        let [arena, scratch] = sizes.map(|size| usize::try_from(size).ok());
-        let (0, Some(arena_bytes), Some(scratch_bytes)) = (status, arena, scratch) else {
+        // SAFETY: the tables are borrowed mutably.
+        let sizes = unsafe { self.evaluated().at_most() }.ok_or(Error::ShapeRule)?;
+        let [Ok(arena_bytes), Ok(scratch_bytes)] = sizes.map(usize::try_from) else {
             return Err(Error::ShapeRule);
         };
         if self.offsets.iter().any(|&offset| offset < 0 || offset > sizes[0]) {
@@ -117,6 +187,20 @@ impl<'a> Plan<'a> {
             arena_bytes,
             scratch_bytes,
         })
+    }
+
+    /// The tables, for as long as the plan's borrow of them.
+    pub(crate) fn evaluated(&mut self) -> Evaluated {
+        Evaluated {
+            tables: self.tables,
+            symbols: self.symbols.as_mut_ptr(),
+            dims: self.dims.as_mut_ptr(),
+            offsets: self.offsets.as_mut_ptr(),
+        }
+    }
+
+    pub(crate) fn tables(&self) -> Tables {
+        self.tables
     }
 
     /// Writes the extents of an output under the evaluated symbols to `shape`, and gives its bytes.

@@ -2,15 +2,16 @@
 //!
 //! Every thread of the team walks the same list of steps, those of a loop once per iteration. Step `s` is done in `parts[s]`
 //! shares, which threads take as they come (see [`Turns`]); a step begins when all shares of the one before are done. What
-//! a loop does to pointers between two iterations is like a step of one share.
+//! a loop does to pointers between two iterations is like a step of one share, and so is reading a symbol, which all wait
+//! for: the shares of the steps behind it stay those of its largest value, so that all threads see the same turns.
 #![expect(unsafe_code, reason = "calls the model's kernels")]
 
-use crate::cursor::{Cursor, Event};
-use crate::description::Tables;
+use crate::cursor::{Cursor, Event, Order};
 use crate::error::Error;
 use crate::float::FlushDenormals;
+use crate::plan::{Evaluated, Plan, Sizes};
 use crate::turns::{LANES, Turns};
-use cameo_abi::{Loop, MOVE_ADVANCE, MOVE_FORTH, Move, Step};
+use cameo_abi::{Count, Loop, MOVE_ADVANCE, MOVE_FORTH, Move, Step};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +20,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// that time, so smaller shares would wait longer than they save.
 const WORK_PER_THREAD: i64 = 20_000;
 
-/// No step has failed.
+/// No step, or no count, has failed.
 const NO_STEP: usize = usize::MAX;
 
 /// Shares for each thread where they are long: one that comes late, or is put aside, leaves its own to others.
@@ -49,54 +50,90 @@ pub unsafe trait Parallel: Send + Sync {
     fn parallel(&self, count: usize, task: &(dyn Fn(usize) + Sync));
 }
 
+/// Memory of the caller that a run works in, of the lengths that [`crate::Tables`] tells.
+pub struct Working<'a> {
+    /// In how many shares each step is done: [`Plan::split`].
+    pub parts: &'a [u32],
+    /// Where each buffer starts: [`Plan::resolve`]. As before after the run.
+    pub pointers: &'a mut [*mut u8],
+    /// One for each of [`crate::Tables::loops`], with any contents.
+    pub iterations: &'a mut [i64],
+    /// One for each of [`crate::Tables::moves`], with any contents.
+    pub moved: &'a mut [i64],
+    /// [`Sizes::scratch_stride`] bytes for each thread.
+    pub scratch: *mut u8,
+    pub scratch_stride: usize,
+    pub threads: usize,
+}
+
 /// One run, shared by its team of threads.
 pub struct Run<'a> {
     steps: &'a [Step],
-    loops: &'a [Loop],
     moves: &'a [Move],
+    order: Order<'a>,
     parts: &'a [u32],
     buffers: &'a [Cell<*mut u8>],
-    dims: &'a [i64],
+    /// By move: how far forward the buffer is of where it was at first, in bytes.
+    moved: &'a [Cell<i64>],
+    tables: Evaluated,
+    sizes: Sizes,
     scratch: *mut u8,
     scratch_stride: usize,
     threads: usize,
     failed: AtomicUsize,
+    miscounted: AtomicUsize,
     turns: Turns,
 }
 
 // SAFETY: shares of a step touch disjoint outputs (contract of `KernelFn`) and have scratch of their own, turns order the
-// steps, and pointers are written by the one thread that has a turn.
+// steps, and pointers and tables are written by the one thread that has a turn.
 unsafe impl Sync for Run<'_> {}
 
 impl<'a> Run<'a> {
     /// A run of a model's steps.
     ///
     /// # Safety
-    /// `buffers` and `dims` are the resolved tables of the model; `scratch` has `scratch_stride` bytes for each of
-    /// `threads`. All stay valid and unshared while it runs.
+    /// `plan` is evaluated, with `sizes` as the result, and `working` made for it; all of it stays valid and unshared while it
+    /// runs.
     #[must_use]
-    pub unsafe fn new(
-        tables: Tables,
-        parts: &'a [u32],
-        buffers: &'a mut [*mut u8],
-        dims: &'a [i64],
-        scratch: *mut u8,
-        scratch_stride: usize,
-        threads: usize,
-    ) -> Self {
+    pub unsafe fn new(mut plan: Plan<'a>, sizes: Sizes, working: Working<'a>) -> Self {
+        let Working {
+            parts,
+            pointers,
+            iterations,
+            moved,
+            scratch,
+            scratch_stride,
+            threads,
+        } = working;
+        let tables = plan.tables();
         let steps = tables.steps();
         debug_assert_eq!(steps.len(), parts.len());
+        let evaluated = plan.evaluated();
+        for (iterations, l) in iterations.iter_mut().zip(tables.loops()) {
+            // SAFETY: `Tables` checked the index.
+            *iterations = unsafe { *evaluated.dims.add(l.count as usize) };
+        }
+        moved.fill(0);
         Self {
             steps,
-            loops: tables.loops(),
             moves: tables.moves(),
+            order: Order {
+                loops: tables.loops(),
+                iterations,
+                counts: tables.counts(),
+                steps: steps.len(),
+            },
             parts,
-            buffers: Cell::from_mut(buffers).as_slice_of_cells(),
-            dims,
+            buffers: Cell::from_mut(pointers).as_slice_of_cells(),
+            moved: Cell::from_mut(moved).as_slice_of_cells(),
+            tables: evaluated,
+            sizes,
             scratch,
             scratch_stride,
             threads,
             failed: AtomicUsize::new(NO_STEP),
+            miscounted: AtomicUsize::new(NO_STEP),
             turns: Turns::default(),
         }
     }
@@ -112,7 +149,7 @@ impl<'a> Run<'a> {
     pub fn parallel_end(&self) -> usize {
         let last = self.parts.iter().rposition(|&parts| parts > 1);
         let end = last.map_or(0, |last| last + 1);
-        let ends = self.loops.iter().filter_map(|l| {
+        let ends = self.order.loops.iter().filter_map(|l| {
             let first = l.first_step as usize;
             (first < end).then_some(first + l.step_count as usize)
         });
@@ -120,13 +157,20 @@ impl<'a> Run<'a> {
     }
 
     fn events(&self, from: usize, to: usize) -> Cursor<'a> {
-        Cursor::new(self.loops, self.dims, from, to)
+        Cursor::new(self.order, from, to)
     }
 
     /// The first step, in order, that reported an index out of range.
     #[must_use]
     pub fn failed_step(&self) -> Option<usize> {
         Some(self.failed.load(Ordering::Acquire)).filter(|&step| step != NO_STEP)
+    }
+
+    /// The first symbol, by its place in the model, that was counted as more than it can be.
+    #[must_use]
+    pub fn miscounted(&self) -> Option<usize> {
+        let count = self.order.counts.get(self.miscounted.load(Ordering::Acquire))?;
+        Some(count.symbol as usize)
     }
 
     /// Does all steps on a caller's threads: step by step, each in as many tasks as there are threads and parts for.
@@ -138,7 +182,7 @@ impl<'a> Run<'a> {
         for event in run.events(0, run.parts.len()) {
             let Event::Step(step) = event else {
                 // SAFETY: `Parallel` returned from every step before.
-                unsafe { run.move_buffers(event) };
+                unsafe { run.between(event) };
                 continue;
             };
             let parts = run.parts[step] as usize;
@@ -186,10 +230,12 @@ impl<'a> Run<'a> {
                     // SAFETY: the part is this thread's alone, and all turns before are complete.
                     unsafe { self.happen(event, share as usize, thread) };
                 }
-                // What follows without being shared belongs to the turn.
-                while let Some(next) = events.next_if(|e| shares == 1 && self.shares(*e) == 1) {
+                // What follows without being shared belongs to the turn, up to a count: what comes then may depend on it.
+                let mut more = joins(event) && shares == 1;
+                while more && let Some(next) = events.next_if(|e| self.shares(*e) == 1) {
                     // SAFETY: as above.
                     unsafe { self.happen(next, 0, thread) };
+                    more = joins(next);
                 }
                 if self.turns.finish(turn, parts) {
                     open();
@@ -197,7 +243,10 @@ impl<'a> Run<'a> {
                 taken = self.turns.take(turn, parts, preferred);
             }
             if !first {
-                while events.next_if(|e| shares == 1 && self.shares(*e) == 1).is_some() {}
+                let mut more = joins(event) && shares == 1;
+                while more && let Some(next) = events.next_if(|e| self.shares(*e) == 1) {
+                    more = joins(next);
+                }
             }
             wait(&|| self.turns.passed(turn));
             turn = turn.wrapping_add(1);
@@ -226,49 +275,54 @@ impl<'a> Run<'a> {
     /// Share `part` of an event.
     ///
     /// # Safety
-    /// That of [`Run::share`] or [`Run::move_buffers`].
+    /// That of [`Run::share`] or [`Run::between`].
     unsafe fn happen(&self, event: Event, part: usize, thread: usize) {
         match event {
             // SAFETY: as the caller promised.
             Event::Step(step) => unsafe { self.share(step, part, thread) },
             // SAFETY: as the caller promised.
-            _ => unsafe { self.move_buffers(event) },
+            _ => unsafe { self.between(event) },
         }
     }
 
-    /// Moves the buffers of a loop.
+    /// Moves the buffers of a loop, or reads a symbol.
     ///
     /// # Safety
-    /// No step is under way, and no other thread moves buffers.
-    unsafe fn move_buffers(&self, event: Event) {
+    /// No step is under way, and no other thread moves buffers or reads symbols.
+    unsafe fn between(&self, event: Event) {
         let (index, iteration, back) = match event {
             Event::Step(_) => return,
+            Event::Count(index) => {
+                let count: &Count = &self.order.counts[index];
+                let at = self.buffers[count.buffer as usize].get().cast::<i64>();
+                // SAFETY: `Tables` checked the indices, and the compiler made sure that there is a number, which the steps
+                // before have written. Nobody reads the tables now.
+                let legal = unsafe { self.tables.count(count, at.read(), self.sizes) };
+                if !legal {
+                    self.miscounted.fetch_min(index, Ordering::AcqRel);
+                }
+                return;
+            }
             Event::Advance(index, iteration) => (index, iteration, false),
             Event::Rewind(index, iteration) => (index, iteration, true),
         };
         let Loop {
             first_move, move_count, ..
-        } = self.loops[index];
-        for m in &self.moves[first_move as usize..][..move_count as usize] {
-            let odd = iteration % 2 != 0;
-            // In multiples of the bytes; nothing is below the first half and above the second.
-            let times = match (m.kind, back) {
-                (MOVE_ADVANCE, false) => 1,
-                (MOVE_ADVANCE, true) => -iteration,
-                (kind, false) => {
-                    if (kind == MOVE_FORTH) == odd {
-                        -1
-                    } else {
-                        1
-                    }
-                }
-                (_, true) if !odd => 0,
-                (MOVE_FORTH, true) => -1,
-                (_, true) => 1,
+        } = self.order.loops[index];
+        for at in first_move as usize..first_move as usize + move_count as usize {
+            let (m, moved) = (&self.moves[at], &self.moved[at]);
+            // SAFETY: `Tables` checked the index; nobody writes the table now.
+            let bytes = unsafe { *self.tables.dims.add(m.bytes as usize) };
+            let forward = match m.kind {
+                _ if back => moved.get().wrapping_neg(),
+                MOVE_ADVANCE => bytes,
+                // Nothing is below the first half and above the second.
+                kind if (kind == MOVE_FORTH) == (iteration % 2 != 0) => bytes.wrapping_neg(),
+                _ => bytes,
             };
+            moved.set(moved.get().wrapping_add(forward));
             let buffer = &self.buffers[m.buffer as usize];
-            let bytes = self.dims[m.bytes as usize].wrapping_mul(times);
-            buffer.set(buffer.get().wrapping_offset(bytes as isize));
+            buffer.set(buffer.get().wrapping_offset(forward as isize));
         }
     }
 
@@ -289,7 +343,7 @@ impl<'a> Run<'a> {
         let status = unsafe {
             kernel(
                 self.buffers.as_ptr().add(first_buffer as usize).cast(),
-                self.dims.as_ptr().add(first_dim as usize),
+                self.tables.dims.add(first_dim as usize).cast_const(),
                 part as i64,
                 i64::from(self.parts[step]),
                 self.scratch.add(thread * self.scratch_stride),
@@ -299,6 +353,11 @@ impl<'a> Run<'a> {
             self.failed.fetch_min(step, Ordering::AcqRel);
         }
     }
+}
+
+/// Whether what follows may be known before the event has happened.
+fn joins(event: Event) -> bool {
+    !matches!(event, Event::Count(_))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "kernels work on raw pointers")]
 
 use cameo_abi::*;
-use cameo_core::{Error, Parallel, Plan, Run, Sizes, Tables};
+use cameo_core::{Error, Parallel, Plan, Run, Sizes, Tables, Working};
 
 /// Most elements of these tests.
 const S: usize = 40_000;
@@ -87,6 +87,7 @@ static MODEL: ModelDesc = ModelDesc {
     }]),
     loops: slice(&[]),
     moves: slice(&[]),
+    counts: slice(&[]),
     dim_count: 2,
     offset_count: 1,
     shape,
@@ -173,8 +174,18 @@ fn a_run_in_arrays() {
         assert!(stride * threads <= size_of_val(&scratch.0));
         for (pool, complete) in [(Upto(1), expected_parts == [1, 1]), (Upto(threads), true)] {
             let scratch = scratch.0.as_mut_ptr();
+            let working = Working {
+                parts: &parts,
+                pointers: &mut pointers,
+                iterations: &mut [],
+                moved: &mut [],
+                scratch,
+                scratch_stride: stride,
+                threads,
+            };
+            let plan = Plan::new::<&str>(tables, &mut symbols, &mut dims, &mut offsets).unwrap();
             // SAFETY: the tables are the model's, and the memory is as large as they say.
-            let mut run = unsafe { Run::new(tables, &parts, &mut pointers, &dims, scratch, stride, threads) };
+            let mut run = unsafe { Run::new(plan, sizes, working) };
             assert_eq!(run.on::<&str>(&pool).is_ok(), complete);
             assert_eq!(run.failed_step(), None);
         }

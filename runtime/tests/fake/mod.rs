@@ -173,6 +173,7 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         levels: any(list),
         loops: constant(vec![]),
         moves: constant(vec![]),
+        counts: constant(vec![]),
         dim_count: 3,
         offset_count: 2,
         shape: relay_shape,
@@ -318,6 +319,7 @@ pub fn lookup_model(embedded: bool) -> ModelDesc {
         levels: any(vec![step("lookup", lookup, 0, 0, 2)]),
         loops: constant(vec![]),
         moves: constant(vec![]),
+        counts: constant(vec![]),
         dim_count: 3,
         offset_count: 0,
         shape: lookup_shape,
@@ -370,5 +372,116 @@ pub fn denormal_model() -> ModelDesc {
         buffers: constant(vec![buffer(REGION_OUTPUT, 0, 0)]),
         levels: any(vec![step("denormal", denormal, 0, 0, 1)]),
         ..relay_model(2, |_| true)
+    }
+}
+
+// The ragged model: n [B] i64, x [T] f32 -> y [T] f32, each of the sequences reversed, whose lengths are n; and z [P] f32, those
+// elements of y that are positive. The kernels trust n.
+
+/// B, T, L, P, T as the most, the work of a step with shares, bytes of a length and of L elements.
+unsafe extern "C" fn ragged_shape(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32 {
+    unsafe {
+        let [b, t, l, p] = std::array::from_fn(|i| *symbols.add(i));
+        dims.copy_from_nonoverlapping([b, t, l, p, t, i64::MAX, 8, 4 * l, 0].as_ptr(), 9);
+        let bytes = (4 * t + 63) / 64 * 64;
+        offsets.copy_from_nonoverlapping([0, bytes].as_ptr(), 2);
+        sizes.copy_from_nonoverlapping([bytes + 64, 64].as_ptr(), 2);
+    }
+    0
+}
+
+unsafe extern "C" fn reversed(buffers: *const *mut u8, dims: *const i64, part: i64, parts: i64, _: *mut u8) -> i32 {
+    unsafe {
+        let l = *dims as usize;
+        let (from, to) = ((*buffers).cast::<f32>(), (*buffers.add(1)).cast::<f32>());
+        for i in share(l as i64, part, parts) {
+            to.add(i).write(*from.add(l - 1 - i));
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn positive(buffers: *const *mut u8, dims: *const i64, part: i64, _: i64, _: *mut u8) -> i32 {
+    unsafe {
+        let [from, to, count] = std::array::from_fn(|i| *buffers.add(i));
+        let mut found = 0;
+        for i in 0..if part == 0 { *dims as usize } else { 0 } {
+            let x = *from.cast::<f32>().add(i);
+            if x > 0.0 {
+                to.cast::<f32>().add(found).write(x);
+                found += 1;
+            }
+        }
+        count.cast::<i64>().write(found as i64);
+    }
+    0
+}
+
+unsafe extern "C" fn copied(buffers: *const *mut u8, dims: *const i64, part: i64, parts: i64, _: *mut u8) -> i32 {
+    unsafe {
+        let (from, to) = ((*buffers).cast::<f32>(), (*buffers.add(1)).cast::<f32>());
+        for i in share(*dims, part, parts) {
+            to.add(i).write(*from.add(i));
+        }
+    }
+    0
+}
+
+/// Its steps have shares or not.
+pub fn ragged_model(parallel: bool) -> ModelDesc {
+    let work = if parallel { 5 } else { 8 };
+    let moved = |buffer, bytes| Move {
+        buffer,
+        kind: MOVE_ADVANCE,
+        bytes,
+        reserved: 0,
+    };
+    let count = |step, symbol, buffer| Count {
+        step,
+        symbol,
+        buffer,
+        most: 4,
+    };
+    let arena = |offset| buffer(REGION_ARENA, 0, offset);
+    ModelDesc {
+        name: text("ragged"),
+        symbols: constant(["B", "T", "L", "P"].map(|name| symbol(name, 0, i64::MAX)).to_vec()),
+        inputs: constant(vec![
+            io("n", DType::I64, vec![named(0)]),
+            io("x", DType::F32, vec![named(1)]),
+        ]),
+        outputs: constant(vec![
+            io("y", DType::F32, vec![named(1)]),
+            io("z", DType::F32, vec![named(3)]),
+        ]),
+        buffers: constant(vec![
+            buffer(REGION_INPUT, 1, 0),
+            buffer(REGION_OUTPUT, 0, 0),
+            buffer(REGION_OUTPUT, 0, 0),
+            arena(0),
+            arena(1),
+            arena(0),
+            buffer(REGION_OUTPUT, 1, 0),
+            buffer(REGION_INPUT, 0, 0),
+        ]),
+        levels: any(vec![
+            step("reversed", reversed, 0, 2, work),
+            step("positive", positive, 2, 1, 8),
+            step("copied", copied, 5, 3, work),
+        ]),
+        loops: constant(vec![Loop {
+            first_step: 0,
+            step_count: 1,
+            count: 0,
+            first_move: 0,
+            move_count: 3,
+            reserved: 0,
+        }]),
+        moves: constant(vec![moved(0, 7), moved(1, 7), moved(7, 6)]),
+        counts: constant(vec![count(0, 2, 7), count(2, 3, 4)]),
+        dim_count: 9,
+        offset_count: 2,
+        shape: ragged_shape,
+        ..relay_model(2, |_| false)
     }
 }

@@ -63,7 +63,7 @@ pub fn emit(
                 KernelBody::Nest(n) => &n.body,
                 KernelBody::Contraction(c) => &c.epilogue,
                 // Not links.
-                KernelBody::Winograd(_) | KernelBody::Chain(_) => continue,
+                KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) => continue,
             };
             let cx = KernelCx {
                 buffers: &kernel.buffers,
@@ -112,7 +112,7 @@ pub fn emit(
                     };
                     b.if_(many, &[], packed, as_it_is);
                 }
-                KernelBody::Winograd(_) | KernelBody::Chain(_) => {}
+                KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) => {}
             }
         }
     });

@@ -5,7 +5,7 @@ use cameo_kernel::Program;
 use cameo_kernel::program::{Kernel, KernelBody};
 
 use super::body::KernelCx;
-use super::{Elem, Linkage, Module, Ty, chain, contraction, nest, winograd};
+use super::{Elem, Linkage, Module, Ty, chain, contraction, in_order, nest, winograd};
 
 /// `cameo_abi::KernelFn`: buffers, dims, part, parts, scratch.
 pub const ARGS: [Ty; 5] = [Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR];
@@ -34,7 +34,7 @@ pub fn emit(module: &mut Module, name: &str, kernel: &Kernel, lanes: u32, linkag
             KernelBody::Nest(n) => &n.body,
             KernelBody::Contraction(c) => &c.epilogue,
             KernelBody::Winograd(w) => &w.epilogue,
-            KernelBody::Chain(_) => &none,
+            KernelBody::Chain(_) | KernelBody::InOrder(_) => &none,
         };
         let status = b.alloca(Elem::I32, 1);
         b.store(status, b.i64(0), b.int(Ty::I32, 0));
@@ -54,6 +54,7 @@ pub fn emit(module: &mut Module, name: &str, kernel: &Kernel, lanes: u32, linkag
             KernelBody::Nest(n) => nest::emit(b, &cx, n, lanes, part, parts, scratch),
             KernelBody::Contraction(c) => contraction::emit(b, &cx, c, part, parts, scratch),
             KernelBody::Winograd(w) => winograd::emit(b, &cx, w, part, parts, scratch),
+            KernelBody::InOrder(o) => in_order::emit(b, &cx, o, part),
             KernelBody::Chain(c) => chain::emit(b, &cx, kernel, c, lanes, part, parts, scratch),
         }
         Some(b.load(status, Elem::I32, b.i64(0), 0))

@@ -11,6 +11,7 @@ pub mod chain;
 pub mod contraction;
 pub mod convert;
 mod dots;
+mod in_order;
 pub mod kernel;
 pub mod math;
 pub mod memory;

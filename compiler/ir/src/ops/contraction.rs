@@ -345,7 +345,9 @@ mod tests {
         };
         match op.0.lower(&cx).expect("legal") {
             Lowering::Compute(mut c) => c.remove(0),
-            Lowering::Decompose(_) | Lowering::Scan => panic!("{op} is one nest of loops"),
+            Lowering::Decompose(_) | Lowering::Scan | Lowering::Ragged | Lowering::Compact => {
+                panic!("{op} is one nest of loops")
+            }
         }
     }
 

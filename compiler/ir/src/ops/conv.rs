@@ -292,7 +292,9 @@ mod tests {
         };
         match Conv.lower(&cx).expect("legal") {
             Lowering::Compute(mut c) => c.remove(0),
-            Lowering::Decompose(_) | Lowering::Scan => panic!("one nest of loops"),
+            Lowering::Decompose(_) | Lowering::Scan | Lowering::Ragged | Lowering::Compact => {
+                panic!("one nest of loops")
+            }
         }
     }
 

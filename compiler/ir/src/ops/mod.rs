@@ -13,6 +13,7 @@ pub mod contraction;
 pub mod contrib;
 pub mod conv;
 mod conv_transpose;
+pub mod counted;
 mod einsum;
 mod fragment;
 pub mod gather;
@@ -23,6 +24,7 @@ pub mod norms;
 mod pad;
 pub(crate) mod pointwise;
 pub mod pool;
+pub mod ragged;
 mod recurrent;
 pub mod reduce;
 mod resample;
@@ -63,7 +65,9 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Convolution", conv::OPS),
     ("Pooling", pool::OPS),
     ("Resize", resize::OPS),
+    ("Results as long as data says", counted::OPS),
     ("Loops over time", scan::OPS),
+    ("Sequences without padding", ragged::OPS),
     ("Contributed", contrib::OPS),
 ];
 

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::interp;
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
-use crate::{Attr, Dim, Fact, Graph, Tensor};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::{Attr, Dim, Fact, Graph, Sym, Tensor};
 
 pub const OPS: &[&dyn OpDef] = &[&Scan];
 
@@ -126,6 +126,14 @@ impl OpDef for Scan {
         let mut out = vec![];
         for (i, (name, v)) in body.outputs().iter().enumerate() {
             let inner = body.fact(*v);
+            if let Some(n) = body
+                .counted()
+                .find(|n| inner.shape.iter().any(|d| d.uses(&Sym::Named((*n).clone()))))
+            {
+                return unsupported(format!(
+                    "the body's output `{name}` is {inner}: each step may count another {n}"
+                ));
+            }
             if i < parts.states {
                 let state = facts[i];
                 if inner.dtype != state.dtype || !compatible(&inner.shape, &state.shape) {

@@ -138,6 +138,17 @@ fn last(f: &mut Fragment, hit: ValueId) -> Result<(ValueId, ValueId), OpError> {
     Ok((f.binary("Max", last, zero)?, written))
 }
 
+/// The updates, or where it is open whether there are any one more of them, so that number 0 can be read in any case.
+fn readable(f: &mut Fragment, updates: ValueId, axis: usize) -> Result<ValueId, OpError> {
+    let Fact { shape, .. } = f.fact(updates).clone();
+    if shape[axis].as_const().is_some_and(|n| n > 0) {
+        return Ok(updates);
+    }
+    let mut pads = vec![Dim::ZERO; 2 * shape.len()];
+    pads[shape.len() + axis] = Dim::ONE;
+    f.node("Pad", &[("pads", Attr::Dims(pads))], &[Some(updates)])
+}
+
 pub struct ScatterElements;
 
 impl OpDef for ScatterElements {
@@ -222,6 +233,7 @@ impl OpDef for ScatterElements {
             Reduction::None => {
                 let (last, written) = last(&mut f, hit)?;
                 let attrs = [("axis", Attr::Int(axis as i64))];
+                let updates = readable(&mut f, updates, axis)?;
                 let new = f.apply("GatherElements", &attrs, &[updates, last])?;
                 f.apply("Where", &[], &[written, new, data])?
             }
@@ -325,6 +337,7 @@ impl OpDef for ScatterNd {
         let out = match reduction {
             Reduction::None => {
                 let (last, written) = last(&mut f, hit)?;
+                let updates = readable(&mut f, updates, 0)?;
                 let new = f.apply("Gather", &[("axis", Attr::Int(0))], &[updates, last])?;
                 let written = f.apply("Unsqueeze", &[("axes", Attr::Dims(after))], &[written])?;
                 f.apply("Where", &[], &[written, new, data])?

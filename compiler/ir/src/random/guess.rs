@@ -113,6 +113,7 @@ pub fn attribute(r: &mut Rng, name: &str, def: &AttrDef, rank: i64, inputs: usiz
         AttrDef::ReqInt
             | AttrDef::ReqInts
             | AttrDef::ReqStr
+            | AttrDef::Symbol
             | AttrDef::ReqTensor
             | AttrDef::ReqDType
             | AttrDef::ReqDims

@@ -374,6 +374,7 @@ pub fn wild(r: &mut Random) -> ModelProto {
             attrs.push(match def {
                 D::Int(_) | D::OptInt | D::ReqInt => int(name, small(r)),
                 D::Float(_) | D::OptFloat => float(name, f32::from_bits(r.next() as u32)),
+                D::Symbol => continue,
                 D::Str(_) | D::OptStr | D::ReqStr => text(name, r.pick(&TEXTS).copied().unwrap_or("")),
                 D::Floats(_) | D::OptFloats => floats(name, &[0.5, -1.0][..r.below(3)]),
                 D::OptStrs => texts(name, &TEXTS[..r.below(3)]),

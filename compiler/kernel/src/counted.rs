@@ -1,0 +1,327 @@
+//! What data decides the size of: kernels that count, loops over sequences, and how large all of it can become.
+//!
+//! ```text
+//! positions, _ = Compact(flags) {count=T}     k: positions, ranks, n = compact(flags)
+//! y = f(positions)                       →    count T = n; from here on dims with T are known
+//!
+//! y = Ragged(lengths, x) {rows=L}        →    k: lengths that add up
+//!                                             loop: L = next length; the body's steps; x and y go on by L rows
+//! ```
+//!
+//! Memory is planned for the largest value that each such symbol can have, so that nothing moves when it is known.
+
+use cameo_ir::ops::ragged::Parts;
+use cameo_ir::{Atom, DType, Dim, OpError, Origin, Sym, ValueId};
+
+use crate::build::Builder;
+use crate::expand::LowerError;
+use crate::group::Group;
+use crate::program::{Buffer, Count, InOrder, Kernel, KernelBody, Place, Program, Step, Symbol, Way};
+use crate::scan::Bound;
+
+impl Builder<'_> {
+    pub(crate) fn compact(&mut self, g: &Group) -> Result<(), LowerError> {
+        let node = self.info.graph.node(g.seed).clone();
+        let (flags, outputs) = (node.inputs[0], &node.outputs);
+        let Some(flags) = flags else {
+            return Err(self.error(outputs[0], "internal: nothing to count".into()));
+        };
+        let n = self.info.graph.fact(flags).shape[0].clone();
+        let mut storages = vec![self.dense(flags)?];
+        for v in outputs {
+            storages.push(if g.exits.contains(v) {
+                self.place(*v, vec![0])
+            } else {
+                let elements = self.info.graph.fact(*v).element_count();
+                self.add_storage("", DType::I64, elements)
+            });
+        }
+        storages.push(self.add_storage("", DType::I64, Dim::ONE));
+        let symbol = Symbol {
+            name: counted_symbol(&node),
+            storage: storages[storages.len() - 1],
+            most: n.clone(),
+        };
+        // The kernel knows how much room there is for positions, not how much is needed.
+        let each = std::slice::from_ref(&n);
+        let buffers = [
+            (DType::Bool, each),
+            (DType::I64, each),
+            (DType::I64, each),
+            (DType::I64, &[]),
+        ];
+        let values = outputs
+            .iter()
+            .copied()
+            .zip(storages[InOrder::OUTPUTS..].iter().copied());
+        let values = values.filter(|(v, _)| g.exits.contains(v)).collect();
+        self.in_order(
+            &InOrder::Compact { n: n.clone() },
+            &buffers,
+            storages,
+            node.origin,
+            values,
+        );
+        let step = self.program.steps.len();
+        self.program.counts.push(Count { step, symbol });
+        Ok(())
+    }
+
+    fn in_order(
+        &mut self,
+        body: &InOrder,
+        buffers: &[(DType, &[Dim])],
+        storages: Vec<usize>,
+        origin: Origin,
+        values: Vec<(ValueId, usize)>,
+    ) {
+        let list = |(dtype, extents): &(DType, &[Dim])| Buffer {
+            dtype: *dtype,
+            strides: vec![Dim::ONE; extents.len()],
+            extents: extents.to_vec(),
+        };
+        let kernel = Kernel {
+            buffers: buffers.iter().map(list).collect(),
+            dims: 0,
+            body: KernelBody::InOrder(body.clone()),
+        };
+        let (kernel, dims) = kernel.numbered();
+        let kernel = self.kernels.number(kernel);
+        self.program.steps.push(Step {
+            kernel,
+            buffers: storages,
+            dims,
+            work: body.n().clone(),
+            flops: Dim::ZERO,
+            origin,
+            values,
+        });
+    }
+
+    pub(crate) fn ragged(&mut self, g: &Group) -> Result<(), Vec<LowerError>> {
+        let node = self.info.graph.node(g.seed).clone();
+        let here = |error: OpError| LowerError {
+            op: node.op.to_string(),
+            origin: node.origin.clone(),
+            error,
+        };
+        let one = |e| vec![e];
+        let parts = Parts::of(&node.attrs).map_err(|e| one(here(e)))?;
+        let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
+        let Some((lengths, operands)) = operands.split_first() else {
+            return Err(one(here(OpError::Invalid("it has no lengths".into()))));
+        };
+        let (inside, operands) = self.with_constants(parts.body, parts.slices, operands.to_vec());
+        let body = self.body(&inside, &here)?;
+        let bytes = |v: ValueId| {
+            let fact = inside.fact(v);
+            fact.element_count() * Dim::from(fact.dtype.size())
+        };
+        let sequences = self.info.graph.fact(*lengths).shape[0].clone();
+        let given = self.dense(*lengths).map_err(one)?;
+        let rows = Symbol {
+            name: parts.rows.clone(),
+            storage: self.add_storage("", DType::I64, sequences.clone()),
+            most: parts.most.clone(),
+        };
+        let check = InOrder::Lengths {
+            n: sequences.clone(),
+            total: self.info.graph.fact(node.outputs[0]).shape[0].clone(),
+            most: parts.most.clone(),
+        };
+        let each = [sequences.clone()];
+        self.in_order(
+            &check,
+            &[(DType::I64, &each[..]); 2],
+            vec![given, rows.storage],
+            node.origin.clone(),
+            vec![],
+        );
+        let mut inputs = vec![];
+        for (i, (v, inner)) in operands.iter().zip(inside.inputs()).enumerate() {
+            inputs.push(Bound {
+                storage: self.dense(*v).map_err(one)?,
+                way: (i < parts.slices).then(|| (Way::Advance, bytes(*inner))),
+            });
+        }
+        let mut outputs = vec![];
+        for (v, (_, inner)) in node.outputs.iter().zip(inside.outputs()) {
+            outputs.push(if g.exits.contains(v) {
+                Bound {
+                    storage: self.place(*v, self.row_major(*v)),
+                    way: Some((Way::Advance, bytes(*inner))),
+                }
+            } else {
+                // Nobody reads it: every sequence may write to the same place.
+                let fact = inside.fact(*inner);
+                let storage = self.add_storage("", fact.dtype, fact.element_count());
+                Bound { storage, way: None }
+            });
+        }
+        self.splice(body, &sequences, Some(rows), &inputs, &outputs, &node.origin);
+        Ok(())
+    }
+
+    /// Gives tensors whose size a run decides room for the largest size.
+    pub(crate) fn bound_storages(&mut self) -> Result<(), LowerError> {
+        let program = &mut self.program;
+        let symbols: Vec<Symbol> = program.counted().cloned().collect();
+        if symbols.is_empty() {
+            return Ok(());
+        }
+        let refuse = |what: String| LowerError {
+            op: String::new(),
+            origin: Origin::default(),
+            error: OpError::Unsupported(what),
+        };
+        for l in &program.loops {
+            if let Some(s) = symbols.iter().find(|s| l.count.uses(&Sym::Named(s.name.clone()))) {
+                return Err(refuse(format!("a loop whose length {} only the run knows", s.name)));
+            }
+        }
+        for s in &mut program.storages {
+            // Those of callers are checked when their size is known.
+            if s.place == Place::Arena {
+                let most = at_most(&s.elements, &symbols);
+                s.elements = most.ok_or_else(|| {
+                    refuse(format!(
+                        "a tensor of {} elements, of which no largest number is known",
+                        s.elements
+                    ))
+                })?;
+            }
+        }
+        used_late(program)
+    }
+}
+
+fn counted_symbol(node: &cameo_ir::Node) -> std::sync::Arc<str> {
+    let mut names = cameo_ir::graph::counted(node.op, &node.attrs);
+    names.next().cloned().unwrap_or_default()
+}
+
+/// Steps come in the order of what they read; where one only has the size of what is counted, order is not enough.
+fn used_late(p: &Program) -> Result<(), LowerError> {
+    for c in &p.counts {
+        let symbol = Sym::Named(c.symbol.name.clone());
+        if let Some(early) = p.steps[..c.step]
+            .iter()
+            .find(|s| s.dims.iter().any(|d| d.uses(&symbol)))
+        {
+            return Err(LowerError {
+                op: String::new(),
+                origin: early.origin.clone(),
+                error: OpError::Unsupported(format!("its size {} is counted behind it", c.symbol.name)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A dim that is never below `d`, without the counted symbols; `None` where none is found.
+fn at_most(d: &Dim, counted: &[Symbol]) -> Option<Dim> {
+    let of = |s: &Sym| match s {
+        Sym::Named(name) => counted.iter().find(|c| c.name == *name),
+        _ => None,
+    };
+    let uses = |d: &Dim| {
+        let mut any = false;
+        d.visit(&mut |s| any |= of(s).is_some());
+        any
+    };
+    if !uses(d) {
+        return Some(d.clone());
+    }
+    let atom = |a: &Atom| -> Option<Dim> {
+        let most = |d: &Dim| at_most(d, counted);
+        Some(match a {
+            Atom::Sym(s) => match of(s) {
+                // What it is bounded by may be counted before.
+                Some(c) => most(&c.most)?,
+                None => Dim::atom(a.clone()),
+            },
+            Atom::FloorDiv(x, y) if !uses(y) => most(x)?.floor_div(y),
+            Atom::FloorDiv(..) => return None,
+            Atom::Min(x, y) => most(x)?.minimum(&most(y)?),
+            Atom::Max(x, y) => most(x)?.maximum(&most(y)?),
+            // One of them, when the other is 1.
+            Atom::Broadcast(x, y) => most(x)?.maximum(&most(y)?),
+        })
+    };
+    let mut out = Dim::ZERO;
+    for (monomial, c) in d.terms() {
+        let product = monomial.iter().fold(Dim::ONE, |p, a| p * Dim::atom(a.clone()));
+        if !uses(&product) {
+            out = out + product * Dim::from(*c);
+            continue;
+        }
+        // Only symbols are known not to be negative.
+        let plain = monomial.iter().all(|a| matches!(a, Atom::Sym(_)));
+        match (*c > 0, plain) {
+            (true, _) => {
+                let each: Option<Vec<Dim>> = monomial.iter().map(atom).collect();
+                out = out + Dim::product(&each?) * Dim::from(*c);
+            }
+            // At least 0 is taken away.
+            (false, true) => {}
+            (false, false) => return None,
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory;
+    use crate::testing::program;
+
+    #[test]
+    fn the_largest_size_is_planned_for() {
+        let text = r#"graph @g (%0 "x": f32[N,8]) symbols N=1.., T=0.. {
+            %1 = ReduceMax(%0) {axes=[1], keepdims=0} : f32[N]
+            %2 = NonZero(%1) {count="T"} : i64[1,T]
+            %3 = Squeeze(%2) {axes=[0]} : i64[T]
+            %4 = Gather(%0, %3) {axis=0} : f32[T,8]
+            %5 = Exp(%4) : f32[T,8]
+            %6 = ReduceSum(%5) {axes=[0], keepdims=0} : f32[8]
+            return %6 "y"
+        }"#;
+        let p = program(text);
+        assert_eq!(p.counts.len(), 1);
+        assert_eq!(p.counts[0].symbol.most.to_string(), "N");
+        let plan = memory::plan(&p);
+        let mut symbols = vec![];
+        plan.size.visit(&mut |s| symbols.push(s.to_string()));
+        assert!(symbols.iter().all(|s| s == "N"), "{}", plan.size);
+        let uses = |s: &Step| s.dims.iter().any(|d| d.to_string().contains('T'));
+        assert_eq!(p.steps.iter().position(uses), Some(p.counts[0].step));
+    }
+
+    #[test]
+    fn bounds_of_sizes() {
+        let counted = [
+            Symbol {
+                name: "T".into(),
+                storage: 0,
+                most: Dim::sym("B") * Dim::sym("S"),
+            },
+            Symbol {
+                name: "U".into(),
+                storage: 0,
+                most: Dim::sym("T"),
+            },
+        ];
+        let [t, s, u] = ["T", "S", "U"].map(Dim::sym);
+        let most = |d: Dim| at_most(&d, &counted).map(|d| d.to_string());
+        assert_eq!(
+            most(t.clone() * Dim::from(3i64) + Dim::from(7i64)).as_deref(),
+            Some("3*B*S+7")
+        );
+        assert_eq!(most(u.clone() * s.clone()).as_deref(), Some("B*S*S"));
+        assert_eq!(most(s.clone() - t.clone()).as_deref(), Some("S"));
+        assert_eq!(most(t.floor_div(&Dim::from(2i64))).as_deref(), Some("fdiv(B*S,2)"));
+        assert_eq!(most(s.floor_div(&t)), None);
+        assert_eq!(most(s.clone() - t.maximum(&s)), None);
+    }
+}

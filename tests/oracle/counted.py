@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Compares models whose results are as long as data says with ONNX Runtime, with dimensions left open and fixed.
+
+    python counted.py [NAME...] [--threads N]
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from compiled import Checks, Compiled, Failed, outputs, session
+
+# Nodes of models that read x [A,B] and y [A,B,4] and give the named results.
+MODELS = {
+    "coordinates": ([("NonZero", ["x"], ["n"], {})], ["n"]),
+    "gathered": ([
+        ("NonZero", ["x"], ["n"], {}), ("Transpose", ["n"], ["t"], {"perm": [1, 0]}), ("GatherND", ["y", "t"], ["g"], {}),
+        ("Exp", ["g"], ["e"], {}), ("ReduceSum", ["g", "axis0"], ["s"], {"keepdims": 0}),
+    ], ["e", "s"]),
+    "twice": ([
+        ("NonZero", ["x"], ["n"], {}), ("Gather", ["n", "index1"], ["c"], {"axis": 0}), ("Cast", ["c"], ["f"], {"to": TensorProto.FLOAT}),
+        ("NonZero", ["f"], ["m"], {}), ("Squeeze", ["m", "axis0"], ["k"], {}), ("Gather", ["f", "k"], ["r"], {"axis": 0}),
+    ], ["r", "k"]),
+    "scattered": ([
+        ("NonZero", ["x"], ["n"], {}), ("Transpose", ["n"], ["t"], {"perm": [1, 0]}), ("GatherND", ["y", "t"], ["g"], {}),
+        ("Neg", ["g"], ["h"], {}), ("ScatterND", ["y", "t", "h"], ["z"], {}),
+    ], ["z"]),
+    "products": ([
+        ("NonZero", ["x"], ["n"], {}), ("Transpose", ["n"], ["t"], {"perm": [1, 0]}), ("GatherND", ["y", "t"], ["g"], {}),
+        ("Transpose", ["g"], ["gt"], {"perm": [1, 0]}), ("MatMul", ["g", "gt"], ["p"], {}), ("Softmax", ["p"], ["q"], {"axis": 1}),
+        ("MatMul", ["q", "g"], ["r"], {}), ("Shape", ["g"], ["size"], {}),
+    ], ["r", "size"]),
+}
+SHARES = [0.5, 0.0, 1.0]  # of the elements of x that are not 0
+
+
+def write(nodes, results, path):
+    info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["A", "B"]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["A", "B", 4])]
+    constants = [helper.make_tensor("axis0", TensorProto.INT64, [1], [0]), helper.make_tensor("index1", TensorProto.INT64, [], [1])]
+    nodes = [helper.make_node(op, reads, gives, name=f"{op}_{i}", **attrs) for i, (op, reads, gives, attrs) in enumerate(nodes)]
+    graph = helper.make_graph(nodes, path.stem, info, [onnx.ValueInfoProto(name=r) for r in results], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("names", nargs="*", help="only models whose names contain one of these")
+    ap.add_argument("--threads", type=int, default=2)
+    args = ap.parse_args()
+    checks = Checks()
+    for name, (nodes, results) in MODELS.items():
+        if args.names and not any(n in name for n in args.names):
+            continue
+        for flags in [[], ["--dim", "A=5", "--dim", "B=7"]]:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"{name}.onnx"
+                write(nodes, results, path)
+                what = f"{name}{' of fixed size' if flags else ''}"
+                try:
+                    compiled, reference = Compiled(path, folder, flags), session(path, args.threads)
+                    for share in SHARES:
+                        random = np.random.default_rng(1)
+                        x = (random.random((5, 7)) < share).astype(np.float32)
+                        feeds = {"x": x, "y": random.standard_normal((5, 7, 4)).astype(np.float32)}
+                        checks.matches(f"{what}, {share} set", compiled.run(feeds, args.threads), outputs(reference, feeds))
+                except Failed as error:
+                    checks.add(False, f"{what}: {error}")
+    return checks.code()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
