@@ -31,6 +31,8 @@ pub enum Unary {
     Sqrt,
     Reciprocal,
     Erf,
+    /// x Φ(x) = x (1 + erf(x / √2)) / 2.
+    Gelu,
     Tanh,
     Sigmoid,
     Sin,

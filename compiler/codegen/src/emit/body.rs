@@ -511,6 +511,7 @@ impl<'f, 'c> Frame<'f, 'c> {
                 b.div(one, x)
             }
             Unary::Erf => math::erf(b, x),
+            Unary::Gelu => math::gelu(b, x),
             Unary::Tanh => math::tanh(b, x),
             Unary::Sigmoid => math::sigmoid(b, x),
             Unary::Sin => math::sin(b, x),

@@ -11,6 +11,7 @@
 //! | `log1p` | 1.5 | x > -1 |
 //! | `tanh` | 4.3 | everything |
 //! | `erf` | 3.5 | everything |
+//! | `gelu` | 6, or 10⁻⁶ of 1 for x < 0 | everything |
 //! | `sigmoid` | 2.2 | results above 2⁻¹²⁶ |
 //! | `sin`, `cos` | 1.6 | everything; beyond 10⁵ by the C library |
 //! | `pow` | 1 | everything, with C99's special cases |
@@ -221,6 +222,42 @@ pub fn erf(b: &Builder, x: Val) -> Val {
             ],
         );
         b.mul(x, p)
+    })
+}
+
+/// x Φ(x), with the normal distribution's Φ. Its error is up to 10⁻⁶ of 1 for negative numbers and of the result for others: a
+/// polynomial for all of it takes a quarter fewer instructions than one with the error function's precision.
+pub fn gelu(b: &Builder, x: Val) -> Val {
+    if x.elem() == Elem::F64 {
+        let erf = erf(b, b.mul(x, k(b, x, std::f64::consts::FRAC_1_SQRT_2)));
+        return b.mul(b.mul(x, k(b, x, 0.5)), b.add(erf, k(b, x, 1.0)));
+    }
+    on_single(b, "erf", x, |x| {
+        // Beyond ±5, Φ is 0 or 1 but for 3e-7. Numbers that are no larger than -5 times nearly 0 are nearly 0.
+        let low = b.max_fast(k(b, x, -5.0), x);
+        let near = b.min_fast(k(b, x, 5.0), low);
+        // ½ + x times a polynomial in u = 2 x²/25 - 1, which is in [-1, 1], so that coefficients stay small.
+        let u = b.fma(b.mul(near, near), k(b, x, 0.08), k(b, x, -1.0));
+        let p = horner(
+            b,
+            u,
+            &[
+                1.413637847e-01,
+                -7.029654831e-02,
+                5.152148381e-02,
+                -4.043613747e-02,
+                3.142738715e-02,
+                -2.331125177e-02,
+                1.648091339e-02,
+                -1.105277892e-02,
+                6.228368729e-03,
+                -2.810882870e-03,
+                1.911318162e-03,
+                -1.562839956e-03,
+                5.371586885e-04,
+            ],
+        );
+        b.mul(low, b.fma(near, p, k(b, x, 0.5)))
     })
 }
 

@@ -346,18 +346,16 @@ impl OpDef for Gelu {
             let x = a[0];
             let dtype = working(t);
             let mut b = Formula { body, dtype };
-            let s = if by_tanh {
-                // x + c x^3 = x (1 + c x^2)
-                let square = b.body.binary(Binary::Mul, x, x);
-                let inner = b.times(square, TANH_CUBIC);
-                let inner = b.plus(inner, 1.0);
-                let inner = b.body.binary(Binary::Mul, x, inner);
-                let inner = b.times(inner, TANH_SCALE);
-                b.body.unary(Unary::Tanh, inner)
-            } else {
-                let scaled = b.times(x, std::f64::consts::FRAC_1_SQRT_2);
-                b.body.unary(Unary::Erf, scaled)
-            };
+            if !by_tanh {
+                return b.body.unary(Unary::Gelu, x);
+            }
+            // x + c x^3 = x (1 + c x^2)
+            let square = b.body.binary(Binary::Mul, x, x);
+            let inner = b.times(square, TANH_CUBIC);
+            let inner = b.plus(inner, 1.0);
+            let inner = b.body.binary(Binary::Mul, x, inner);
+            let inner = b.times(inner, TANH_SCALE);
+            let s = b.body.unary(Unary::Tanh, inner);
             let s = b.plus(s, 1.0);
             let half = b.times(x, 0.5);
             b.body.binary(Binary::Mul, half, s)

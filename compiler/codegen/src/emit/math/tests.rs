@@ -105,6 +105,34 @@ fn erf_accuracy() {
 }
 
 #[test]
+fn gelu_accuracy() {
+    let exact = |x: f64| 0.5 * x * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2));
+    // Whole vectors.
+    let far = [1e4, 3e38, -1e4, -3e38].repeat(4);
+    let x: Vec<f32> = (0..1 << 20)
+        .map(|i| (i as f32 - 524_288.0) / 40_000.0)
+        .chain(far)
+        .collect();
+    for cpu in ["native", "x86-64-v2"] {
+        let y = run(&mapped(cpu, gelu), &x);
+        for (&x, &y) in x.iter().zip(&y) {
+            // 1 + erf cancels where it is small.
+            let right = if x < -6.0 { 0.0 } else { exact(f64::from(x)) };
+            let error = (f64::from(y) - right).abs();
+            assert!(
+                error <= 1.1e-6 * right.max(1.0) && (x < 0.0 || error <= 8e-7 * right),
+                "{cpu} {x}: {y}, not {right}"
+            );
+        }
+    }
+    let mut special = [0.0; 16];
+    special[..5].copy_from_slice(&[f32::NAN, f32::INFINITY, 0.0, -0.0, 1e-30]);
+    let special = run(&mapped("native", gelu), &special);
+    assert!(special[0].is_nan());
+    assert_eq!(special[1..5], [f32::INFINITY, 0.0, 0.0, 5e-31]);
+}
+
+#[test]
 fn sigmoid_accuracy() {
     let worst = worst(sigmoid, |x| 1.0 / (1.0 + (-x).exp()), normal);
     assert!(worst.0 <= 2.2, "{worst:?}");
