@@ -13,6 +13,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use cameo_codegen::{ArtifactReport, Level, Machine};
+use cameo_ir::op::OpError;
 use cameo_ir::rewrite::Report;
 use cameo_ir::verify::{VerifyError, verify};
 use cameo_ir::{Graph, NodeId, ValueId, text};
@@ -183,6 +184,10 @@ pub fn partition(
         tuning: options.tuning.clone(),
     };
     let program = cameo_kernel::partition(graph, target, choices).map_err(|errors| lower_errors(graph, errors))?;
+    if let Some(name) = program.unknown_symbol() {
+        let what = format!("{name}, which sizes depend on, is counted by a node of which nothing else is used");
+        return Err(Diagnostic::from_op_error(&OpError::Unsupported(what)).into());
+    }
     let plan = memory::plan(&program);
     observe(Event::End(stage, Product::Program(&program, &plan)));
     Ok(program)

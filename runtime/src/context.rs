@@ -333,7 +333,7 @@ impl Context {
     }
 
     /// Shape and bytes of an output after [`Context::prepare`]: the largest, where data gives a dimension, until
-    /// [`Context::run`] has computed it.
+    /// [`Context::run`] has computed it; then those of the last run, while the inputs keep their shapes.
     ///
     /// # Errors
     /// [`Error::UnknownIndex`]; [`Error::InvalidArgument`] before [`Context::prepare`].

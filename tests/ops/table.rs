@@ -14,12 +14,12 @@ const SCAN: &str =
 
 /// Rows as shares of the sum of their sequence, one of which is empty.
 const RAGGED: &str =
-    "cameo::Ragged(i64[4] = dense(2,0,1,3), f32[6,3] @ 1..4, f32[3]) {body=graph @each (%0 \"x\": f32[L,3], %1 \"a\": f32[3]) symbols L=0.. {
+    "cameo::Ragged(i64[4] = dense(2,0,1,3), f32[6,3] @ 1..4, f32[3]) {body=graph @each (%0 \"x\": f32[count.l,3], %1 \"a\": f32[3]) symbols count.l=0.. {
     %2 = ReduceSum(%0) {axes=[0], keepdims=1} : f32[1,3]
-    %3 = Div(%0, %2) : f32[L,3]
-    %4 = Mul(%3, %1) : f32[L,3]
+    %3 = Div(%0, %2) : f32[count.l,3]
+    %4 = Mul(%3, %1) : f32[count.l,3]
     return %4 \"y\", %3 \"z\"
-}, most=dims[4], rows=\"L\", slices=1} -> 2 : f32";
+}, most=dims[4], rows=\"count.l\", slices=1} -> 2 : f32";
 
 /// The positions of the maxima.
 const INDICES: &str = "MaxPool(f32[1,2,6,6]) {kernel_shape=[2,2], strides=[2,2]} -> 2";
@@ -351,11 +351,11 @@ pub const CASES: &[&str] = &[
     "Resize(T[1,2,4,5], _, _, i64[4] = dense(1,2,7,3)) {mode=\"linear\", coordinate_transformation_mode=\"pytorch_half_pixel\"}",
     "Resize(T[1,1,4,5], _, _, i64[4] = dense(1,1,7,9)) {mode=\"cubic\"}",
     // Results as long as data says
-    "NonZero(T[3,19] @ 0..2) {count=\"n\"} : i64 i32 u8",
-    "NonZero(bool[2,3,7]) {count=\"n\"}",
-    "NonZero(f32[7] = dense(0.0,nan,-0.0,1.0,0.0,inf,0.0)) {count=\"n\"}",
-    "NonZero(f32[2,2] = dense(0.0,0.0,0.0,0.0)) {count=\"n\"}",
-    "cameo::Compact(bool[37]) {count=\"n\"} -> 2",
+    "NonZero(T[3,19] @ 0..2) {count=\"count.n\"} : i64 i32 u8",
+    "NonZero(bool[2,3,7]) {count=\"count.n\"}",
+    "NonZero(f32[7] = dense(0.0,nan,-0.0,1.0,0.0,inf,0.0)) {count=\"count.n\"}",
+    "NonZero(f32[2,2] = dense(0.0,0.0,0.0,0.0)) {count=\"count.n\"}",
+    "cameo::Compact(bool[37]) {count=\"count.n\"} -> 2",
     "cameo::Unravel(i64[4] = dense(0,5,7,11)) {shape=dims[3,2,2]}",
     // Loops over time
     SCAN,

@@ -20,7 +20,7 @@ from feeds import random_feeds
 from slice import FULL, encoder
 
 ZOO = ["albert", "bert_base_eager_ts", "bert_base_sdpa_dynamo", "distilbert", "minilm_l6_sdpa_ts"]
-PADDINGS = ["end", "start", "anywhere", "nowhere"]
+PADDINGS = ["end", "start", "anywhere", "nowhere", "everywhere"]
 SIZES = [(3, 19), (4, 8)]  # batch, length
 
 
@@ -29,6 +29,8 @@ def tokens(padding, batch, length):
     random = np.random.default_rng(length)
     lengths = np.append(random.integers(1, length + 1, batch - 1), length)[:, None]
     places = np.tile(np.arange(length), (batch, 1))
+    if padding == "everywhere":
+        return places < 0
     if padding == "start":
         return places >= length - lengths
     if padding == "anywhere":

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 mod bounds;
 
-pub use bounds::Bounds;
+pub use bounds::{Bounds, COUNTED};
 
 /// A variable of a [`Dim`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -307,12 +307,12 @@ impl Graph {
         })
     }
 
-    /// Range of a named dimension.
     /// The symbols that nodes of the graph count.
     pub fn counted(&self) -> impl Iterator<Item = &Arc<str>> {
         self.nodes().flat_map(|(_, node)| counted(node.op, &node.attrs))
     }
 
+    /// Range of a named dimension.
     pub fn symbol_range(&self, name: &str) -> (i64, i64) {
         self.symbols.get(name).map_or((0, i64::MAX), |r| (r.min, r.max))
     }

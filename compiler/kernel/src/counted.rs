@@ -180,7 +180,14 @@ impl Builder<'_> {
             }
         }
         for s in &mut program.storages {
-            // Those of callers are checked when their size is known.
+            // The runtime makes room for outputs with every count at its largest: that must be their largest size.
+            let grows = |d: &Dim| at_most(d, &symbols) == Some(largest(d, &symbols));
+            if matches!(s.place, Place::Output(_)) && !grows(&s.elements) {
+                return Err(refuse(format!(
+                    "an output of {} elements, of which no largest number is known",
+                    s.elements
+                )));
+            }
             if s.place == Place::Arena {
                 let most = at_most(&s.elements, &symbols);
                 s.elements = most.ok_or_else(|| {
@@ -216,6 +223,19 @@ fn used_late(p: &Program) -> Result<(), LowerError> {
         }
     }
     Ok(())
+}
+
+/// A dim with the counted symbols at their largest.
+fn largest(d: &Dim, counted: &[Symbol]) -> Dim {
+    let mut out = d.clone();
+    // What one is bounded by may be counted before.
+    for _ in counted {
+        out = out.subst(&|s| match s {
+            Sym::Named(name) => counted.iter().find(|c| c.name == *name).map(|c| c.most.clone()),
+            _ => None,
+        });
+    }
+    out
 }
 
 /// A dim that is never below `d`, without the counted symbols; `None` where none is found.
@@ -278,12 +298,12 @@ mod tests {
 
     #[test]
     fn the_largest_size_is_planned_for() {
-        let text = r#"graph @g (%0 "x": f32[N,8]) symbols N=1.., T=0.. {
+        let text = r#"graph @g (%0 "x": f32[N,8]) symbols N=1.., count.t=0.. {
             %1 = ReduceMax(%0) {axes=[1], keepdims=0} : f32[N]
-            %2 = NonZero(%1) {count="T"} : i64[1,T]
-            %3 = Squeeze(%2) {axes=[0]} : i64[T]
-            %4 = Gather(%0, %3) {axis=0} : f32[T,8]
-            %5 = Exp(%4) : f32[T,8]
+            %2 = NonZero(%1) {count="count.t"} : i64[1,count.t]
+            %3 = Squeeze(%2) {axes=[0]} : i64[count.t]
+            %4 = Gather(%0, %3) {axis=0} : f32[count.t,8]
+            %5 = Exp(%4) : f32[count.t,8]
             %6 = ReduceSum(%5) {axes=[0], keepdims=0} : f32[8]
             return %6 "y"
         }"#;
@@ -294,7 +314,7 @@ mod tests {
         let mut symbols = vec![];
         plan.size.visit(&mut |s| symbols.push(s.to_string()));
         assert!(symbols.iter().all(|s| s == "N"), "{}", plan.size);
-        let uses = |s: &Step| s.dims.iter().any(|d| d.to_string().contains('T'));
+        let uses = |s: &Step| s.dims.iter().any(|d| d.to_string().contains("count.t"));
         assert_eq!(p.steps.iter().position(uses), Some(p.counts[0].step));
     }
 
@@ -321,6 +341,7 @@ mod tests {
         assert_eq!(most(u.clone() * s.clone()).as_deref(), Some("B*S*S"));
         assert_eq!(most(s.clone() - t.clone()).as_deref(), Some("S"));
         assert_eq!(most(t.floor_div(&Dim::from(2i64))).as_deref(), Some("fdiv(B*S,2)"));
+        assert_eq!(largest(&(u.clone() + s.clone() - t.clone()), &counted).to_string(), "S");
         assert_eq!(most(s.floor_div(&t)), None);
         assert_eq!(most(s.clone() - t.maximum(&s)), None);
     }

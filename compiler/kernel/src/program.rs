@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cameo_ir::dim::COUNTED;
 use cameo_ir::structured::{Body, Combine, Expr, ExprId};
 use cameo_ir::{Bounds, DType, Dim, Graph, Origin, Sym, SymbolRange, ValueId};
 use rustc_hash::FxHashMap;
@@ -520,6 +521,32 @@ impl Program {
         let mut all: Vec<(usize, &Symbol)> = self.counts.iter().map(|c| (c.step, &c.symbol)).chain(loops).collect();
         all.sort_by_key(|(step, _)| *step);
         all.into_iter().map(|(_, symbol)| symbol)
+    }
+
+    /// A symbol that sizes depend on although no input's shape has it and nothing counts it.
+    pub fn unknown_symbol(&self) -> Option<Arc<str>> {
+        let known: Vec<&Arc<str>> = self.counted().map(|s| &s.name).collect();
+        let inputs: Vec<Dim> = self.inputs.iter().flat_map(|io| io.shape.clone()).collect();
+        let mut found = None;
+        let mut look = |d: &Dim| {
+            d.visit(&mut |s| {
+                if let Sym::Named(name) = s
+                    && name.starts_with(COUNTED)
+                    && !known.contains(&name)
+                    && !inputs.iter().any(|i| i.uses(s))
+                {
+                    found.get_or_insert_with(|| name.clone());
+                }
+            });
+        };
+        self.steps.iter().flat_map(|s| &s.dims).for_each(&mut look);
+        self.outputs.iter().flat_map(|io| &io.shape).for_each(&mut look);
+        self.loops.iter().map(|l| &l.count).for_each(&mut look);
+        self.requirements.iter().for_each(|(a, b)| {
+            look(a);
+            look(b);
+        });
+        found
     }
 
     /// Moves loops and counts to where their steps are now: step `i` is step `place[i]`.

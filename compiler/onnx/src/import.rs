@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use cameo_ir::dim::COUNTED;
 use cameo_ir::op::{Arity, AttrDef};
 use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 
@@ -493,7 +494,7 @@ impl<'m> Importer<'m> {
     fn new_symbol(&mut self, op: &str) -> Arc<str> {
         loop {
             self.counted += 1;
-            let name: Arc<str> = format!("{}{}", op.to_lowercase(), self.counted).into();
+            let name: Arc<str> = format!("{COUNTED}{}{}", op.to_lowercase(), self.counted).into();
             if !self.graph.symbols.contains_key(&name) {
                 return name;
             }

@@ -306,8 +306,9 @@ Examples:
   cameo compile clip.onnx --freeze-input input_ids=classes.npy -o clip
       the branch that reads `input_ids` alone is computed now and gone from the program
   cameo compile bert.onnx --slice hidden=384,heads=6,ffn=1536,layers=6 -o small
-  cameo compile bert.onnx --varlen
       the first half of every axis and of the layers, of weights that were trained to be cut
+  cameo compile bert.onnx --varlen
+      padded texts, of which only the tokens are computed
   cameo compile digits.onnx --emit static --embed-weights -o out/
       `out/libdigits.a` and `out/digits.h` for a C program
   cameo compile minilm.onnx --emit rust -o model/

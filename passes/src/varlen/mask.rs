@@ -1,7 +1,7 @@
 //! Which keys an attention mask leaves, as a function of the mask that the model is given.
 
 use cameo_ir::interp;
-use cameo_ir::{DType, Def, Dim, Graph, NodeId, Sym, Tensor, ValueId};
+use cameo_ir::{Attr, DType, Def, Dim, Graph, NodeId, Sym, Tensor, ValueId};
 use rustc_hash::FxHashSet;
 
 /// Keys that a query sees.
@@ -16,6 +16,35 @@ pub enum Sees {
 /// Extents that stand for those of which the model does not know the number: unlike each other and most constants.
 const BATCH: usize = 3;
 const LENGTH: usize = 11;
+
+/// Longest sequence that is looked at where the model does not say how long they are.
+const LONGEST: usize = 1200;
+
+/// The largest small integer among the constants and attributes that a mask is made of: it might be a distance, which shorter
+/// sequences do not show.
+fn largest_number(g: &Graph, mask: ValueId) -> i64 {
+    let (mut numbers, mut seen, mut stack) = (vec![], FxHashSet::default(), vec![mask]);
+    while let Some(v) = stack.pop() {
+        if let Some(t) = g.constant(v).filter(|t| t.len() == 1 && !t.dtype().is_float()) {
+            numbers.extend(t.to_i64());
+        }
+        if let Some((n, _)) = g.producer(v)
+            && seen.insert(n)
+        {
+            for a in g.node(n).attrs.values() {
+                match a {
+                    Attr::Int(i) => numbers.push(*i),
+                    Attr::Ints(list) => numbers.extend(list),
+                    Attr::Dims(list) => numbers.extend(list.iter().filter_map(Dim::as_const)),
+                    _ => {}
+                }
+            }
+            stack.extend(g.node(n).inputs.iter().flatten().copied());
+        }
+    }
+    let small = numbers.into_iter().map(i64::saturating_abs).filter(|n| *n < 1 << 24);
+    small.max().unwrap_or(0)
+}
 
 /// Masks that are tried beside full ones.
 const TRIALS: usize = 4;
@@ -51,7 +80,15 @@ pub fn sees(g: &Graph, v: ValueId, input: ValueId) -> Result<Sees, String> {
         Some(n) => usize::try_from(n).map_err(|_| "a negative extent".to_owned()),
         None => Ok(unknown),
     };
-    let (batch, length) = (extent(&fact.shape[0], BATCH)?, extent(&fact.shape[1], LENGTH)?);
+    let least = largest_number(g, v).saturating_add(LENGTH as i64);
+    let unknown = usize::try_from(least.max(LENGTH as i64)).unwrap_or(usize::MAX);
+    let (batch, length) = (extent(&fact.shape[0], BATCH)?, extent(&fact.shape[1], unknown)?);
+    if fact.shape[1].as_const().is_none() && length > LONGEST {
+        return Err(format!(
+            "the mask has the number {} in it: fix the length with --dim",
+            length - LENGTH
+        ));
+    }
     let mut candidates = vec![Sees::All, Sees::Past];
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     for trial in 0..TRIALS {
@@ -80,7 +117,7 @@ pub fn sees(g: &Graph, v: ValueId, input: ValueId) -> Result<Sees, String> {
 }
 
 /// Added to a logit, it makes the probability 0.
-const NEVER: f64 = -1e4;
+pub const NEVER: f64 = -1e4;
 
 fn agrees(mask: &Tensor, tokens: &[bool], [batch, length]: [usize; 2], sees: Sees) -> bool {
     let shape: Vec<usize> = std::iter::repeat_n(1, 4usize.saturating_sub(mask.shape().len()))

@@ -84,6 +84,14 @@ pub fn varlen(g: &mut Graph) -> Result<Report, VarlenError> {
                 format!("the input `{}` is no mask of sequences: {fact}", g.value(input).name),
             );
         }
+        let attrs = &g.node(*n).attrs;
+        let set = |name: &str| matches!(attrs.get(name), Some(Attr::Int(i)) if *i >= 0);
+        if set("left_window_size") || set("right_window_size") {
+            return refuse(Some(*n), "it sees a window, and packed tokens are nearer to each other");
+        }
+        if matches!(attrs.get("masked"), Some(Attr::Float(x)) if f64::from(*x) > mask::NEVER) {
+            return refuse(Some(*n), "its mask leaves what it excludes some weight");
+        }
         let sees = match seen.get(&m) {
             Some(s) => *s,
             None => sees(g, m, input).or_else(|reason| refuse(Some(*n), reason))?,
@@ -156,7 +164,7 @@ impl<'a> Packing<'a> {
         let Some(compact) = Op::find("cameo::Compact") else {
             return Err(OpError::Invalid("no operation counts".into()));
         };
-        let count = Attr::Str(fresh(rw.graph(), "tokens").into());
+        let count = Attr::Str(fresh(rw.graph(), "count.tokens").into());
         let attrs = Attrs::from([("count".into(), count)]);
         let made = rw.add_node(compact, attrs, vec![Some(flat)], 2)?;
         let (positions, ranks) = (made[0], made[1]);
@@ -188,7 +196,7 @@ impl<'a> Packing<'a> {
             places,
             rows,
             lengths,
-            of_one: fresh(rw.graph(), "length").into(),
+            of_one: fresh(rw.graph(), "count.length").into(),
         })
     }
 
@@ -615,6 +623,10 @@ impl<'a> Packing<'a> {
         let tokens = rw.fact(twin.value).shape[0].clone();
         let flat: Vec<Dim> = std::iter::once(tokens).chain(extents).collect();
         let flat = reshape(rw, twin.value, &flat)?;
+        // One row more, for padding to name where there is no token at all.
+        let mut pads = vec![Dim::ZERO; 2 * (1 + others.len())];
+        pads[1 + others.len()] = Dim::ONE;
+        let flat = rw.apply("Pad", &[("pads", Attr::Dims(pads))], &[flat])?;
         let all = rw.apply("Gather", &[("axis", Attr::Int(0))], &[flat, self.rows])?;
         let ones = std::iter::repeat_n(Dim::ONE, others.len());
         let flags: Vec<Dim> = [self.batch.clone(), self.length.clone()]

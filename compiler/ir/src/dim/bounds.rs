@@ -12,12 +12,16 @@ pub struct Bounds<'a> {
     pub named: &'a dyn Fn(&str) -> (i64, i64),
 }
 
+/// How the names of symbols begin that data gives, and no input's shape.
+pub const COUNTED: &str = "count.";
+
 impl Bounds<'_> {
-    /// As operations see shapes: an exporter's slice `x[:, 0:1]` has extent 1. Kernels check what that presumes.
+    /// As operations see shapes: an exporter's slice `x[:, 0:1]` has extent 1. Kernels check what that presumes. What data
+    /// counts may be 0 on any day.
     pub const fn positive(extents: &[Dim]) -> Bounds<'_> {
         Bounds {
             extents,
-            named: &|_| (1, i64::MAX),
+            named: &|name| (if name.starts_with(COUNTED) { 0 } else { 1 }, i64::MAX),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Results as long as data says: positions of what is not zero.
 //!
 //! Laws: attribute `count` names a symbol that stands for the length. It is a dimension like others, but no input's shape
-//! gives it: whoever runs the operation knows it afterwards. It is at most the number of elements looked at.
+//! gives it: whoever runs the operation knows it afterwards. It is at most the number of elements looked at, and may be 0; that
+//! its name begins with [`COUNTED`] says so wherever it is met.
 
+use crate::dim::COUNTED;
 use crate::index::strides;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::fragment::Fragment;
@@ -30,7 +32,7 @@ impl OpDef for NonZero {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         let rank = Dim::from(cx.fact(0)?.rank());
-        Ok(vec![Fact::new(DType::I64, [rank, Dim::sym(cx.str(COUNT)?)])])
+        Ok(vec![Fact::new(DType::I64, [rank, length(cx.str(COUNT)?)?])])
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
@@ -54,6 +56,14 @@ impl OpDef for NonZero {
         let y = g.apply("cameo::Unravel", &shape, &[at])?;
         Ok(g.finish(&[y]))
     }
+}
+
+/// The dimension of that name, which must tell that data gives it.
+pub(crate) fn length(name: &str) -> Result<Dim, OpError> {
+    if !name.starts_with(COUNTED) {
+        return invalid(format!("what is counted is called {COUNTED}…, not {name}"));
+    }
+    Ok(Dim::sym(name))
 }
 
 /// Row-major positions of elements that are not 0.
@@ -90,7 +100,7 @@ impl OpDef for Compact {
             return invalid(format!("{flags} is no list of flags"));
         };
         Ok(vec![
-            Fact::new(DType::I64, [Dim::sym(cx.str(COUNT)?)]),
+            Fact::new(DType::I64, [length(cx.str(COUNT)?)?]),
             Fact::new(DType::I64, [n.clone()]),
         ])
     }
@@ -184,9 +194,9 @@ mod tests {
 
     #[test]
     fn coordinates_in_both_meanings() {
-        let source = r#"graph @g (%0 "x": f32[A,B]) symbols A=0.., B=0.., N=0.. {
-            %1 = NonZero(%0) {count="N"} : i64[2,N]
-            %2 = Neg(%1) : i64[2,N]
+        let source = r#"graph @g (%0 "x": f32[A,B]) symbols A=0.., B=0.., count.n=0.. {
+            %1 = NonZero(%0) {count="count.n"} : i64[2,count.n]
+            %2 = Neg(%1) : i64[2,count.n]
             return %2 "y"
         }"#;
         let g = text::parse(source, &|_, _| None).expect("parses");

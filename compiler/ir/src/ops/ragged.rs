@@ -101,6 +101,7 @@ impl OpDef for Ragged {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         let parts = Parts::of(cx.attrs)?;
+        super::counted::length(parts.rows)?;
         let facts = cx.facts()?;
         let Some((lengths, operands)) = facts.split_first() else {
             return invalid("the lengths are missing");
@@ -213,12 +214,12 @@ mod tests {
 
     /// Each row divided by the sum of its sequence.
     const SOURCE: &str = r#"graph @g (%0 "n": i64[B], %1 "x": f32[T,2], %2 "w": f32[2]) symbols B=0.., T=0.. {
-        %3 = cameo::Ragged(%0, %1, %2) {body=graph @each (%0 "x": f32[L,2], %1 "w": f32[2]) symbols L=0.. {
+        %3 = cameo::Ragged(%0, %1, %2) {body=graph @each (%0 "x": f32[count.l,2], %1 "w": f32[2]) symbols count.l=0.. {
             %2 = ReduceSum(%0) {axes=[0], keepdims=1} : f32[1,2]
-            %3 = Div(%0, %2) : f32[L,2]
-            %4 = Mul(%3, %1) : f32[L,2]
+            %3 = Div(%0, %2) : f32[count.l,2]
+            %4 = Mul(%3, %1) : f32[count.l,2]
             return %4 "y"
-        }, most=dims[5], rows="L", slices=1} : f32[T,2]
+        }, most=dims[5], rows="count.l", slices=1} : f32[T,2]
         return %3 "y"
     }"#;
 
@@ -232,7 +233,7 @@ mod tests {
         let all = [n, x.clone(), w.clone()];
         let out = interp::run(&g, &all).expect("runs");
         assert_eq!(out[0].to_f32(), [1.0, 8.0, 0.25, 6.0, 0.75, 2.0]);
-        let symbols = |s: &str| (s != "L").then_some(3);
+        let symbols = |s: &str| (s != "count.l").then_some(3);
         assert_eq!(naive::run_graph(&g, &all, &symbols).expect("runs"), out);
         for wrong in [[1, 0, 3], [-1, 2, 2], [6, 0, 0]] {
             assert!(interp::run(&g, &[Tensor::i64(&[3], wrong), x.clone(), w.clone()]).is_err());
@@ -243,7 +244,7 @@ mod tests {
     fn bodies_that_do_not_fit_are_refused() {
         for (from, to) in [
             ("slices=1", "slices=2"),
-            ("rows=\"L\"", "rows=\"M\""),
+            ("rows=\"count.l\"", "rows=\"l\""),
             ("return %4 \"y\"", "return %2 \"y\""),
             ("%1 \"x\": f32[T,2]", "%1 \"x\": f32[T,3]"),
         ] {
