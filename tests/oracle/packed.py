@@ -3,8 +3,8 @@
 
     python packed.py [NAME...] [--threads N] [--zoo DIR] [--cache DIR]
 
-The network is the encoder of slice.py, with dimensions left open and fixed. Padding is at the end, at the start, anywhere, or
-nowhere. With --zoo, see zoo.py, its encoders are compared as well.
+The network is the encoder of slice.py, with dimensions left open and fixed. Padding is at the end, at the start, anywhere,
+nowhere, or everywhere. With --zoo, see zoo.py, its encoders are compared as well.
 """
 
 import argparse
