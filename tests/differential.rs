@@ -60,7 +60,7 @@ fn check(g: &Graph, seed: u64) -> Result<usize, Failure> {
     };
     let passes = !seed.is_multiple_of(3);
     let better = caught(Stage::Passes, || optimized(g))?;
-    let model = caught(Stage::Compile, || Model::new(g, &Choices { passes, cpu }))?;
+    let model = caught(Stage::Compile, || Model::new(g, &Choices::new(passes, cpu)))?;
     let mut r = Rng::new(seed);
     let mut compared = 0;
     for k in 0..RUNS {

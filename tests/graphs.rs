@@ -28,7 +28,7 @@ fn inputs(g: &Graph, sizes: Sizes, most: i64) -> Vec<Tensor> {
 /// the interpreter at each of the sizes, on one thread and on two.
 fn check_up_to(text: &str, all: &[Sizes], most: i64) {
     let g = source::graph(text);
-    let compiled = |passes, cpu| Model::new(&g, &Choices { passes, cpu }).unwrap_or_else(|e| panic!("{text}\n{e}"));
+    let compiled = |passes, cpu| Model::new(&g, &Choices::new(passes, cpu)).unwrap_or_else(|e| panic!("{text}\n{e}"));
     let multi = compiled(true, cameo::artifact::MULTI);
     let levels = multi
         .description()

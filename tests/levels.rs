@@ -55,7 +55,7 @@ fn inputs(g: &Graph) -> Vec<Tensor> {
 }
 
 fn compiled(g: &Graph, cpu: &'static str) -> Model {
-    Model::new(g, &Choices { passes: true, cpu }).unwrap_or_else(|e| panic!("{e}"))
+    Model::new(g, &Choices::new(true, cpu)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The level of an artefact for several, where this machine has it.

@@ -136,7 +136,7 @@ fn compiled(parts: &[&Part], cpu: &'static str, problems: &mut Vec<String>) -> R
     for (i, p) in parts.iter().enumerate() {
         append(&mut graph, &p.graph, &format!("c{i}"));
     }
-    let compile = || Model::new(&graph, &Choices { passes: false, cpu });
+    let compile = || Model::new(&graph, &Choices::new(false, cpu));
     let model = catch_unwind(AssertUnwindSafe(compile)).map_err(|_| "the compiler panics")??;
     let most = parts.iter().map(|p| p.runs.len()).max().unwrap_or(0);
     for k in 0..most {

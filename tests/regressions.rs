@@ -25,7 +25,7 @@ fn check(source: &str) {
     let inputs = inputs(&g);
     let want = interp::run(&g, &inputs).expect("the graph has an answer");
     for passes in [false, true] {
-        let model = Model::new(&g, &Choices { passes, cpu: "native" }).unwrap_or_else(|e| panic!("{e}\n{source}"));
+        let model = Model::new(&g, &Choices::new(passes, "native")).unwrap_or_else(|e| panic!("{e}\n{source}"));
         for threads in [1, 2] {
             let got = model.run(&inputs, threads).unwrap_or_else(|e| panic!("{e}\n{source}"));
             for (i, (w, g)) in want.iter().zip(&got).enumerate() {

@@ -4,8 +4,8 @@
 //!
 //! The target is made up, with four lanes and a tile of two rows, so that unrolled code stays readable.
 
-use cameo_codegen::emit::kernel::emit_kernels;
-use cameo_codegen::{Context, Module};
+use cameo_codegen::emit::kernel::emit;
+use cameo_codegen::{Context, Linkage, Module};
 use cameo_ir::{Graph, text};
 use cameo_kernel::targets::Tile;
 use cameo_kernel::{Choices, Program, Target, memory, partition, print};
@@ -149,7 +149,8 @@ fn mlir(source: &str) -> String {
     assert_eq!(program.kernels.len(), 1, "kernels");
     let context = Context::new();
     let mut module = Module::new(&context);
-    emit_kernels(&mut module, &program, [0], TINY.lanes as u32);
+    let (lanes, linkage) = (TINY.lanes as u32, Linkage::Hidden);
+    emit(&mut module, "cameo_k0", &program.kernels[0], lanes, linkage, None);
     module.seal();
     cameo_codegen::lower::text(&module)
 }

@@ -133,6 +133,7 @@ impl Artifact {
         let name = options.name.clone().unwrap_or_else(graph);
         let choices = CompileOptions {
             texts: options.keep_text,
+            listing: options.listing.clone(),
             ..ArtifactOptions::new(&name, options.emit).compile_options()
         };
         let symbols = cameo_codegen::names::model(&name);

@@ -53,6 +53,11 @@ pub struct Options {
     pub disabled_passes: Vec<String>,
     /// Convolutions are sums of products, never Winograd's form, whose results differ by some 1e-6 of their size.
     pub exact_conv: bool,
+    /// Outputs that are an input with more rows behind it stay in the input's memory
+    /// ([`cameo_kernel::program::Cache`]).
+    pub in_place_cache: bool,
+    /// Name of a listing of the kernels, beside a profiled executable, whose lines debug information tells.
+    pub listing: Option<String>,
     /// Schedules that were measured on a machine, as `cameo tune` writes them.
     pub tuning: Option<Arc<Tuning>>,
     /// Verify the graph after every pass; builds with debug assertions always do.
@@ -75,6 +80,8 @@ impl Default for Options {
             emit: Emit::Exe,
             disabled_passes: vec![],
             exact_conv: false,
+            in_place_cache: false,
+            listing: None,
             tuning: None,
             verify: false,
             keep_text: false,

@@ -181,6 +181,7 @@ pub fn partition(
     observe(Event::Begin(stage));
     let choices = Choices {
         exact_conv: options.exact_conv,
+        in_place_cache: options.in_place_cache,
         tuning: options.tuning.clone(),
     };
     let program = cameo_kernel::partition(graph, target, choices).map_err(|errors| lower_errors(graph, errors))?;

@@ -164,6 +164,16 @@ uint32_t cameo_context_threads(const cameo_context *context);
 cameo_status cameo_bind_input(cameo_context *context, size_t index, uint32_t dtype, const int64_t *shape, size_t rank,
                               const void *data, size_t bytes);
 
+/* Binds an input of a model that was compiled with --in-place-cache, of which an output is the input with more rows behind
+ * it: `past` and `present` of a decoder. data has bytes bytes, room for more rows than shape has along the axis of rows,
+ * in each of the outer rows: a cache of shape [1, 8, 100, 64] with room for 512 rows is float[1][8][512][64], of which
+ * the first 100 of each 512 are filled. A run writes its rows behind those and leaves all else. cameo_output_get gives the
+ * shape of the output; its data is null where the rows are apart: they are here. To go on, bind again with that shape, to
+ * go back, with fewer rows; both are cheap. A run for whose rows there is no room is CAMEO_BUFFER_TOO_SMALL. With
+ * cameo_bind_input instead, a cache is copied at the beginning of each run, and the output is the context's. */
+cameo_status cameo_bind_cache(cameo_context *context, size_t index, uint32_t dtype, const int64_t *shape, size_t rank,
+                              void *data, size_t bytes);
+
 /* Binds an output to the caller's memory of capacity bytes, apart from all other tensors. Null: the context's own. */
 cameo_status cameo_bind_output(cameo_context *context, size_t index, void *data, size_t capacity);
 

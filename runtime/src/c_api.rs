@@ -351,35 +351,30 @@ pub unsafe extern "C" fn cameo_bind_input(
     data: *const c_void,
     bytes: usize,
 ) -> c_int {
-    // SAFETY: null or from `cameo_context_create`.
-    let Some(CContext { context }) = (unsafe { context.as_mut() }) else {
-        return fail(&NULL);
-    };
-    if shape.is_null() && rank > 0 {
-        return fail(&NULL);
+    // SAFETY: `data` stays valid, as cameo.h asks.
+    unsafe {
+        bind(context, index, dtype, shape, rank, |context, dtype, shape| {
+            context.bind_input(index, dtype, shape, data.cast(), bytes)
+        })
     }
-    let Some(dtype) = DType::from_raw(dtype) else {
-        return fail(&Error::UnknownDtype { raw: dtype });
-    };
-    // Before a slice is made of it: a rank that the model does not have may be any number.
-    let expected = context.model().description().inputs().nth(index);
-    if let Some(info) = expected.filter(|info| info.extents.rank() != rank) {
-        return fail(&Error::WrongRank {
-            name: info.name,
-            expected: info.extents.rank(),
-            got: rank,
-        });
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cameo_bind_cache(
+    context: *mut CContext,
+    index: usize,
+    dtype: u32,
+    shape: *const i64,
+    rank: usize,
+    data: *mut c_void,
+    bytes: usize,
+) -> c_int {
+    // SAFETY: `data` stays valid and nobody else's, as cameo.h asks.
+    unsafe {
+        bind(context, index, dtype, shape, rank, |context, dtype, shape| {
+            context.bind_cache(index, dtype, shape, data.cast(), bytes)
+        })
     }
-    // SAFETY: `shape` has `rank` values and `data` stays valid, as cameo.h asks.
-    let bound = unsafe {
-        let shape = if expected.is_none() || rank == 0 {
-            &[]
-        } else {
-            std::slice::from_raw_parts(shape, rank)
-        };
-        context.bind_input(index, dtype, shape, data.cast(), bytes)
-    };
-    status(bound)
 }
 
 #[unsafe(no_mangle)]
@@ -468,6 +463,46 @@ pub extern "C" fn cameo_version() -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn cameo_abi_version() -> u32 {
     cameo_abi::ABI_VERSION
+}
+
+/// Checks what C says of an input, and binds it.
+///
+/// # Safety
+/// `context` is null or from `cameo_context_create`, and `shape` has `rank` values.
+unsafe fn bind(
+    context: *mut CContext,
+    index: usize,
+    dtype: u32,
+    shape: *const i64,
+    rank: usize,
+    bind: impl FnOnce(&mut Context, DType, &[i64]) -> Result<(), Error>,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let Some(CContext { context }) = (unsafe { context.as_mut() }) else {
+        return fail(&NULL);
+    };
+    if shape.is_null() && rank > 0 {
+        return fail(&NULL);
+    }
+    let Some(dtype) = DType::from_raw(dtype) else {
+        return fail(&Error::UnknownDtype { raw: dtype });
+    };
+    // Before a slice is made of it: a rank that the model does not have may be any number.
+    let expected = context.model().description().inputs().nth(index);
+    if let Some(info) = expected.filter(|info| info.extents.rank() != rank) {
+        return fail(&Error::WrongRank {
+            name: info.name,
+            expected: info.extents.rank(),
+            got: rank,
+        });
+    }
+    let shape = if expected.is_none() || rank == 0 {
+        &[]
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(shape, rank) }
+    };
+    status(bind(context, dtype, shape))
 }
 
 /// # Safety

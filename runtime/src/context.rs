@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::plan::PlanMemory;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::sys::Region;
-use cameo_core::{DType, Parallel, Run, Side, Sizes, Tables, TensorView, Working};
+use cameo_core::{DType, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size};
 
 /// How a context runs.
 #[derive(Default)]
@@ -67,6 +67,65 @@ struct Input {
     shape: Vec<i64>,
     /// Whether `shape` was ever set.
     shaped: bool,
+    /// For a cache, in whose memory the run writes.
+    memory: Memory,
+    /// The context's memory for a cache.
+    own: Region,
+}
+
+/// Where a run finds the rows of an input, and writes those behind them if it is a cache.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// In memory that is only read.
+    Read,
+    /// In the context's, where a run begins by copying it from memory that is only read.
+    Copied,
+    /// In memory of the caller with room for this many rows.
+    Caller(i64),
+    /// In the context's, with room for this many rows.
+    Own(i64),
+}
+
+impl Memory {
+    const fn room(self) -> Option<i64> {
+        match self {
+            Self::Read | Self::Copied => None,
+            Self::Caller(rows) | Self::Own(rows) => Some(rows),
+        }
+    }
+}
+
+impl Input {
+    /// Where kernels find it.
+    fn data(&self) -> *const u8 {
+        if self.memory == Memory::Copied {
+            self.own.as_ptr()
+        } else {
+            self.data
+        }
+    }
+
+    fn set_shape(&mut self, shape: &[i64], memory: Memory, state: &mut State) {
+        if !self.shaped || self.shape != shape || self.memory != memory {
+            self.shape.copy_from_slice(shape);
+            self.shaped = true;
+            self.memory = memory;
+            *state = State::Bound;
+        }
+    }
+
+    fn set_data(&mut self, data: *const u8, bytes: usize, state: &mut State) {
+        // Nothing lies somewhere.
+        let data = if data.is_null() {
+            Region::empty().as_ptr().cast_const()
+        } else {
+            data
+        };
+        if self.data != data {
+            *state = (*state).min(State::Planned);
+        }
+        (self.data, self.bytes) = (data, bytes);
+    }
 }
 
 struct Output {
@@ -117,6 +176,8 @@ impl Context {
             bytes: 0,
             shape: vec![0; info.extents.rank()],
             shaped: false,
+            memory: Memory::Read,
+            own: Region::empty(),
         });
         let outputs = description.outputs().map(|info| Output {
             caller: std::ptr::null_mut(),
@@ -158,7 +219,8 @@ impl Context {
     }
 
     /// Binds an input to the caller's memory: `bytes` bytes at `data`, dense, row-major, in the machine's byte order.
-    /// `data` must be a multiple of the element size, and may be null when `bytes` is 0.
+    /// `data` must be a multiple of the element size, and may be null when `bytes` is 0. A cache is copied from there at the
+    /// beginning of each run; see [`Context::bind_cache`] and [`Context::fill_cache`].
     ///
     /// # Safety
     /// `data` is valid for reads of `bytes` bytes, and not written during a run, until the input is bound again, or
@@ -176,22 +238,92 @@ impl Context {
         bytes: usize,
     ) -> Result<(), Error> {
         self.tables().check_input(index, dtype, shape, data, bytes)?;
-        let input = &mut self.inputs[index];
-        if !input.shaped || input.shape != shape {
-            input.shape.copy_from_slice(shape);
-            input.shaped = true;
-            self.state = State::Bound;
-        }
-        let data = if data.is_null() {
-            Region::empty().as_ptr().cast_const()
+        let memory = if self.tables().cache_of_input(index).is_some() {
+            Memory::Copied
         } else {
-            data
+            Memory::Read
         };
-        if input.data != data {
-            self.state = self.state.min(State::Planned);
+        let input = &mut self.inputs[index];
+        input.set_shape(shape, memory, &mut self.state);
+        input.set_data(data, bytes, &mut self.state);
+        Ok(())
+    }
+
+    /// Binds a cache to the caller's memory of `bytes` bytes at `data`: an input of this shape, of which the model gives an
+    /// output that is the input with more rows behind it. Along the axis of rows there is room for more than the input has,
+    /// as many as fill the bytes; each row of the outer axes begins that many rows behind the one before. A run writes its
+    /// rows behind those of the input, and the output is in this memory. To go on, bind it again with the output's shape;
+    /// to take rows back, with a smaller one.
+    ///
+    /// # Safety
+    /// `data` is valid for reads and writes of `bytes` bytes, and nothing else reads or writes it during a run or while a
+    /// [`TensorView`] of the output is alive, until the input is bound again or the context is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Context::bind_input`]; [`Error::InvalidArgument`] when the input is no cache. That there is no room for the
+    /// rows of a run is found when their number is known.
+    pub unsafe fn bind_cache(
+        &mut self,
+        index: usize,
+        dtype: DType,
+        shape: &[i64],
+        data: *mut u8,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        let room = self.tables().check_cache(index, dtype, shape, data, bytes)?;
+        let input = &mut self.inputs[index];
+        input.set_shape(shape, Memory::Caller(room), &mut self.state);
+        input.set_data(data, bytes, &mut self.state);
+        Ok(())
+    }
+
+    /// Puts rows into the context's memory for a cache, with room for `room` rows in all. A run writes its rows behind them;
+    /// [`Context::keep_rows`] makes these part of the input. [`Context::run_on`] takes no view of an input that is here.
+    ///
+    /// # Errors
+    /// Those of [`Context::bind_input`]; [`Error::InvalidArgument`] when the input is no cache; [`Error::CacheFull`];
+    /// [`Error::OutOfMemory`].
+    pub fn fill_cache(&mut self, index: usize, rows: &TensorView<'_>, room: i64) -> Result<(), Error> {
+        let (dtype, shape, bytes) = (rows.dtype(), rows.shape(), rows.bytes());
+        let tables = self.tables();
+        tables.check_input(index, dtype, shape, bytes.as_ptr(), bytes.len())?;
+        tables.check_cache(index, dtype, shape, bytes.as_ptr(), bytes.len())?;
+        let axis = tables.cache_of_input(index).map_or(0, |cache| cache.axis as usize);
+        if room < shape[axis] {
+            return Err(Error::CacheFull {
+                name: tables.input(index).name,
+                room,
+                needed: shape[axis],
+            });
         }
-        input.data = data;
-        input.bytes = bytes;
+        let memory = cache_bytes(dtype, shape, axis, room)?;
+        let input = &mut self.inputs[index];
+        grow(&mut input.own, memory)?;
+        input.set_shape(shape, Memory::Own(room), &mut self.state);
+        input.set_data(input.own.as_ptr(), memory, &mut self.state);
+        self.ran = false;
+        // SAFETY: the memory was just sized, and is the context's alone.
+        unsafe { spread(bytes, input.own.as_ptr(), shape, axis, room, dtype.size()) };
+        Ok(())
+    }
+
+    /// Makes the rows that the last run wrote into the context's caches part of the inputs, for the next run to go on.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there was no run, or it failed.
+    pub fn keep_rows(&mut self) -> Result<(), Error> {
+        if !self.ran {
+            return Err(NOT_COMPUTED);
+        }
+        for cache in self.tables().caches() {
+            let input = &mut self.inputs[cache.input as usize];
+            if let Memory::Own(_) = input.memory {
+                let shape = std::mem::take(&mut self.outputs[cache.output as usize].shape);
+                input.set_shape(&shape, input.memory, &mut self.state);
+                self.outputs[cache.output as usize].shape = shape;
+            }
+        }
+        self.ran = false;
         Ok(())
     }
 
@@ -206,6 +338,11 @@ impl Context {
     /// [`Context::prepare`] or [`Context::run`].
     pub unsafe fn bind_output(&mut self, index: usize, data: *mut u8, capacity: usize) -> Result<(), Error> {
         let dtype = self.output_dtype(index)?;
+        if self.tables().cache_of_output(index).is_some() && !data.is_null() {
+            return Err(Error::InvalidArgument(
+                "this output is in the memory of an input that it adds rows to",
+            ));
+        }
         if !(data as usize).is_multiple_of(dtype.size()) {
             let name = self.tables().output(index).name;
             return Err(Error::Misaligned {
@@ -224,9 +361,13 @@ impl Context {
         Ok(())
     }
 
-    /// Forgets the memory of all inputs, but not their shapes.
+    /// Forgets the memory of all inputs but for the context's own, and no shapes.
     pub fn unbind_inputs(&mut self) {
-        for input in &mut self.inputs {
+        for input in self
+            .inputs
+            .iter_mut()
+            .filter(|input| !matches!(input.memory, Memory::Own(_)))
+        {
             input.data = std::ptr::null();
         }
         self.state = self.state.min(State::Planned);
@@ -236,7 +377,7 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::NotBound`], [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`],
-    /// [`Error::ShapeRule`], [`Error::BufferTooSmall`], [`Error::OutOfMemory`].
+    /// [`Error::ShapeRule`], [`Error::BufferTooSmall`], [`Error::CacheFull`], [`Error::OutOfMemory`].
     pub fn prepare(&mut self) -> Result<(), Error> {
         if self.state < State::Planned {
             self.replan()?;
@@ -258,6 +399,7 @@ impl Context {
             self.state = State::Resolved;
         }
         self.ran = false;
+        self.copy_caches();
         let tables = self.model.description().tables();
         let sizes = self.plan.sizes;
         let working = Working {
@@ -293,22 +435,29 @@ impl Context {
         Ok(())
     }
 
-    /// Binds all inputs, in the model's order, runs, and forgets them.
+    /// Binds all inputs but those of [`Context::fill_cache`], in the model's order, runs, and forgets them.
     ///
     /// # Errors
     /// Those of [`Context::bind_input`] and [`Context::run`]; [`Error::WrongCount`].
     pub fn run_on(&mut self, inputs: &[TensorView<'_>]) -> Result<(), Error> {
         self.ran = false;
-        if inputs.len() != self.inputs.len() {
+        let given = |input: &Input| !matches!(input.memory, Memory::Own(_));
+        let expected = self.inputs.iter().filter(|input| given(input)).count();
+        if inputs.len() != expected {
             return Err(Error::WrongCount {
-                expected: self.inputs.len(),
+                expected,
                 got: inputs.len(),
             });
         }
-        let bound = inputs.iter().enumerate().try_for_each(|(index, view)| {
+        let mut index = 0;
+        let bound = inputs.iter().try_for_each(|view| {
+            while !given(&self.inputs[index]) {
+                index += 1;
+            }
             let bytes = view.bytes();
+            index += 1;
             // SAFETY: the views outlive this call, and nothing runs between it and `unbind_inputs` below.
-            unsafe { self.bind_input(index, view.dtype(), view.shape(), bytes.as_ptr(), bytes.len()) }
+            unsafe { self.bind_input(index - 1, view.dtype(), view.shape(), bytes.as_ptr(), bytes.len()) }
         });
         let result = bound.and_then(|()| self.run());
         self.unbind_inputs();
@@ -318,17 +467,36 @@ impl Context {
     /// An output of the last run.
     ///
     /// # Errors
-    /// [`Error::UnknownIndex`]; [`Error::InvalidArgument`] when there was no run, it failed, or the output was bound or
-    /// prepared for other shapes since.
+    /// [`Error::UnknownIndex`]; [`Error::InvalidArgument`] when there was no run, it failed, the output was bound or
+    /// prepared for other shapes since, its memory is a cache that is no longer bound, or its rows are apart because there is room for more in a cache's memory.
     pub fn output(&self, index: usize) -> Result<TensorView<'_>, Error> {
         let dtype = self.output_dtype(index)?;
         if !self.ran {
-            return Err(Error::InvalidArgument("the outputs have not been computed: run first"));
+            return Err(NOT_COMPUTED);
         }
         let output = &self.outputs[index];
-        // SAFETY: `place_outputs` saw to it that the memory has `bytes` bytes; it is initialised by the system or by
-        // the run, and stays until the context is borrowed mutably.
-        let bytes = unsafe { std::slice::from_raw_parts(output.data(), output.bytes) };
+        let data = match self.tables().cache_of_output(index) {
+            Some(cache) => {
+                let (axis, room) = (cache.axis as usize, self.inputs[cache.input as usize].memory.room());
+                let outer: i64 = output.shape[..axis].iter().product();
+                if outer > 1 && room.is_some_and(|room| room != output.shape[axis]) {
+                    return Err(Error::InvalidArgument(
+                        "the rows of this output are apart: it is in the memory of an input that has room for more",
+                    ));
+                }
+                let data = self.inputs[cache.input as usize].data();
+                if data.is_null() {
+                    return Err(Error::InvalidArgument(
+                        "this output is in the memory of an input that is no longer bound",
+                    ));
+                }
+                data
+            }
+            None => output.data().cast_const(),
+        };
+        // SAFETY: `place_outputs` or `replan` saw to it that the memory has `bytes` bytes; it is initialised by the system
+        // or by the run, and stays until the context is borrowed mutably.
+        let bytes = unsafe { std::slice::from_raw_parts(data, output.bytes) };
         Ok(TensorView::from_bytes(dtype, bytes, &output.shape))
     }
 
@@ -385,10 +553,21 @@ impl Context {
             });
         }
         let mut plan = self.plan.plan(tables)?;
-        let sizes = plan.evaluate(|index| &self.inputs[index].shape)?;
+        let inputs = &self.inputs;
+        let sizes = plan.evaluate(|index| &inputs[index].shape, |index| inputs[index].memory.room())?;
         for (index, output) in self.outputs.iter_mut().enumerate() {
             output.bytes = plan.output(index, &mut output.shape)?;
-            output.most = output.bytes;
+            let elsewhere = tables.cache_of_output(index).is_some();
+            output.most = if elsewhere { 0 } else { output.bytes };
+        }
+        for cache in tables.caches() {
+            let index = cache.input as usize;
+            let input = &mut self.inputs[index];
+            if input.memory == Memory::Copied {
+                let dtype = tables.input(index).dtype;
+                let bytes = cache_bytes(dtype, &input.shape, cache.axis as usize, plan.room(cache))?;
+                grow(&mut input.own, bytes)?;
+            }
         }
         plan.split(self.threads, &mut self.parts);
 
@@ -433,14 +612,39 @@ impl Context {
         self.plan.plan(tables)?.resolve(
             self.arena.as_ptr(),
             self.model.weights(),
-            |index| self.inputs[index].data,
+            |index| self.inputs[index].data(),
             |index| self.outputs[index].data(),
             &mut self.pointers,
         );
         Ok(())
     }
 
-    /// Kernels write outputs before they have read all inputs, so the caller's buffers must be apart.
+    /// Copies the caches that are bound as other inputs are to where rows can be written behind them.
+    fn copy_caches(&mut self) {
+        let tables = self.tables();
+        for cache in tables.caches() {
+            let index = cache.input as usize;
+            let (input, axis) = (&self.inputs[index], cache.axis as usize);
+            if input.memory != Memory::Copied {
+                continue;
+            }
+            let room = self.outputs[cache.output as usize].shape[axis];
+            // SAFETY: bound memory is as long as the binding said, and `replan` sized the context's.
+            unsafe {
+                let rows = std::slice::from_raw_parts(input.data, input.bytes);
+                spread(
+                    rows,
+                    input.own.as_ptr(),
+                    &input.shape,
+                    axis,
+                    room,
+                    tables.input(index).dtype.size(),
+                );
+            }
+        }
+    }
+
+    /// Kernels write outputs before they have read all inputs, so the caller's buffers must be apart, and those of caches.
     fn check_overlap(&self) -> Result<(), Error> {
         let range = |data: *const u8, bytes: usize| data as usize..(data as usize).saturating_add(bytes);
         for (index, output) in self
@@ -463,7 +667,48 @@ impl Context {
                 ));
             }
         }
+        for (index, input) in self.inputs.iter().enumerate() {
+            if !matches!(input.memory, Memory::Caller(_)) {
+                continue;
+            }
+            let written = range(input.data, input.bytes);
+            let mut others = self.inputs.iter().enumerate().filter(|(i, _)| *i != index);
+            let apart = |(_, other): (usize, &Input)| {
+                let other = range(other.data, other.bytes);
+                written.is_empty() || other.is_empty() || written.end <= other.start || other.end <= written.start
+            };
+            if !others.all(apart) {
+                return Err(Error::InvalidArgument(
+                    "the memory of a cache overlaps that of another input",
+                ));
+            }
+        }
         Ok(())
+    }
+}
+
+const NOT_COMPUTED: Error = Error::InvalidArgument("the outputs have not been computed: run first");
+
+/// Bytes of the memory of a cache of this shape with room for so many rows along `axis`.
+fn cache_bytes(dtype: DType, shape: &[i64], axis: usize, room: i64) -> Result<usize, Error> {
+    let extents = shape.iter().enumerate();
+    let extents = extents.map(|(a, extent)| if a == axis { room } else { *extent });
+    byte_size(dtype, extents).ok_or(Error::ShapeRule)
+}
+
+/// Copies a dense tensor to where there is room for `room` rows along `axis`.
+///
+/// # Safety
+/// `to` is valid for writes of [`cache_bytes`] bytes, and apart from `rows`.
+unsafe fn spread(rows: &[u8], to: *mut u8, shape: &[i64], axis: usize, room: i64, size: usize) {
+    let inner = shape[axis + 1..].iter().product::<i64>() as usize * size;
+    let (from, pitch) = (shape[axis] as usize * inner, room as usize * inner);
+    if from == 0 {
+        return;
+    }
+    for (i, chunk) in rows.chunks_exact(from).enumerate() {
+        // SAFETY: the caller's promise: the outer index is below the product of the outer extents.
+        unsafe { to.add(i * pitch).copy_from_nonoverlapping(chunk.as_ptr(), from) };
     }
 }
 

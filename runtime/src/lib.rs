@@ -29,7 +29,7 @@ pub use cameo_core::{
 };
 pub use context::{Context, ContextOptions};
 pub use limits::{allowed_cpus, peak_rss_bytes};
-pub use model::{Description, Model};
+pub use model::{CacheInfo, Description, Model};
 
 /// Why a call failed; names and paths are strings.
 pub type Error = cameo_core::Error<String>;

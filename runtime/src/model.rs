@@ -14,6 +14,17 @@ pub struct Description {
     tables: Tables,
 }
 
+/// An input that a run adds rows to in its memory, and the output that has them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheInfo {
+    /// Index of the input.
+    pub input: usize,
+    /// Index of the output.
+    pub output: usize,
+    /// The axis of rows, of both.
+    pub axis: usize,
+}
+
 impl Description {
     /// Checks the descriptor that the compiler wrote into the object.
     ///
@@ -45,6 +56,15 @@ impl Description {
     pub fn inputs(&self) -> impl ExactSizeIterator<Item = TensorInfo> + use<> {
         let tables = self.tables;
         (0..tables.input_count()).map(move |index| tables.input(index))
+    }
+
+    /// The outputs that are an input with more rows behind it, in the input's memory.
+    pub fn caches(&self) -> impl ExactSizeIterator<Item = CacheInfo> + use<> {
+        self.tables.caches().iter().map(|cache| CacheInfo {
+            input: cache.input as usize,
+            output: cache.output as usize,
+            axis: cache.axis as usize,
+        })
     }
 
     /// Outputs, in the model's order.
@@ -140,7 +160,7 @@ impl Description {
             }
         }
         let mut memory = PlanMemory::new(tables);
-        memory.plan(tables)?.evaluate(|index| shapes[index])?;
+        memory.plan(tables)?.evaluate(|index| shapes[index], |_| None)?;
         Ok(memory.symbols)
     }
 

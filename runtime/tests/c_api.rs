@@ -93,6 +93,40 @@ fn bind_run_get() {
 }
 
 #[test]
+fn caches_grow_in_their_memory() {
+    let desc: &'static ModelDesc = Box::leak(Box::new(fake::cache_model()));
+    let mut memory = [-1f32; 2 * 4];
+    let (data, bytes) = (memory.as_mut_ptr().cast::<c_void>(), size_of_val(&memory));
+    unsafe {
+        let (mut model, mut context) = (ptr::null_mut(), ptr::null_mut());
+        assert_eq!(cameo_model_open(desc, ptr::null(), &raw mut model), 0);
+        assert_eq!(cameo_context_create(model, ptr::null(), &raw mut context), 0);
+        let bind = |rows: i64, bytes| {
+            let shape = [2, rows, 1];
+            cameo_bind_cache(context, 0, DType::F32 as u32, shape.as_ptr(), 3, data, bytes)
+        };
+        for rows in [0, 1, 2, 1, 2, 3] {
+            assert_eq!((bind(rows, bytes), cameo_run(context)), (0, 0), "{}", last_error());
+            // data, bytes, dtype, rank, shape of `cameo_output_info`.
+            let mut info = [0usize; 5];
+            assert_eq!(cameo_output_get(context, 0, info.as_mut_ptr().cast()), 0);
+            assert_eq!(*(info[4] as *const i64).add(1), rows + 1);
+            // The last one fills the memory: its rows are not apart.
+            assert_eq!(info[0] != 0, rows == 3);
+        }
+        assert_eq!((bind(4, bytes), cameo_run(context)), (0, Status::BufferTooSmall as i32));
+        assert_eq!(
+            last_error(),
+            "the memory of input \"past\" has room for 4 rows, the run needs 5"
+        );
+        assert_eq!(bind(3, 4), Status::WrongSize as i32);
+        cameo_context_destroy(context);
+        cameo_model_close(model);
+    }
+    assert_eq!(memory, [0.0, 1.0, 2.0, 3.0, 0.5, 1.5, 2.5, 3.5]);
+}
+
+#[test]
 fn null_is_an_error() {
     let null = Status::InvalidArgument as i32;
     unsafe {
@@ -114,6 +148,10 @@ fn null_is_an_error() {
         assert_eq!(cameo_context_threads(ptr::null()), 0);
         assert_eq!(
             cameo_bind_input(ptr::null_mut(), 0, 1, ptr::null(), 0, ptr::null(), 0),
+            null
+        );
+        assert_eq!(
+            cameo_bind_cache(ptr::null_mut(), 0, 1, ptr::null(), 0, ptr::null_mut(), 0),
             null
         );
         assert_eq!(cameo_bind_output(ptr::null_mut(), 0, ptr::null_mut(), 0), null);

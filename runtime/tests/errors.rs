@@ -4,7 +4,7 @@
 mod fake;
 
 use cameo_abi::{
-    ABI_VERSION, Count, DType, LOOP_DEPTH, Level, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice,
+    ABI_VERSION, Cache, Count, DType, LOOP_DEPTH, Level, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice,
 };
 use cameo_runtime::{Context, ContextOptions, Error, Model, Status, TensorView};
 use std::path::Path;
@@ -390,7 +390,25 @@ fn wrong_models() {
         ..fake::relay_model(2, |_| true)
     };
     assert_eq!(status(count(2, 0, 3, 2)), None);
+    let cache = |input, output, axis, capacity, times| {
+        let cache = Cache {
+            input,
+            output,
+            axis,
+            capacity,
+        };
+        ModelDesc {
+            caches: fake::constant(vec![cache; times]),
+            ..fake::cache_model()
+        }
+    };
+    assert_eq!(status(fake::cache_model()), None);
     let damaged = [
+        cache(1, 0, 1, 1, 1),
+        cache(0, 1, 1, 1, 1),
+        cache(0, 0, 3, 1, 1),
+        cache(0, 0, 1, 2, 1),
+        cache(0, 0, 1, 1, 2),
         count(3, 0, 0, 0),
         count(0, 1, 0, 0),
         count(0, 0, 4, 0),

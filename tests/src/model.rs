@@ -13,6 +13,18 @@ pub struct Choices {
     pub passes: bool,
     /// As `--cpu`.
     pub cpu: &'static str,
+    /// As `--in-place-cache`.
+    pub in_place_cache: bool,
+}
+
+impl Choices {
+    pub fn new(passes: bool, cpu: &'static str) -> Self {
+        Self {
+            passes,
+            cpu,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Choices {
@@ -20,6 +32,7 @@ impl Default for Choices {
         Self {
             passes: false,
             cpu: "native",
+            in_place_cache: false,
         }
     }
 }
@@ -65,6 +78,7 @@ impl Model {
         let options = Options {
             name: Some("model".into()),
             emit: Emit::Shared,
+            in_place_cache: choices.in_place_cache,
             ..Options::default()
         };
         let files = build(&graph, &target, &options).map_err(|d| d.to_string())?;
@@ -134,6 +148,44 @@ pub fn run_in(context: &mut Context, inputs: &[Tensor]) -> Result<Vec<Tensor>, E
             Ok(tensor.expect("bytes fit the shape"))
         })
         .collect()
+}
+
+/// The memory of a cache that grows in place.
+pub struct CacheMemory<'a> {
+    /// Index of the input.
+    pub input: usize,
+    /// Of the rows that are there.
+    pub shape: Vec<i64>,
+    pub memory: &'a mut [f32],
+}
+
+/// Binds one dense input and caches, runs so many times, and unbinds them.
+///
+/// # Errors
+/// The runtime's.
+pub fn run_grown(
+    context: &mut Context,
+    input: (usize, &TensorView),
+    caches: &mut [CacheMemory],
+    times: usize,
+) -> Result<(), Error> {
+    let (index, view) = input;
+    let bytes = view.bytes();
+    #[expect(unsafe_code, reason = "binds memory")]
+    // SAFETY: the memory outlives the call, at whose end it is unbound, and nothing else uses it meanwhile.
+    let bound = unsafe {
+        caches
+            .iter_mut()
+            .try_for_each(|c| {
+                let bytes = size_of_val(c.memory);
+                let dtype = cameo_runtime::DType::F32;
+                context.bind_cache(c.input, dtype, &c.shape, c.memory.as_mut_ptr().cast(), bytes)
+            })
+            .and_then(|()| context.bind_input(index, view.dtype(), view.shape(), bytes.as_ptr(), bytes.len()))
+    };
+    let result = bound.and_then(|()| (0..times).try_for_each(|_| context.run()));
+    context.unbind_inputs();
+    result
 }
 
 /// A tensor's bytes at an address that suits every element type, which `Bytes` does not promise.

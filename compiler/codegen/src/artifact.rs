@@ -268,6 +268,10 @@ pub fn write_artifact(
         Emit::Rust => rust_crate::write(&model, &mut output)?,
         Emit::Exe | Emit::Shared | Emit::Static | Emit::Object => native(&model, options, &mut output)?,
     }
+    if let Some((file, text)) = compiled.listing.as_ref().filter(|_| options.profile) {
+        output.put(LISTING, text.as_bytes())?;
+        output.near(LISTING, file);
+    }
     let embedded = options.embed_weights && options.emit != Emit::Rust;
     if layout.bytes > 0 && !embedded {
         match options.emit {
@@ -287,6 +291,9 @@ pub fn write_artifact(
 
 /// The weights file in the working folder.
 const WEIGHTS: &str = "weights";
+
+/// The listing there.
+const LISTING: &str = "listing";
 
 /// All there is to know of a model that is being written.
 pub(crate) struct Model<'a> {
@@ -455,6 +462,11 @@ impl Output {
         let mut path = self.out.clone().into_os_string();
         path.push(suffix);
         self.files.push((temporary.to_owned(), path.into()));
+    }
+
+    /// A file of this name in the folder of the output.
+    fn near(&mut self, temporary: &str, name: &str) {
+        self.files.push((temporary.to_owned(), self.out.with_file_name(name)));
     }
 
     fn archive(&mut self, members: &[(String, Vec<u8>)], name: &str) -> Result<(), ArtifactError> {

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cameo_kernel::Program;
+use cameo_kernel::print::KernelLines;
 use cameo_kernel::program::KernelBody;
 use inkwell::context::Context as LlvmContext;
 
 use crate::artifact::ArtifactError;
-use crate::emit::kernel::{emit_kernels, symbol as rendered};
+use crate::emit::Linkage;
+use crate::emit::kernel::emit;
 use crate::level::{self, Level};
 use crate::object::{Machine, MachineError, llvm_text};
 use crate::{Context, Module, lower};
@@ -23,7 +25,7 @@ const MOST_THREADS: usize = 16;
 const STACK_BYTES: usize = 32 << 20;
 
 /// What to make of the kernels.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CompileOptions {
     /// Assembly text instead of objects.
     pub assembly: bool,
@@ -31,6 +33,8 @@ pub struct CompileOptions {
     pub texts: bool,
     /// 0: as many as there are processors.
     pub threads: usize,
+    /// Name of a listing of the kernels, whose lines debug information tells of each instruction.
+    pub listing: Option<String>,
 }
 
 /// The compiled kernels of all levels, in the order of levels and of their programs; what levels share is there once.
@@ -41,6 +45,8 @@ pub struct Compiled {
     pub symbols: Vec<Vec<String>>,
     /// Time per stage, summed over threads, for people.
     pub times: StageTimes,
+    /// With [`CompileOptions::listing`]: its name and text.
+    pub listing: Option<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +115,9 @@ pub fn compile(levels: &[Level], name: &str, options: &CompileOptions) -> Result
         .iter()
         .map(|l| (&*l.machine.triple, respelled(&l.machine)))
         .collect();
+    let listing = options.listing.as_ref().zip(levels.first());
+    let listing = listing.map(|(name, level)| (name.clone(), cameo_kernel::print::listing(&level.program)));
+    let lines = listing.as_ref().map(|(_, listing)| &*listing.kernels);
     let (programs, spelled, named) = (&*programs, &*spelled, &*symbols);
     let mut results = std::thread::scope(|scope| {
         let mut others = vec![];
@@ -116,7 +125,7 @@ pub fn compile(levels: &[Level], name: &str, options: &CompileOptions) -> Result
             let work = || {
                 let again = |(triple, cpu): &(&str, &str)| Machine::new(Some(triple), cpu);
                 let machines = spelled.iter().map(again).collect::<Result<Vec<_>, _>>()?;
-                Ok(Worker::new(programs, machines.iter().collect(), named, options).run(&queue))
+                Ok(Worker::new(programs, machines.iter().collect(), named, options, lines).run(&queue))
             };
             let thread = std::thread::Builder::new()
                 .stack_size(STACK_BYTES)
@@ -125,7 +134,7 @@ pub fn compile(levels: &[Level], name: &str, options: &CompileOptions) -> Result
             others.extend(thread);
         }
         let machines = levels.iter().map(|l| &l.machine).collect();
-        let mut results = vec![Ok(Worker::new(programs, machines, named, options).run(&queue))];
+        let mut results = vec![Ok(Worker::new(programs, machines, named, options, lines).run(&queue))];
         for thread in others {
             results.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
@@ -150,6 +159,7 @@ pub fn compile(levels: &[Level], name: &str, options: &CompileOptions) -> Result
         .collect::<Result<_, _>>()?;
     Ok(Compiled {
         kernels,
+        listing: listing.map(|(name, listing)| (name, listing.text)),
         symbols,
         times,
     })
@@ -185,7 +195,9 @@ struct Worker<'a> {
     /// This thread's own.
     machines: Vec<&'a Machine>,
     symbols: &'a [Vec<String>],
-    options: CompileOptions,
+    options: &'a CompileOptions,
+    /// Of the first level's kernels in the listing.
+    lines: Option<&'a [KernelLines]>,
     context: Context,
     times: StageTimes,
 }
@@ -195,13 +207,15 @@ impl<'a> Worker<'a> {
         programs: &'a [&'a Program],
         machines: Vec<&'a Machine>,
         symbols: &'a [Vec<String>],
-        options: &CompileOptions,
+        options: &'a CompileOptions,
+        lines: Option<&'a [KernelLines]>,
     ) -> Self {
         Self {
             programs,
             machines,
             symbols,
-            options: *options,
+            options,
+            lines,
             context: Context::new(),
             times: StageTimes::default(),
         }
@@ -225,7 +239,13 @@ impl<'a> Worker<'a> {
         let machine = self.machines[level];
         let symbol = &self.symbols[level][index];
         let mut module = Module::new(&self.context).with(machine.features());
-        emit_kernels(&mut module, self.programs[level], [index], machine.vector_bits() / 32);
+        let lines = self.lines.filter(|_| level == 0).map(|lines| &lines[index]);
+        if let (Some(_), Some(listing)) = (lines, &self.options.listing) {
+            module = module.with_lines(listing);
+        }
+        let lanes = machine.vector_bits() / 32;
+        let kernel = &self.programs[level].kernels[index];
+        emit(&mut module, symbol, kernel, lanes, Linkage::Hidden, lines);
         let mlir = self.options.texts.then(|| {
             module.seal();
             crate::lower::text(&module)
@@ -233,10 +253,6 @@ impl<'a> Worker<'a> {
         lap(&mut self.times.emit);
         let llvm = LlvmContext::create();
         let module = lower(module, &llvm).map_err(|error| ArtifactError::Kernel { level, index, error })?;
-        // Two models in one program must not share symbols.
-        if let Some(function) = module.get_function(&rendered(index)) {
-            function.as_global_value().set_name(symbol);
-        }
         let file = format!("k{index}");
         module.set_name(&file);
         module.set_source_file_name(&file);
@@ -302,11 +318,48 @@ mod tests {
         let compiled = compile(&crate::sample::levels(&["x86-64-v3"]), "m", &options).unwrap();
         let texts = compiled.kernels[1].texts.as_ref().unwrap();
         assert!(
-            texts.mlir.contains("@cameo_k1")
+            texts.mlir.contains("@m_k1_nest_second")
                 && texts.llvm.contains("@m_k1_nest_second")
                 && texts.assembly.contains("m_k1_nest_second:")
         );
         assert!(matches!(compiled.kernels[1].code, Code::Object(_)));
+    }
+
+    #[test]
+    fn lines_change_no_instruction() {
+        let compiled = |listing: Option<&str>| {
+            let options = CompileOptions {
+                texts: true,
+                listing: listing.map(str::to_owned),
+                ..CompileOptions::default()
+            };
+            compile(&crate::sample::levels(&["x86-64-v3"]), "m", &options).unwrap()
+        };
+        let (plain, lined) = (compiled(None), compiled(Some("m.kernels")));
+        assert!(plain.listing.is_none());
+        let (file, listing) = lined.listing.as_ref().unwrap();
+        assert_eq!(file, "m.kernels");
+        let instructions = |text: &str| -> Vec<String> {
+            let code = text.lines().filter(|line| line.starts_with("  "));
+            code.map(|line| line.split(", !").next().unwrap_or_default().to_owned())
+                .collect()
+        };
+        for (a, b) in plain.kernels.iter().zip(&lined.kernels) {
+            let (a, b) = (a.texts.as_ref().unwrap(), b.texts.as_ref().unwrap());
+            assert!(!a.llvm.contains("!dbg"));
+            assert_eq!(instructions(&a.llvm), instructions(&b.llvm));
+            // Each line that debug information names computes something.
+            let lines = b.llvm.split("!DILocation(line: ").skip(1);
+            let lines: Vec<usize> = lines.map(|l| l.split(',').next().unwrap().parse().unwrap()).collect();
+            assert!(lines.iter().any(|l| *l > 0));
+            for line in lines.into_iter().filter(|l| *l > 0) {
+                let text = listing.lines().nth(line - 1).unwrap();
+                assert!(
+                    text.starts_with('k') || text.starts_with("    e"),
+                    "line {line}: {text}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn verify(module: &Module) -> Result<(), LowerError> {
 pub fn lower<'l>(mut module: Module, llvm: &'l LlvmContext) -> Result<LlvmModule<'l>, LowerError> {
     module.seal();
     verify(&module)?;
-    let context = module.context();
+    let (context, lines) = (module.context(), module.has_lines());
     let mut mlir = module.into_mlir();
 
     let passes = PassManager::new(context);
@@ -125,6 +125,9 @@ pub fn lower<'l>(mut module: Module, llvm: &'l LlvmContext) -> Result<LlvmModule
     passes.add_pass(pass::conversion::create_arith_to_llvm());
     passes.add_pass(pass::conversion::create_control_flow_to_llvm());
     passes.add_pass(pass::conversion::create_reconcile_unrealized_casts());
+    if lines {
+        passes.add_pass(pass::llvm::create_di_scope_for_llvm_func_op_pass());
+    }
     let (converted, diagnostics) = listening(context, || passes.run(&mut mlir).is_ok());
     if !converted {
         return Err(LowerError {

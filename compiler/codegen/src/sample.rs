@@ -121,6 +121,7 @@ pub fn program() -> Program {
         ],
         loops: vec![],
         counts: vec![],
+        caches: vec![],
         requirements: vec![],
         graph,
     }

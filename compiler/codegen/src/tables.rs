@@ -195,6 +195,17 @@ pub fn text(
         })
         .collect();
     let counts = constant(&mut tables, name, "counts", "%Count", &rows);
+    let rows: Vec<String> = layout
+        .caches
+        .iter()
+        .map(|c| {
+            format!(
+                "%Cache {{ i32 {}, i32 {}, i32 {}, i32 {} }}",
+                c.input, c.output, c.axis, c.capacity
+            )
+        })
+        .collect();
+    let caches = constant(&mut tables, name, "caches", "%Cache", &rows);
     for kernel in called {
         let _ = writeln!(out, "declare hidden i32 @{kernel}(ptr, ptr, i64, i64, ptr)");
     }
@@ -232,6 +243,7 @@ pub fn text(
             loops,
             moves,
             counts,
+            caches,
         ]
         .join(", "),
         format!(
@@ -286,7 +298,8 @@ const TYPES: &str = "\
 %Loop = type { i32, i32, i32, i32, i32, i32 }
 %Move = type { i32, i32, i32, i32 }
 %Count = type { i32, i32, i32, i32 }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
+%Cache = type { i32, i32, i32, i32 }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
 ";
 
 /// Defines an array and gives the `%Slice` of it.
@@ -421,6 +434,7 @@ struct Layout {
     loops: Vec<abi::Loop>,
     moves: Vec<abi::Move>,
     counts: Vec<abi::Count>,
+    caches: Vec<abi::Cache>,
     inputs: Vec<Vec<Extent>>,
     outputs: Vec<Vec<Extent>>,
     scratch: Vec<Dim>,
@@ -481,6 +495,14 @@ impl Layout {
         for c in &program.counts {
             layout.count(program, plan, facts, c.step, &c.symbol)?;
         }
+        for c in &program.caches {
+            layout.caches.push(abi::Cache {
+                input: index(c.input)?,
+                output: index(c.output)?,
+                axis: index(c.axis)?,
+                capacity: symbol_index(program, &c.capacity)?,
+            });
+        }
         layout.loops(program, plan, facts)?;
         // Those of the steps before loops, then of loops from the outermost on.
         layout.counts.sort_by_key(|c| c.step);
@@ -527,11 +549,9 @@ impl Layout {
         let buffer = index(self.buffers.len())?;
         let place = self.buffer(program, plan, facts.weight_offsets, symbol.storage)?;
         self.buffers.push(place);
-        let number = program.symbols.iter().position(|(name, _)| *name == symbol.name);
-        let number = number.ok_or_else(|| ArtifactError::Tables(format!("nothing declares {}", symbol.name)))?;
         self.counts.push(abi::Count {
             step: index(step)?,
-            symbol: index(number)?,
+            symbol: symbol_index(program, &symbol.name)?,
             buffer,
             most: index(self.dims.place(&symbol.most))?,
         });
@@ -601,6 +621,12 @@ impl Layout {
         let index = self::index(index)?;
         Ok(abi::Buffer { region, index, offset })
     }
+}
+
+/// Index of a symbol of the program.
+fn symbol_index(program: &Program, symbol: &str) -> Result<u32, ArtifactError> {
+    let number = program.symbols.iter().position(|(name, _)| **name == *symbol);
+    index(number.ok_or_else(|| ArtifactError::Tables(format!("nothing declares {symbol}")))?)
 }
 
 /// A table index as the ABI stores it.

@@ -7,10 +7,12 @@ use cameo_ir::structured::{Body, Compute, Expr, ExprId, Scalar};
 use cameo_ir::{Bounds, Dim, Graph, Origin, Sym, ValueId};
 use rustc_hash::FxHashMap;
 
+use crate::cache::Growing;
 use crate::classify::{Class, Info};
 use crate::expand::LowerError;
 use crate::group::{Group, Groups};
 use crate::nest::finish_nest;
+use crate::order::{Rows, memory_extent};
 use crate::program::{
     Buffer, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Step, Storage, Store,
     Weight,
@@ -41,6 +43,9 @@ pub struct Builder<'a> {
     pub(crate) outputs: FxHashMap<ValueId, Vec<usize>>,
     pub(crate) written: Vec<bool>,
     scalars: FxHashMap<ValueId, Option<Scalar>>,
+    pub(crate) growing: Vec<Growing>,
+    /// Of values in the memory of a cache.
+    pub(crate) rows: FxHashMap<ValueId, Rows>,
 }
 
 /// Cost of evaluating a scalar for the code of its readers, about a tenth of a second: statistics of a layer's weights are far
@@ -71,6 +76,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
             steps: vec![],
             loops: vec![],
             counts: vec![],
+            caches: vec![],
             requirements: vec![],
             graph: g.clone(),
         },
@@ -81,7 +87,12 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
         outputs: FxHashMap::default(),
         written: vec![false; g.outputs().len()],
         scalars: FxHashMap::default(),
+        growing: vec![],
+        rows: FxHashMap::default(),
     };
+    if b.choices.in_place_cache {
+        b.declare_caches().map_err(|e| vec![e])?;
+    }
     for (i, (_, v)) in g.outputs().iter().enumerate() {
         b.outputs.entry(*v).or_default().push(i);
     }
@@ -176,13 +187,18 @@ impl Draft {
 impl Builder<'_> {
     pub fn storage(&mut self, v: ValueId, place: Place) -> usize {
         let value = self.info.graph.value(v);
+        // A cache is where an input is; elsewhere is no room for more rows.
+        let rows = self.rows.get(&v).filter(|_| matches!(place, Place::Input(_)));
+        let shape = &value.fact.shape;
+        let extents: Vec<Dim> = (0..shape.len()).map(|a| memory_extent(shape, a, rows)).collect();
+        let elements = Dim::product(&extents);
         if let Place::Output(i) = place {
             self.written[i] = true;
         }
         self.program.storages.push(Storage {
             name: value.name.clone(),
             dtype: value.fact.dtype,
-            elements: value.fact.element_count(),
+            elements,
             place,
         });
         self.program.storages.len() - 1
@@ -363,7 +379,8 @@ impl Builder<'_> {
         if self.placed.contains_key(&v) {
             return Ok(());
         }
-        if let Some(placed) = self.whole_view(v) {
+        if let Some((placed, rows)) = self.whole_view(v) {
+            self.rows.extend(rows.map(|rows| (v, rows)));
             self.placed.insert(v, placed);
             return Ok(());
         }
@@ -384,7 +401,7 @@ impl Builder<'_> {
         }
         let mut d = Draft::new(outer.clone());
         let root = self.expr(&mut d, v, &index, None)?;
-        let buffer = self.buffer_of(v, order);
+        let buffer = self.buffer_of_copy(v, order);
         let buffer = d.buffer(storage, buffer);
         let origin = self
             .info
@@ -445,13 +462,21 @@ impl Builder<'_> {
             if !g.exits.contains(v) {
                 continue;
             }
-            let order = if self.free_output(*v).is_some() {
+            let grown = self.grow(node);
+            let order = if grown.is_some() || self.free_output(*v).is_some() {
                 (0..self.info.graph.fact(*v).rank()).collect()
             } else {
                 self.inherited_order(g, *v)
             };
-            let storage = self.place(*v, order.clone());
-            let parts: Vec<Compute> = self.info.parts(node, slot).cloned().collect();
+            let mut parts: Vec<Compute> = self.info.parts(node, slot).cloned().collect();
+            let storage = match grown {
+                // The first rows are there.
+                Some(storage) => {
+                    parts.retain(|c| c.as_movement().is_none_or(|(operand, _)| operand != 0));
+                    storage
+                }
+                None => self.place(*v, order.clone()),
+            };
             for (i, c) in parts.iter().enumerate() {
                 let values = if i + 1 == parts.len() {
                     vec![(*v, storage)]

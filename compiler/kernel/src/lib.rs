@@ -4,6 +4,7 @@
 
 pub mod bounds;
 pub mod build;
+mod cache;
 pub mod chain;
 pub mod classify;
 pub mod contraction;
@@ -42,6 +43,8 @@ use cameo_ir::Graph;
 pub struct Choices {
     /// Convolutions are sums of products, never Winograd's form.
     pub exact_conv: bool,
+    /// Outputs that are an input with more rows behind it stay in the input's memory ([`program::Cache`]).
+    pub in_place_cache: bool,
     /// Schedules that were measured.
     pub tuning: Option<Arc<tuning::Tuning>>,
 }

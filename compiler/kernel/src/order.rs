@@ -10,15 +10,33 @@ use crate::classify::Class;
 use crate::group::Group;
 use crate::program::{Buffer, Pack, Place, Weight};
 
+/// The axis along which the memory of a value has room for more rows than it has, and for how many.
+pub(crate) type Rows = (usize, Dim);
+
+/// The extent of an axis in memory.
+pub(crate) fn memory_extent(shape: &[Dim], axis: usize, rows: Option<&Rows>) -> Dim {
+    let more = rows.filter(|(a, _)| *a == axis);
+    more.map_or_else(|| shape[axis].clone(), |(_, room)| room.clone())
+}
+
 impl Builder<'_> {
     /// The buffer of a value that is stored in some axis order.
     pub fn buffer_of(&self, v: ValueId, order: &[usize]) -> Buffer {
+        self.buffer_with(v, order, self.rows.get(&v))
+    }
+
+    /// The buffer of a copy of a value, in memory without room for more rows.
+    pub(crate) fn buffer_of_copy(&self, v: ValueId, order: &[usize]) -> Buffer {
+        self.buffer_with(v, order, None)
+    }
+
+    fn buffer_with(&self, v: ValueId, order: &[usize], rows: Option<&Rows>) -> Buffer {
         let fact = self.info.graph.fact(v);
         let mut strides = vec![Dim::ONE; order.len()];
         let mut size = Dim::ONE;
         for a in order.iter().rev() {
             strides[*a] = size.clone();
-            size = size * fact.shape[*a].clone();
+            size = size * memory_extent(&fact.shape, *a, rows);
         }
         Buffer {
             dtype: fact.dtype,
@@ -62,7 +80,7 @@ impl Builder<'_> {
 
     /// Where a view lies that shows all of a placed value, each element once, in some order of its own axes: a transpose,
     /// a reshape, or both.
-    pub(crate) fn whole_view(&self, v: ValueId) -> Option<Placed> {
+    pub(crate) fn whole_view(&self, v: ValueId) -> Option<(Placed, Option<Rows>)> {
         self.info.view(v)?;
         let shape = &self.info.graph.fact(v).shape;
         let one = |(i, e): (usize, &Dim)| if e.is_one() { Dim::ZERO } else { Dim::iter(i) };
@@ -71,13 +89,15 @@ impl Builder<'_> {
         let p = self.placed.get(&base)?;
         let order = seen(&p.order, &at, shape)?;
         let bounds = Bounds::of(shape);
-        let offset = |v: ValueId, order: &[usize], at: &[Dim]| bounds.simplify(&self.buffer_of(v, order).offset(at));
+        let rows = self.rows.get(&base);
+        let seen_rows = rows.and_then(|(axis, room)| Some((here.iter().position(|i| *i == at[*axis])?, room.clone())));
+        let offset = |v: ValueId, order: &[usize], at: &[Dim], rows: Option<&Rows>| {
+            bounds.simplify(&self.buffer_with(v, order, rows).offset(at))
+        };
         let same_count = self.info.graph.fact(v).element_count() == self.info.graph.fact(base).element_count();
-        let same = same_count && offset(base, &p.order, &at) == offset(v, &order, &here);
-        same.then_some(Placed {
-            storage: p.storage,
-            order,
-        })
+        let same = same_count && offset(base, &p.order, &at, rows) == offset(v, &order, &here, seen_rows.as_ref());
+        let storage = p.storage;
+        same.then_some((Placed { storage, order }, seen_rows))
     }
 
     /// The output of the model that `v` is and that no kernel writes yet.

@@ -18,6 +18,60 @@ pub fn program(p: &Program, plan: &MemoryPlan) -> String {
     out
 }
 
+/// All kernels as text, with the steps that call them and the ONNX nodes that these compute, and where what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    pub text: String,
+    /// By kernel.
+    pub kernels: Vec<KernelLines>,
+}
+
+/// Lines of a [`Listing`], counted from 1, of a kernel: one for each of a chain's links, else one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelLines {
+    /// What is computed.
+    pub heads: Vec<usize>,
+    /// The first expression of the body, those behind it on lines of their own; 0 where there is none.
+    pub bodies: Vec<usize>,
+}
+
+/// The listing that debug information of kernels points into.
+pub fn listing(p: &Program) -> Listing {
+    let mut listing = Listing::default();
+    let out = &mut listing.text;
+    let mut line = 1;
+    for (i, k) in p.kernels.iter().enumerate() {
+        let start = out.len();
+        // Writing to a string cannot fail.
+        for (n, s) in p.steps.iter().enumerate().filter(|(_, s)| s.kernel == i) {
+            let nodes: Vec<String> = s.origin.names().iter().map(|n| n.replace('\n', " ")).collect();
+            let _ = writeln!(out, "; step {n}: {}", nodes.join(" "));
+        }
+        let _ = write!(out, "k{i} ");
+        let _ = write_kernel(out, k, &k.body);
+        out.push('\n');
+        let mut lines = KernelLines::default();
+        for text in out[start..].lines() {
+            if text.starts_with('k') || text.starts_with("  then ") {
+                lines.heads.push(line);
+                lines.bodies.push(0);
+            } else if text.starts_with("    e0 = ")
+                && let Some(body) = lines.bodies.last_mut()
+            {
+                *body = line;
+            }
+            line += 1;
+        }
+        if let KernelBody::Chain(_) = k.body {
+            // The line of the chain itself.
+            lines.heads.remove(0);
+            lines.bodies.remove(0);
+        }
+        listing.kernels.push(lines);
+    }
+    listing
+}
+
 /// One kernel.
 pub fn kernel(k: &Kernel) -> String {
     let mut out = String::new();
@@ -45,6 +99,13 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
                 None => writeln!(out, "unused")?,
             },
         }
+    }
+    for c in &p.caches {
+        writeln!(
+            out,
+            "  output {} is input {} and rows behind it along axis {}, at most {}",
+            c.output, c.input, c.axis, c.capacity
+        )?;
     }
     for (a, b) in &p.requirements {
         writeln!(out, "  requires {a} <= {b}")?;
@@ -218,4 +279,44 @@ fn write_body(out: &mut String, body: &Body) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{block, convolutions};
+
+    #[test]
+    fn listings_say_what_is_in_their_lines() {
+        for p in [block(None), convolutions()] {
+            let listing = listing(&p);
+            let line = |n: usize| listing.text.lines().nth(n - 1).unwrap_or_default();
+            assert_eq!(listing.kernels.len(), p.kernels.len());
+            for (i, (kernel, lines)) in p.kernels.iter().zip(&listing.kernels).enumerate() {
+                let links = kernel.body.links().len();
+                assert_eq!(
+                    (lines.heads.len(), lines.bodies.len()),
+                    (links, links),
+                    "{}",
+                    listing.text
+                );
+                for (head, body) in lines.heads.iter().zip(&lines.bodies) {
+                    let chain = matches!(kernel.body, KernelBody::Chain(_));
+                    let begin = if chain { "  then ".to_owned() } else { format!("k{i} ") };
+                    assert!(line(*head).starts_with(&begin), "{head} of\n{}", listing.text);
+                    assert!(
+                        *body == 0 || line(*body).starts_with("    e0 = "),
+                        "{body} of\n{}",
+                        listing.text
+                    );
+                }
+            }
+            assert!(
+                p.steps
+                    .iter()
+                    .enumerate()
+                    .all(|(i, _)| listing.text.contains(&format!("; step {i}:")))
+            );
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub struct Program {
     pub loops: Vec<Loop>,
     /// By step.
     pub counts: Vec<Count>,
+    /// Outputs that stay in the memory of an input.
+    pub caches: Vec<Cache>,
     /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
     pub requirements: Vec<(Dim, Dim)>,
     /// Holds the constants and the recipes that `weights` refer to.
@@ -46,6 +48,20 @@ pub struct Io {
     pub name: Arc<str>,
     pub dtype: DType,
     pub shape: Vec<Dim>,
+}
+
+/// An output that is an input with more rows behind it, in the input's memory: that has room for `capacity` rows, in which
+/// the input and the output are dense but for the rows behind theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Index of the input.
+    pub input: usize,
+    /// Index of the output.
+    pub output: usize,
+    /// The axis of rows.
+    pub axis: usize,
+    /// The symbol that tells how many rows there is room for.
+    pub capacity: Arc<str>,
 }
 
 /// Memory for one tensor, dense in some axis order.
@@ -493,6 +509,7 @@ impl Program {
         (&self.symbols, &self.inputs, &self.outputs) == (&other.symbols, &other.inputs, &other.outputs)
             && (&self.storages, &self.weights, &self.loops) == (&other.storages, &other.weights, &other.loops)
             && (&self.requirements, &self.counts, steps(self)) == (&other.requirements, &other.counts, steps(other))
+            && self.caches == other.caches
             && self.steps.iter().zip(&other.steps).all(same)
     }
 

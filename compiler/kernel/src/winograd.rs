@@ -219,7 +219,7 @@ impl Builder<'_> {
             Some(order) => {
                 let storage = self.storage(a.value, Place::Arena);
                 self.copy(a.value, storage, order)?;
-                (storage, self.buffer_of(a.value, order))
+                (storage, self.buffer_of_copy(a.value, order))
             }
         };
         let index: Vec<Dim> = a.index.iter().map(|i| i.at(&sub)).collect();

@@ -63,7 +63,7 @@ fn build(args: &CompileArgs, observer: &mut Observer) -> Result<(), Failure> {
     let Some(artifact) = artifact.filter(|_| args.stop_after != Some(Phase::Codegen)) else {
         return Ok(());
     };
-    let path = args.output.clone().unwrap_or_else(|| default_output(model));
+    let path = args.output();
     let output = Output {
         embed_weights: args.embed_weights,
         threads_default: args.threads_default,
@@ -88,7 +88,7 @@ pub fn stem(model: &Path) -> String {
 }
 
 /// In the current folder, named like the model: never over the model itself.
-fn default_output(model: &Path) -> PathBuf {
+pub fn default_output(model: &Path) -> PathBuf {
     let name = stem(model);
     if model == Path::new(&name) {
         PathBuf::from(format!("{name}.out"))

@@ -144,6 +144,10 @@ struct ChoiceArgs {
     /// faster, whose results differ by some 1e-6 of their size
     #[arg(long)]
     exact_conv: bool,
+    /// Let outputs that are an input with more rows behind it (`past` and `present` of a decoder) stay in the input's memory,
+    /// to which a step adds its rows: the caller gives memory with room for them (`cameo_bind_cache`)
+    #[arg(long)]
+    in_place_cache: bool,
     /// Take schedules from a file that `cameo tune` wrote, for the products that it names
     #[arg(long, value_name = "FILE")]
     tuning: Option<PathBuf>,
@@ -163,6 +167,7 @@ impl ChoiceArgs {
         Ok(Options {
             disabled_passes: self.disabled.clone(),
             exact_conv: self.exact_conv,
+            in_place_cache: self.in_place_cache,
             tuning: tuning.map(Arc::new),
             ..Options::default()
         })
@@ -249,7 +254,9 @@ struct CompileArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads_default: Option<u32>,
     /// Time every step when the executable is run with `--profile FILE`, and keep the names of its kernels, with the ONNX node
-    /// that each begins with, for `perf` and `gdb`. Kernels and their division among threads stay the same; without this nothing of it is in the program
+    /// that each begins with, for `perf` and `gdb`; these also show the lines of `OUTPUT.kernels`, which is written beside the
+    /// program: what the kernels compute and for which ONNX nodes. Kernels and their division among threads stay the same;
+    /// without this nothing of it is in the program
     #[arg(long)]
     profile: bool,
     /// Write every stage into this folder: graphs (which can be read back), kernels, MLIR, LLVM IR, weights
@@ -278,6 +285,20 @@ struct CompileArgs {
 }
 
 impl CompileArgs {
+    /// The file that is written.
+    fn output(&self) -> PathBuf {
+        self.output
+            .clone()
+            .unwrap_or_else(|| compile::default_output(&self.model.model))
+    }
+
+    /// Name of the listing that profilers and debuggers show lines of.
+    fn listing(&self) -> Option<String> {
+        let output = self.output();
+        let name = output.file_name().filter(|_| self.profile)?;
+        Some(format!("{}.kernels", name.to_string_lossy()))
+    }
+
     fn options(&self) -> Result<Options, Diagnostics> {
         Ok(Options {
             dims: self.model.dims.clone(),
@@ -289,6 +310,7 @@ impl CompileArgs {
             stop_after: self.stop_after,
             name: Some(compile::stem(&self.model.model)),
             emit: self.emit.emit(),
+            listing: self.listing(),
             keep_text: self.dump_ir.is_some() && self.dump_ir_after.is_empty(),
             ..self.model.choices.options()?
         })
@@ -309,6 +331,8 @@ Examples:
       the first half of every axis and of the layers, of weights that were trained to be cut
   cameo compile bert.onnx --varlen
       padded texts, of which only the tokens are computed
+  cameo compile llama.onnx --in-place-cache --emit shared
+      a decoder that adds keys and values to the caller's memory and never copies those of the tokens before
   cameo compile digits.onnx --emit static --embed-weights -o out/
       `out/libdigits.a` and `out/digits.h` for a C program
   cameo compile minilm.onnx --emit rust -o model/

@@ -137,12 +137,26 @@ fn every_step_is_timed() {
     // Without the flag it is a program like any other.
     let out = program(dir.path(), "timed", &["--inputs", "x.npz"]);
     assert_eq!(text(&out.stdout), "y: float32 [3, 2]\n");
-    done(dir.path(), ["compile", "linear.onnx", "--profile", "-q", "-o", "again"]);
+    done(
+        dir.path(),
+        ["compile", "linear.onnx", "--profile", "-q", "-o", "again/timed"],
+    );
     let bytes = |name: &str| std::fs::read(dir.path().join(name)).expect("was written");
-    assert!(bytes("timed") == bytes("again"), "equal compilations give equal bytes");
+    assert!(
+        bytes("timed") == bytes("again/timed"),
+        "equal compilations give equal bytes"
+    );
     // Profilers and debuggers find the kernel's name.
     let has = |name: &str, text: &[u8]| bytes(name).windows(text.len()).any(|w| w == text);
     assert!(has("timed", b"\0linear_k0_contraction_act\0") && !has("plain", b"linear_k0"));
+    // And lines of the listing beside it.
+    assert!(has("timed", b"timed.kernels\0") && !has("plain", b"plain.kernels"));
+    let listing = text(&bytes("timed.kernels"));
+    assert!(
+        listing.starts_with("; step 0: act bias mm\nk0 contraction "),
+        "{listing}"
+    );
+    assert!(!dir.path().join("plain.kernels").exists());
     // Nothing of it is in other programs.
     assert!(bytes("plain").len() + 20_000 < bytes("timed").len());
 }

@@ -12,7 +12,7 @@
 #![no_std]
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -160,7 +160,7 @@ pub struct Io {
     pub shape: Slice<Extent>,
 }
 
-/// A symbolic dimension, bound by the shapes of the inputs or by a [`Count`].
+/// A symbolic dimension, bound by the shapes of the inputs, by a [`Count`] or by the memory of a [`Cache`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Symbol {
@@ -289,6 +289,21 @@ pub struct Count {
     pub most: u32,
 }
 
+/// An output that is an input with more rows behind it, in the input's memory: there is room for more rows there than the
+/// input has, and a run writes those behind it. Each input and each output is in at most one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Cache {
+    /// Index of the input.
+    pub input: u32,
+    /// Index of the output. No [`Buffer`] names it.
+    pub output: u32,
+    /// The axis of rows.
+    pub axis: u32,
+    /// Index into [`ModelDesc::symbols`] of the number of rows that there is room for. No extent names it.
+    pub capacity: u32,
+}
+
 /// Evaluates everything that depends on the symbols.
 ///
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
@@ -316,6 +331,7 @@ pub struct ModelDesc {
     pub loops: Slice<Loop>,
     pub moves: Slice<Move>,
     pub counts: Slice<Count>,
+    pub caches: Slice<Cache>,
     pub dim_count: u64,
     pub offset_count: u64,
     pub shape: ShapeFn,

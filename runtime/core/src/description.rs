@@ -10,9 +10,9 @@
 use crate::error::{Error, Side};
 use crate::tensor::byte_size;
 use cameo_abi::{
-    ABI_VERSION, Buffer, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Level, Loop,
-    MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str,
-    Symbol,
+    ABI_VERSION, Buffer, Cache, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Level,
+    Loop, MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step,
+    Str, Symbol,
 };
 
 /// The descriptor's tables as slices.
@@ -210,6 +210,24 @@ impl Tables {
         slice(self.desc.counts)
     }
 
+    /// The outputs that are in the memory of an input.
+    #[must_use]
+    pub fn caches(&self) -> &'static [Cache] {
+        slice(self.desc.caches)
+    }
+
+    /// The cache that an input is the first rows of.
+    #[must_use]
+    pub fn cache_of_input(&self, input: usize) -> Option<&'static Cache> {
+        self.caches().iter().find(|cache| cache.input as usize == input)
+    }
+
+    /// The cache that an output is.
+    #[must_use]
+    pub fn cache_of_output(&self, output: usize) -> Option<&'static Cache> {
+        self.caches().iter().find(|cache| cache.output as usize == output)
+    }
+
     /// Kernel and ONNX nodes of a step, for people.
     #[must_use]
     pub fn step_name(&self, index: usize) -> &'static str {
@@ -230,6 +248,59 @@ impl Tables {
         data: *const u8,
         bytes: usize,
     ) -> Result<(), Error<T>> {
+        let needed = self.check_tensor(index, dtype, shape, data, bytes)?;
+        if bytes != needed {
+            return Err(Error::WrongBytes {
+                name: self.input(index).name,
+                expected: needed,
+                got: bytes,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether `bytes` bytes at `data` may be bound to input `index` as the memory of a cache that has so far this shape;
+    /// gives the number of rows that they have room for.
+    ///
+    /// # Errors
+    /// Those of [`Tables::check_input`]; [`Error::InvalidArgument`] when the input is no cache.
+    pub fn check_cache<T>(
+        &self,
+        index: usize,
+        dtype: DType,
+        shape: &[i64],
+        data: *const u8,
+        bytes: usize,
+    ) -> Result<i64, Error<T>> {
+        let needed = self.check_tensor(index, dtype, shape, data, bytes)?;
+        let cache = self.cache_of_input(index).ok_or(Error::InvalidArgument(
+            "this input is no cache: no output adds rows to it in place (see --in-place-cache of the compiler)",
+        ))?;
+        if bytes < needed {
+            return Err(Error::WrongBytes {
+                name: self.input(index).name,
+                expected: needed,
+                got: bytes,
+            });
+        }
+        let others = shape
+            .iter()
+            .enumerate()
+            .filter(|(axis, _)| *axis != cache.axis as usize);
+        let row = byte_size(dtype, others.map(|(_, extent)| *extent)).unwrap_or(0);
+        // Rows without elements need no room.
+        Ok(bytes.checked_div(row).map_or(i64::MAX, |rows| rows as i64))
+    }
+
+    /// Whether a tensor may be bound to an input, but for the number of its bytes, which is given.
+    fn check_tensor<T>(
+        &self,
+        index: usize,
+        dtype: DType,
+        shape: &[i64],
+        data: *const u8,
+        bytes: usize,
+    ) -> Result<usize, Error<T>> {
         let count = self.input_count();
         if index >= count {
             return Err(Error::UnknownIndex {
@@ -272,13 +343,6 @@ impl Tables {
         }
         let needed = byte_size(dtype, shape.iter().copied());
         let needed = needed.ok_or(Error::InvalidArgument("an input is larger than the address space"))?;
-        if bytes != needed {
-            return Err(Error::WrongBytes {
-                name,
-                expected: needed,
-                got: bytes,
-            });
-        }
         if data.is_null() && bytes > 0 {
             return Err(Error::InvalidArgument("the data of an input is null"));
         }
@@ -289,7 +353,7 @@ impl Tables {
                 bytes: dtype.size(),
             });
         }
-        Ok(())
+        Ok(needed)
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -344,7 +408,29 @@ impl Tables {
             }
         }
         self.check_loops()?;
-        self.check_counts()
+        self.check_counts()?;
+        self.check_caches()
+    }
+
+    fn check_caches(&self) -> Result<(), &'static str> {
+        let desc = self.desc;
+        let (inputs, outputs) = (slice(desc.inputs), slice(desc.outputs));
+        for (index, cache) in self.caches().iter().enumerate() {
+            let before = &self.caches()[..index];
+            let taken = before
+                .iter()
+                .any(|c| c.input == cache.input || c.output == cache.output);
+            let (input, output) = (inputs.get(cache.input as usize), outputs.get(cache.output as usize));
+            let legal = input.zip(output).is_some_and(|(input, output)| {
+                input.shape.len == output.shape.len
+                    && input.dtype == output.dtype
+                    && (cache.axis as usize) < input.shape.len
+            });
+            if taken || !legal || cache.capacity as usize >= desc.symbols.len {
+                return Err("a cache points outside the tables");
+            }
+        }
+        Ok(())
     }
 
     fn check_counts(&self) -> Result<(), &'static str> {

@@ -189,6 +189,12 @@ pub enum Error<T = &'static str> {
         needed: usize,
         capacity: usize,
     },
+    /// The memory of an input that rows are added to has no room for them.
+    CacheFull {
+        name: &'static str,
+        room: i64,
+        needed: i64,
+    },
     NotBound {
         name: &'static str,
     },
@@ -249,7 +255,7 @@ impl<T> Error<T> {
             Self::WrongExtent { .. } | Self::WrongBytes { .. } => Status::WrongSize,
             Self::SymbolMismatch { .. } => Status::SymbolMismatch,
             Self::OutOfRange { .. } => Status::OutOfRange,
-            Self::BufferTooSmall { .. } => Status::BufferTooSmall,
+            Self::BufferTooSmall { .. } | Self::CacheFull { .. } => Status::BufferTooSmall,
             Self::NotBound { .. } => Status::NotBound,
             Self::ShapeRule => Status::ShapeRule,
             Self::CountOutOfRange { .. } => Status::OutOfRange,
@@ -337,6 +343,10 @@ impl<T: AsRef<str>> fmt::Display for Error<T> {
             Self::BufferTooSmall { name, needed, capacity } => {
                 write!(f, "output {name:?} needs {needed} bytes, its buffer has {capacity}")
             }
+            Self::CacheFull { name, room, needed } => write!(
+                f,
+                "the memory of input {name:?} has room for {room} rows, the run needs {needed}"
+            ),
             Self::NotBound { name } => write!(f, "input {name:?} is not bound"),
             Self::ShapeRule => write!(f, "a shape rule of the model does not hold for these input shapes"),
             Self::CountOutOfRange { symbol } => {

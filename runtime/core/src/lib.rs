@@ -2,7 +2,7 @@
 //! symbols from shapes, evaluates the shape function, resolves buffers into pointers, runs the steps.
 //!
 //! All tables and tensors are memory of the caller, whose sizes [`Tables`] and [`Sizes`] give. The order of calls is
-//! [`Tables::new`], [`Tables::check_input`], [`Plan::evaluate`], [`Plan::resolve`], [`Run::on`]; `cameo-runtime` adds the
+//! [`Tables::new`], [`Tables::check_input`] or [`Tables::check_cache`], [`Plan::evaluate`], [`Plan::resolve`], [`Run::on`]; `cameo-runtime` adds the
 //! memory, weights files, threads and the C interface.
 //!
 //! Laws:
@@ -24,7 +24,7 @@ mod run;
 mod tensor;
 mod turns;
 
-pub use cameo_abi::{DType, ModelDesc};
+pub use cameo_abi::{Cache, DType, ModelDesc};
 pub use description::{Dim, Extents, SymbolInfo, Tables, TensorInfo};
 pub use error::{Error, Side, Status, SymbolBinding};
 pub use float::FlushDenormals;

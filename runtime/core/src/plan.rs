@@ -5,7 +5,7 @@ use crate::description::{Dim, Tables};
 use crate::error::{Error, SymbolBinding};
 use crate::run::parts_for;
 use crate::tensor::byte_size;
-use cameo_abi::{ALIGNMENT, Count, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
+use cameo_abi::{ALIGNMENT, Cache, Count, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
 
 /// Marks a symbol that no axis has bound yet; extents are never negative.
 const UNBOUND: i64 = -1;
@@ -143,14 +143,35 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Evaluates for inputs whose shapes are `shape(index)`; their ranks and constant axes are already checked.
+    /// Evaluates for inputs whose shapes are `shape(index)`; their ranks and constant axes are already checked. In the
+    /// memory of a cache's input is room for `rows(input)` rows, or for as many as its output has.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`], [`Error::ShapeRule`],
-    /// [`Error::InvalidModel`].
-    pub fn evaluate<'s, T>(&mut self, shape: impl Fn(usize) -> &'s [i64]) -> Result<Sizes, Error<T>> {
+    /// [`Error::CacheFull`], [`Error::InvalidModel`].
+    pub fn evaluate<'s, T>(
+        &mut self,
+        shape: impl Fn(usize) -> &'s [i64],
+        rows: impl Fn(usize) -> Option<i64>,
+    ) -> Result<Sizes, Error<T>> {
         self.bind_symbols(&shape)?;
-        let sizes = self.evaluate_symbols()?;
+        let mut sizes = self.evaluate_symbols()?;
+        let caches = self.tables.caches();
+        for cache in caches {
+            let needed = self.rows(cache);
+            let room = rows(cache.input as usize).unwrap_or(needed);
+            if room < needed {
+                return Err(Error::CacheFull {
+                    name: self.tables.input(cache.input as usize).name,
+                    room,
+                    needed,
+                });
+            }
+            self.symbols[cache.capacity as usize] = room;
+        }
+        if !caches.is_empty() {
+            sizes = self.evaluate_symbols()?;
+        }
         for input in 0..self.tables.input_count() {
             let info = self.tables.input(input);
             for (axis, (dim, &got)) in info.extents.iter().zip(shape(input)).enumerate() {
@@ -213,6 +234,24 @@ impl<'a> Plan<'a> {
             *extent = self.extent(dim);
         }
         byte_size(info.dtype, shape.iter().copied()).ok_or(Error::ShapeRule)
+    }
+
+    /// Rows of a cache after a run, under the evaluated symbols.
+    #[must_use]
+    pub fn rows(&self, cache: &Cache) -> i64 {
+        let extent = self
+            .tables
+            .output(cache.output as usize)
+            .extents
+            .iter()
+            .nth(cache.axis as usize);
+        extent.map_or(0, |dim| self.extent(dim))
+    }
+
+    /// Rows that there is room for in a cache, under the evaluated symbols.
+    #[must_use]
+    pub fn room(&self, cache: &Cache) -> i64 {
+        self.symbols[cache.capacity as usize]
     }
 
     /// Writes to `parts` in how many shares each step is done by a team of `threads`.

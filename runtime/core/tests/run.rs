@@ -88,6 +88,7 @@ static MODEL: ModelDesc = ModelDesc {
     loops: slice(&[]),
     moves: slice(&[]),
     counts: slice(&[]),
+    caches: slice(&[]),
     dim_count: 2,
     offset_count: 1,
     shape,
@@ -149,7 +150,7 @@ fn a_run_in_arrays() {
             .check_input::<&str>(0, DType::F32, &extents, x.as_ptr().cast(), 4 * s)
             .unwrap();
         let mut plan = Plan::new::<&str>(tables, &mut symbols, &mut dims, &mut offsets).unwrap();
-        let sizes = plan.evaluate::<&str>(|_| &extents).unwrap();
+        let sizes = plan.evaluate::<&str>(|_| &extents, |_| None).unwrap();
         let expected = Sizes {
             arena_bytes: 4 * s,
             scratch_bytes: 64,
@@ -221,7 +222,7 @@ fn wrong_arguments_are_errors() {
     let short = Plan::new::<&str>(tables, &mut one, &mut [0; 1], &mut other).map(|_| ());
     assert!(matches!(short, Err(Error::InvalidArgument(_))));
     let mut plan = Plan::new::<&str>(tables, &mut one, &mut two, &mut other).unwrap();
-    let large = plan.evaluate::<&str>(|_| &[S as i64 + 1]).unwrap_err();
+    let large = plan.evaluate::<&str>(|_| &[S as i64 + 1], |_| None).unwrap_err();
     assert_eq!(
         large.to_string(),
         "axis 0 of input \"x\" is dimension \"S\", compiled for 1 to 40000; got 40001"

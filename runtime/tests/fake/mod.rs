@@ -174,6 +174,7 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         loops: constant(vec![]),
         moves: constant(vec![]),
         counts: constant(vec![]),
+        caches: constant(vec![]),
         dim_count: 3,
         offset_count: 2,
         shape: relay_shape,
@@ -320,6 +321,7 @@ pub fn lookup_model(embedded: bool) -> ModelDesc {
         loops: constant(vec![]),
         moves: constant(vec![]),
         counts: constant(vec![]),
+        caches: constant(vec![]),
         dim_count: 3,
         offset_count: 0,
         shape: lookup_shape,
@@ -371,6 +373,50 @@ pub fn denormal_model() -> ModelDesc {
         outputs: constant(vec![io("y", DType::F32, vec![derived(0, "S")])]),
         buffers: constant(vec![buffer(REGION_OUTPUT, 0, 0)]),
         levels: any(vec![step("denormal", denormal, 0, 0, 1)]),
+        ..relay_model(2, |_| true)
+    }
+}
+
+// The cache model: past [2,P,1] f32 -> all [2,P+1,1], in the memory of past; the new row is P and P + 0.5.
+
+/// P, P+1, C, the work of a step on one thread.
+unsafe extern "C" fn cache_shape(symbols: *const i64, dims: *mut i64, _: *mut i64, sizes: *mut i64) -> i32 {
+    unsafe {
+        let (p, c) = (*symbols, *symbols.add(1));
+        dims.copy_from_nonoverlapping([p, p + 1, c, 0].as_ptr(), 4);
+        sizes.copy_from_nonoverlapping([0, 64].as_ptr(), 2);
+    }
+    0
+}
+
+unsafe extern "C" fn next_row(buffers: *const *mut u8, dims: *const i64, _: i64, _: i64, _: *mut u8) -> i32 {
+    unsafe {
+        let (p, c) = (*dims as usize, *dims.add(2) as usize);
+        let cache = (*buffers).cast::<f32>();
+        cache.add(p).write(p as f32);
+        cache.add(c + p).write(p as f32 + 0.5);
+    }
+    0
+}
+
+pub fn cache_model() -> ModelDesc {
+    let shape = |rows| vec![fixed(2), rows, fixed(1)];
+    ModelDesc {
+        name: text("cache"),
+        symbols: constant(vec![symbol("P", 0, i64::MAX), symbol("past.capacity", 1, i64::MAX)]),
+        inputs: constant(vec![io("past", DType::F32, shape(named(0)))]),
+        outputs: constant(vec![io("all", DType::F32, shape(derived(1, "P+1")))]),
+        buffers: constant(vec![buffer(REGION_INPUT, 0, 0)]),
+        levels: any(vec![step("next", next_row, 0, 0, 3)]),
+        caches: constant(vec![Cache {
+            input: 0,
+            output: 0,
+            axis: 1,
+            capacity: 1,
+        }]),
+        dim_count: 4,
+        offset_count: 0,
+        shape: cache_shape,
         ..relay_model(2, |_| true)
     }
 }
@@ -479,6 +525,7 @@ pub fn ragged_model(parallel: bool) -> ModelDesc {
         }]),
         moves: constant(vec![moved(0, 7), moved(1, 7), moved(7, 6)]),
         counts: constant(vec![count(0, 2, 7), count(2, 3, 4)]),
+        caches: constant(vec![]),
         dim_count: 9,
         offset_count: 2,
         shape: ragged_shape,

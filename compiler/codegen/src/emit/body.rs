@@ -40,6 +40,8 @@ pub struct KernelCx<'k> {
     /// Address of the `i32` error code.
     pub status: Val,
     pub body: &'k Body,
+    /// Of the body's first expression in the module's listing; 0: there is none.
+    pub line: usize,
 }
 
 /// The iterator whose values fill the lanes, starting at its value in the frame, a multiple of their number.
@@ -215,7 +217,12 @@ impl<'f, 'c> Frame<'f, 'c> {
         if let Some(v) = self.memo.borrow().get(&id) {
             return *v;
         }
-        let v = self.compute(id);
+        let line = if self.cx.line == 0 {
+            0
+        } else {
+            self.cx.line + id as usize
+        };
+        let v = self.b.at_line(line, || self.compute(id));
         self.memo.borrow_mut().insert(id, v);
         v
     }

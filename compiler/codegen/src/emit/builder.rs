@@ -27,7 +27,10 @@ use std::collections::BTreeMap;
 /// Methods panic on operands of wrong types: that is a defect of the calling emitter, whatever the model.
 pub struct Builder<'c> {
     pub(super) ctx: &'c melior::Context,
-    location: Location<'c>,
+    /// Of the operations that are rendered next.
+    location: Cell<Location<'c>>,
+    /// The listing that lines are of.
+    listing: Option<&'c str>,
     kernel: u32,
     pub(super) features: Features,
     slots: RefCell<Vec<Slot<'c>>>,
@@ -62,6 +65,7 @@ impl<'c> Builder<'c> {
     pub(super) fn begin(
         ctx: &'c melior::Context,
         location: Location<'c>,
+        listing: Option<&'c str>,
         kernel: u32,
         features: Features,
         region: &Region<'c>,
@@ -69,7 +73,8 @@ impl<'c> Builder<'c> {
     ) -> (Self, Vec<Val>) {
         let builder = Self {
             ctx,
-            location,
+            location: Cell::new(location),
+            listing,
             kernel,
             features,
             slots: RefCell::new(Vec::new()),
@@ -87,6 +92,17 @@ impl<'c> Builder<'c> {
     pub(super) fn finish(self, result: Option<Val>) -> BTreeMap<String, Signature> {
         self.op("llvm.return", &Vec::from_iter(result), &[], &[]);
         self.calls.into_inner()
+    }
+
+    /// Renders what `body` does for a line of the listing, where there is one.
+    pub fn at_line<T>(&self, line: usize, body: impl FnOnce() -> T) -> T {
+        let Some(file) = self.listing.filter(|_| line > 0) else {
+            return body();
+        };
+        let before = self.location.replace(Location::new(self.ctx, file, line, 0));
+        let value = body();
+        self.location.set(before);
+        value
     }
 
     // Constants.
@@ -430,7 +446,7 @@ impl<'c> Builder<'c> {
             .iter()
             .map(|&(name, attribute)| (Identifier::new(self.ctx, name), attribute))
             .collect();
-        OperationBuilder::new(name, self.location)
+        OperationBuilder::new(name, self.location.get())
             .add_operands(&operands)
             .add_results(&results)
             .add_attributes(&attributes)
@@ -448,7 +464,7 @@ impl<'c> Builder<'c> {
 
     /// Opens a block with arguments of these types in `region`, and renders into it from now on.
     fn enter(&self, region: &Region<'c>, args: &[Ty]) -> Vec<Val> {
-        let types: Vec<_> = args.iter().map(|ty| (ty.mlir(self.ctx), self.location)).collect();
+        let types: Vec<_> = args.iter().map(|ty| (ty.mlir(self.ctx), self.location.get())).collect();
         let block: BlockRef<'c, 'c> = region.append_block(Block::new(&types));
         self.blocks.borrow_mut().push(block);
         let args = args.iter().enumerate();

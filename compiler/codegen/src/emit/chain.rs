@@ -13,6 +13,12 @@ use super::{Builder, Cmp, Elem, Val, contraction, nest, panels};
 /// Blocks per thread that even out what each takes.
 const SHARES: i64 = 4;
 
+/// Lines of the links in the module's listing, if there is one: what each does, and its first expression.
+pub struct Lines<'a> {
+    pub heads: &'a [usize],
+    pub bodies: &'a [usize],
+}
+
 /// Renders the chain for share `part` of `parts`. `cx` is that of the whole kernel, its parameters in order.
 pub fn emit(
     b: &Builder,
@@ -20,6 +26,7 @@ pub fn emit(
     kernel: &Kernel,
     chain: &Chain,
     lanes: u32,
+    lines: &Lines,
     part: Val,
     parts: Val,
     scratch: Val,
@@ -58,7 +65,7 @@ pub fn emit(
             ptrs.push(b.gep(scratch, Elem::F32, b.sub(at, b.mul(first, stride))));
             at = b.add(at, b.mul(stride, b.i64(chain.schedule.rows as i64)));
         }
-        for link in &chain.links {
+        for (i, link) in chain.links.iter().enumerate() {
             let body: &Body = match link {
                 KernelBody::Nest(n) => &n.body,
                 KernelBody::Contraction(c) => &c.epilogue,
@@ -72,8 +79,10 @@ pub fn emit(
                 extents: link.extents(),
                 status: cx.status,
                 body,
+                line: lines.bodies.get(i).copied().unwrap_or(0),
             };
-            match link {
+            let head = lines.heads.get(i).copied().unwrap_or(0);
+            b.at_line(head, || match link {
                 KernelBody::Nest(n) => {
                     let rows = nest::Part {
                         counted: (first, b.add(b.mul(batch, m), m_hi)),
@@ -94,8 +103,7 @@ pub fn emit(
                         contraction::emit_part(b, &cx, c, &rows, rest);
                     };
                     let Some(elements) = chain.panels(link) else {
-                        part(b, None);
-                        continue;
+                        return part(b, None);
                     };
                     let here = panels;
                     let elements = Frame::new(b, &cx, vec![], None).dim(&elements);
@@ -113,7 +121,7 @@ pub fn emit(
                     b.if_(many, &[], packed, as_it_is);
                 }
                 KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) => {}
-            }
+            });
         }
     });
 }

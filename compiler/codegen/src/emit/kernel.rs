@@ -1,7 +1,7 @@
 //! One function per kernel, with the signature that the runtime calls.
 
 use cameo_ir::structured::Body;
-use cameo_kernel::Program;
+use cameo_kernel::print::KernelLines;
 use cameo_kernel::program::{Kernel, KernelBody};
 
 use super::body::KernelCx;
@@ -10,21 +10,18 @@ use super::{Elem, Linkage, Module, Ty, chain, contraction, in_order, nest, winog
 /// `cameo_abi::KernelFn`: buffers, dims, part, parts, scratch.
 pub const ARGS: [Ty; 5] = [Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR];
 
-/// Symbol of kernel `i`.
-#[must_use]
-pub fn symbol(i: usize) -> String {
-    format!("cameo_k{i}")
-}
-
-/// Renders the given kernels of a program; `lanes` are the f32 lanes of a vector.
-pub fn emit_kernels(module: &mut Module, program: &Program, which: impl IntoIterator<Item = usize>, lanes: u32) {
-    for i in which {
-        emit(module, &symbol(i), &program.kernels[i], lanes, Linkage::Hidden);
-    }
-}
-
-/// Renders one kernel.
-pub fn emit(module: &mut Module, name: &str, kernel: &Kernel, lanes: u32, linkage: Linkage) {
+/// Renders one kernel as a function; `lanes` are the f32 lanes of a vector, `lines` those of the module's listing.
+pub fn emit(
+    module: &mut Module,
+    name: &str,
+    kernel: &Kernel,
+    lanes: u32,
+    linkage: Linkage,
+    lines: Option<&KernelLines>,
+) {
+    let (heads, bodies) = lines.map_or((&[][..], &[][..]), |l| (&l.heads, &l.bodies));
+    let line = |list: &[usize]| list.first().copied().unwrap_or(0);
+    module.at_line(line(heads));
     module.kernel(name, &ARGS, Some(Ty::I32), linkage, |b, args| {
         let [buffers, dims, part, parts, scratch] = args[..] else {
             return None;
@@ -49,13 +46,17 @@ pub fn emit(module: &mut Module, name: &str, kernel: &Kernel, lanes: u32, linkag
             extents: kernel.body.extents(),
             status,
             body,
+            line: line(bodies),
         };
         match &kernel.body {
             KernelBody::Nest(n) => nest::emit(b, &cx, n, lanes, part, parts, scratch),
             KernelBody::Contraction(c) => contraction::emit(b, &cx, c, part, parts, scratch),
             KernelBody::Winograd(w) => winograd::emit(b, &cx, w, part, parts, scratch),
             KernelBody::InOrder(o) => in_order::emit(b, &cx, o, part),
-            KernelBody::Chain(c) => chain::emit(b, &cx, kernel, c, lanes, part, parts, scratch),
+            KernelBody::Chain(c) => {
+                let links = chain::Lines { heads, bodies };
+                chain::emit(b, &cx, kernel, c, lanes, &links, part, parts, scratch);
+            }
         }
         Some(b.load(status, Elem::I32, b.i64(0), 0))
     });

@@ -240,6 +240,9 @@ pub struct Module<'c> {
     mlir: melior::ir::Module<'c>,
     kernels: u32,
     features: Features,
+    /// Of debug information, and the line at which the next function begins.
+    listing: Option<&'c str>,
+    line: usize,
     defined: BTreeSet<String>,
     called: BTreeMap<String, Signature>,
 }
@@ -254,6 +257,8 @@ impl<'c> Module<'c> {
             mlir,
             kernels: 0,
             features: Features::default(),
+            listing: None,
+            line: 0,
             defined: BTreeSet::new(),
             called: BTreeMap::new(),
         }
@@ -263,6 +268,25 @@ impl<'c> Module<'c> {
     #[must_use]
     pub fn with(self, features: Features) -> Self {
         Self { features, ..self }
+    }
+
+    /// The same with debug information, whose lines are those of a listing of this name.
+    #[must_use]
+    pub fn with_lines(self, listing: &'c str) -> Self {
+        Self {
+            listing: Some(listing),
+            ..self
+        }
+    }
+
+    /// Whether there is debug information.
+    pub(crate) const fn has_lines(&self) -> bool {
+        self.listing.is_some()
+    }
+
+    /// The next function begins at this line.
+    pub(crate) fn at_line(&mut self, line: usize) {
+        self.line = line;
     }
 
     /// Renders a function: `body` gets the builder and the arguments, and returns the value to return, if any.
@@ -276,9 +300,21 @@ impl<'c> Module<'c> {
         linkage: Linkage,
         body: impl FnOnce(&Builder<'c>, &[Val]) -> Option<Val>,
     ) {
-        let location = Location::name(self.ctx, name, Location::unknown(self.ctx));
+        let source = match self.listing {
+            Some(file) => Location::new(self.ctx, file, self.line, 0),
+            None => Location::unknown(self.ctx),
+        };
+        let location = Location::name(self.ctx, name, source);
         let region = Region::new();
-        let (builder, values) = Builder::begin(self.ctx, location, self.kernels, self.features, &region, args);
+        let (builder, values) = Builder::begin(
+            self.ctx,
+            location,
+            self.listing,
+            self.kernels,
+            self.features,
+            &region,
+            args,
+        );
         self.kernels += 1;
         let result = body(&builder, &values);
         assert_eq!(

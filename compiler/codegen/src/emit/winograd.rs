@@ -88,6 +88,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, w: &Winograd, part: Val, parts: Val, scr
                 extents: KernelBody::Contraction(product.clone()).extents(),
                 status: cx.status,
                 body: &product.epilogue,
+                line: 0,
             };
             let points = (w.points() * w.points()) as i64;
             let part = contraction::Part {
