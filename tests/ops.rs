@@ -218,11 +218,13 @@ const TESTED: &[(&str, fn())] = &[
     ("Joining, cutting and padding", joining_cutting_and_padding),
     ("Gather and scatter", gather_and_scatter),
     ("Contractions", contractions),
+    ("Losses", losses),
+    ("Few bits", few_bits),
     ("Attention", attention),
     ("Recurrent layers", recurrent_layers),
     ("Convolution", convolution),
     ("Pooling", pooling),
-    ("Resize", resize),
+    ("Resizing and sampling", resizing_and_sampling),
     ("Results as long as data says", results_as_long_as_data_says),
     ("Loops over time", loops_over_time),
     ("Sequences without padding", sequences_without_padding),
@@ -324,6 +326,16 @@ fn contractions() {
 }
 
 #[test]
+fn few_bits() {
+    check("Few bits");
+}
+
+#[test]
+fn losses() {
+    check("Losses");
+}
+
+#[test]
 fn attention() {
     check("Attention");
 }
@@ -339,8 +351,8 @@ fn pooling() {
 }
 
 #[test]
-fn resize() {
-    check("Resize");
+fn resizing_and_sampling() {
+    check("Resizing and sampling");
 }
 
 #[test]

@@ -103,6 +103,7 @@ check "release build" cargo build --quiet --release -p cameo
 check "digits against ONNX Runtime" "$python" "$tests/oracle/match.py" "$examples/digits/digits.onnx" \
     --at N=1 --at N=7 --at N=64
 check "light models" "$python" "$tests/oracle/light.py"
+check "ONNX's own tests" "$python" "$tests/oracle/backend.py"
 check "contributed operators" "$python" "$tests/oracle/contrib.py"
 check "loops over time" "$python" "$tests/oracle/loops.py"
 check "recurrent layers" "$python" "$tests/oracle/recurrent.py"

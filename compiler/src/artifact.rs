@@ -1,6 +1,6 @@
 //! Code for a model, and the files that it becomes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cameo_codegen::object::Arch;
 use cameo_codegen::{ArtifactError, ArtifactOptions, ArtifactReport, CompileOptions, Compiled, Emit, Level, Machine};
@@ -159,6 +159,17 @@ impl Artifact {
             ..ArtifactOptions::new(&self.name, self.emit)
         };
         cameo_codegen::write_artifact(&self.levels, &self.compiled, &options, &output.path)
+            .map_err(|e| diagnostic(&e, &self.levels))
+    }
+
+    /// Objects for who links many models at once, and the weights file that this one is opened with; its descriptor is
+    /// `NAME_model`. For [`Emit::Object`].
+    ///
+    /// # Errors
+    /// When the weights file cannot be written.
+    pub fn objects(&self, weights: &Path) -> Result<Vec<Vec<u8>>, Diagnostics> {
+        let options = ArtifactOptions::new(&self.name, self.emit);
+        cameo_codegen::objects(&self.levels, &self.compiled, &options, weights)
             .map_err(|e| diagnostic(&e, &self.levels))
     }
 

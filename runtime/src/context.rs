@@ -243,10 +243,20 @@ impl Context {
         } else {
             Memory::Read
         };
+        self.set_input(index, shape, memory, data, bytes);
+        Ok(())
+    }
+
+    /// Notes a binding. The output of a cache is in its memory: where that is another one now, it has not been computed.
+    fn set_input(&mut self, index: usize, shape: &[i64], memory: Memory, data: *const u8, bytes: usize) {
         let input = &mut self.inputs[index];
+        let before = (input.memory, input.data, input.bytes);
         input.set_shape(shape, memory, &mut self.state);
         input.set_data(data, bytes, &mut self.state);
-        Ok(())
+        let moved = before != (input.memory, input.data, input.bytes);
+        if moved && memory != Memory::Read {
+            self.ran = false;
+        }
     }
 
     /// Binds a cache to the caller's memory of `bytes` bytes at `data`: an input of this shape, of which the model gives an
@@ -271,9 +281,7 @@ impl Context {
         bytes: usize,
     ) -> Result<(), Error> {
         let room = self.tables().check_cache(index, dtype, shape, data, bytes)?;
-        let input = &mut self.inputs[index];
-        input.set_shape(shape, Memory::Caller(room), &mut self.state);
-        input.set_data(data, bytes, &mut self.state);
+        self.set_input(index, shape, Memory::Caller(room), data, bytes);
         Ok(())
     }
 
@@ -298,13 +306,28 @@ impl Context {
         }
         let memory = cache_bytes(dtype, shape, axis, room)?;
         let input = &mut self.inputs[index];
-        grow(&mut input.own, memory)?;
-        input.set_shape(shape, Memory::Own(room), &mut self.state);
-        input.set_data(input.own.as_ptr(), memory, &mut self.state);
+        if memory > input.own.len() {
+            // Both at once, so that nothing has changed when there is no memory.
+            input.own = Region::anonymous(memory)?;
+        }
+        let own = input.own.as_ptr();
+        self.set_input(index, shape, Memory::Own(room), own, memory);
         self.ran = false;
         // SAFETY: the memory was just sized, and is the context's alone.
-        unsafe { spread(bytes, input.own.as_ptr(), shape, axis, room, dtype.size()) };
+        unsafe { spread(bytes, own, shape, axis, room, dtype.size()) };
         Ok(())
+    }
+
+    /// Rows that there is room for in the memory of a cache's input, for the last prepared shapes: where data gives a dimension,
+    /// for the most that there can be.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the input is no cache, or before [`Context::prepare`].
+    pub fn cache_room(&self, input: usize) -> Result<i64, Error> {
+        match self.tables().cache_of_input(input) {
+            Some(cache) if self.state >= State::Planned => Ok(self.plan.symbols[cache.capacity as usize]),
+            _ => Err(Error::InvalidArgument("the input is no cache, or nothing is prepared")),
+        }
     }
 
     /// Makes the rows that the last run wrote into the context's caches part of the inputs, for the next run to go on.
@@ -477,9 +500,9 @@ impl Context {
         let output = &self.outputs[index];
         let data = match self.tables().cache_of_output(index) {
             Some(cache) => {
-                let (axis, room) = (cache.axis as usize, self.inputs[cache.input as usize].memory.room());
+                let (axis, room) = (cache.axis as usize, self.plan.symbols[cache.capacity as usize]);
                 let outer: i64 = output.shape[..axis].iter().product();
-                if outer > 1 && room.is_some_and(|room| room != output.shape[axis]) {
+                if outer > 1 && room != output.shape[axis] {
                     return Err(Error::InvalidArgument(
                         "the rows of this output are apart: it is in the memory of an input that has room for more",
                     ));
@@ -628,7 +651,7 @@ impl Context {
             if input.memory != Memory::Copied {
                 continue;
             }
-            let room = self.outputs[cache.output as usize].shape[axis];
+            let room = self.plan.symbols[cache.capacity as usize];
             // SAFETY: bound memory is as long as the binding said, and `replan` sized the context's.
             unsafe {
                 let rows = std::slice::from_raw_parts(input.data, input.bytes);

@@ -114,6 +114,46 @@ fn caches_grow_in_their_memory() {
             // The last one fills the memory: its rows are not apart.
             assert_eq!(info[0] != 0, rows == 3);
         }
+        // In other memory it has not been computed.
+        let (mut other, mut info) = ([7f32; 6], [1usize; 5]);
+        let (to, size) = (other.as_mut_ptr().cast::<c_void>(), size_of_val(&other));
+        let shape = [2, 3, 1];
+        assert_eq!(
+            cameo_bind_cache(context, 0, DType::F32 as u32, shape.as_ptr(), 3, to, size),
+            0
+        );
+        assert_eq!(
+            (cameo_prepare(context), cameo_run(context)),
+            (Status::BufferTooSmall as i32, Status::BufferTooSmall as i32)
+        );
+        assert_eq!(
+            (
+                bind(3, bytes),
+                cameo_run(context),
+                cameo_output_get(context, 0, info.as_mut_ptr().cast())
+            ),
+            (0, 0, 0)
+        );
+        assert!(info[0] != 0);
+        assert_eq!(
+            (bind(3, bytes), cameo_output_get(context, 0, info.as_mut_ptr().cast())),
+            (0, 0)
+        );
+        assert!(info[0] != 0);
+        let mut room = [7f32; 10];
+        let (to, size) = (room.as_mut_ptr().cast::<c_void>(), size_of_val(&room));
+        assert_eq!(
+            cameo_bind_cache(context, 0, DType::F32 as u32, shape.as_ptr(), 3, to, size),
+            0
+        );
+        assert_eq!(
+            (
+                cameo_prepare(context),
+                cameo_output_get(context, 0, info.as_mut_ptr().cast())
+            ),
+            (0, 0)
+        );
+        assert_eq!(info[0], 0);
         assert_eq!((bind(4, bytes), cameo_run(context)), (0, Status::BufferTooSmall as i32));
         assert_eq!(
             last_error(),

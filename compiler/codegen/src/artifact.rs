@@ -13,7 +13,7 @@ use cameo_kernel::memory::{self, MemoryPlan};
 use cameo_kernel::program::Program;
 use inkwell::context::Context as LlvmContext;
 
-use crate::compile::{Code, CompileOptions, Compiled, compile};
+use crate::compile::{Code, CompileOptions, Compiled, CompiledKernel, compile};
 use crate::level::Level;
 use crate::link::Linker;
 use crate::lower::LowerError;
@@ -234,16 +234,7 @@ pub fn write_artifact(
     let mut times = Times::start();
     let mut output = Output::begin(out, options.emit)?;
 
-    let layout = weights::layout(&program.weights);
-    let weights_file = output.work.path().join(WEIGHTS);
-    let hash = {
-        let file = fs::File::create(&weights_file).map_err(at(&weights_file))?;
-        let mut file = io::BufWriter::new(file);
-        let hash = weights::write(program, &mut file)?;
-        file.into_inner()
-            .map_err(|error| at(&weights_file)(error.into_error()))?;
-        hash
-    };
+    let (layout, hash) = write_weights(program, &output.work.path().join(WEIGHTS))?;
     times.lap("weights");
 
     let facts = Facts {
@@ -308,6 +299,20 @@ pub(crate) struct Model<'a> {
 }
 
 impl Model<'_> {
+    /// Objects of the kernels.
+    fn kernels(&self) -> Result<Vec<&[u8]>, ArtifactError> {
+        fn object(kernel: &CompiledKernel) -> Result<&[u8], ArtifactError> {
+            match &kernel.code {
+                Code::Object(bytes) => Ok(bytes),
+                Code::Assembly(_) => Err(ArtifactError::Tables(format!(
+                    "{} was compiled to assembly, not to an object",
+                    kernel.symbol
+                ))),
+            }
+        }
+        self.compiled.kernels.iter().map(object).collect()
+    }
+
     /// Gives the optimised module of the tables to `take`.
     pub fn with_tables<T>(
         &self,
@@ -318,6 +323,52 @@ impl Model<'_> {
         let module = tables::assemble(self.machine, &llvm, "tables", &text)?;
         Ok(take(&module)?)
     }
+}
+
+/// Kernels and tables of a model as objects, for those who link many models at once, and the weights file that it is opened
+/// with. `compiled` is as for [`write_artifact`] with [`Emit::Object`]; the descriptor is `NAME_model`.
+///
+/// # Errors
+/// See [`ArtifactError`].
+pub fn objects(
+    levels: &[Level],
+    compiled: &Compiled,
+    options: &ArtifactOptions,
+    weights_file: &Path,
+) -> Result<Vec<Vec<u8>>, ArtifactError> {
+    let (Some(Level { program, .. }), Some(Level { machine, .. })) = (levels.first(), levels.last()) else {
+        return Err(ArtifactError::Tables("there is no program".to_owned()));
+    };
+    let (layout, hash) = write_weights(program, weights_file)?;
+    let model = Model {
+        levels,
+        program,
+        plan: &memory::plan(program),
+        compiled,
+        machine,
+        facts: Facts {
+            name: &names::model(&options.name),
+            default_threads: options.default_threads,
+            weight_offsets: &layout.offsets,
+            weight_bytes: layout.bytes,
+            weight_hash: hash,
+            embedded: false,
+            main: false,
+            profile: None,
+        },
+    };
+    let mut objects: Vec<Vec<u8>> = model.kernels()?.into_iter().map(<[u8]>::to_vec).collect();
+    objects.push(model.with_tables(|module| machine.emit_object(module))?);
+    Ok(objects)
+}
+
+/// Writes a weights file; gives where each weight is in it, and its hash.
+fn write_weights(program: &Program, path: &Path) -> Result<(weights::Layout, u64), ArtifactError> {
+    let file = fs::File::create(path).map_err(at(path))?;
+    let mut file = io::BufWriter::new(file);
+    let hash = weights::write(program, &mut file)?;
+    file.into_inner().map_err(|error| at(path)(error.into_error()))?;
+    Ok((weights::layout(&program.weights), hash))
 }
 
 /// Everything that the C compiler links.
@@ -335,13 +386,7 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
     }
 
     let mut objects = vec![];
-    for (i, kernel) in model.compiled.kernels.iter().enumerate() {
-        let Code::Object(bytes) = &kernel.code else {
-            return Err(ArtifactError::Tables(format!(
-                "{} was compiled to assembly, not to an object",
-                kernel.symbol
-            )));
-        };
+    for (i, bytes) in model.kernels()?.into_iter().enumerate() {
         objects.push(output.put(&format!("k{i}.o"), bytes)?);
     }
     let bytes = model.with_tables(|module| machine.emit_object(module))?;

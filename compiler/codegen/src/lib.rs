@@ -29,7 +29,7 @@ mod harness;
 #[cfg(test)]
 mod sample;
 
-pub use artifact::{ArtifactError, ArtifactOptions, ArtifactReport, Emit, build, write_artifact};
+pub use artifact::{ArtifactError, ArtifactOptions, ArtifactReport, Emit, build, objects, write_artifact};
 pub use compile::{CompileOptions, Compiled, compile};
 pub use emit::{Builder, Elem, Linkage, Module, Ty, Val};
 pub use level::Level;

@@ -176,6 +176,20 @@ mod tests {
     }
 
     #[test]
+    fn bodies_of_loops_have_none() {
+        let nodes = "%3 = Concat(%0, %1) {axis=1}
+              %4 = Unsqueeze(%2) {axes=[0]}
+              %5, %6 = cameo::Scan(%2, %4) {body=graph @step (%0 \"h\": f32[2,1,4], %1 \"x\": f32[2,1,4]) {
+                %2 = Add(%0, %1)
+                %3 = Concat(%1, %2) {axis=1}
+                return %2 \"h\", %3 \"y\"
+              }, length=dims[1], slices=1, states=1}";
+        let p = program(nodes, r#"%3 "all", %5 "last", %6 "each""#).expect("partitions");
+        assert_eq!((p.caches.len(), p.loops.len()), (1, 1));
+        assert!(p.storages.iter().any(|s| s.place == Place::Output(2)));
+    }
+
+    #[test]
     fn what_is_no_cache_is_refused() {
         let grows = |nodes: &str| program(nodes, r#"%9 "y""#).is_ok();
         assert!(grows("%9 = Concat(%0, %1, %2) {axis=-2}"));

@@ -130,7 +130,12 @@ impl Builder<'_> {
         body: &Graph,
         here: &dyn Fn(OpError) -> LowerError,
     ) -> Result<crate::Program, Vec<LowerError>> {
-        let body = crate::partition(body, self.target, self.choices.clone())?;
+        // The memory of a body's inputs is that of values outside.
+        let choices = crate::Choices {
+            in_place_cache: false,
+            ..self.choices.clone()
+        };
+        let body = crate::partition(body, self.target, choices)?;
         let around = |l: &Loop| {
             body.loops
                 .iter()

@@ -65,7 +65,7 @@ pub(crate) fn kind(a: &AttributeProto) -> i32 {
 }
 
 /// Attributes that say nothing about inference with the types that Cameo has: `(operator, attribute)`.
-const INERT: [(&str, &str); 10] = [
+const INERT: [(&str, &str); 9] = [
     ("Dropout", "seed"),
     ("Dropout", "ratio"),
     // Only for 8-bit floats.
@@ -73,7 +73,6 @@ const INERT: [(&str, &str); 10] = [
     ("Cast", "round_mode"),
     ("CastLike", "saturate"),
     ("CastLike", "round_mode"),
-    ("QuantizeLinear", "saturate"),
     // The running mean is not updated.
     ("BatchNormalization", "momentum"),
     // The order of the pooled indices, not of the pooled values.
@@ -84,17 +83,13 @@ const INERT: [(&str, &str); 10] = [
 
 /// Attributes of ONNX at the value that asks for nothing special: `(operator, attribute, value)`. Where the schema has
 /// such an attribute it decides itself.
-const NEUTRAL: [(&str, &str, i64); 10] = [
+const NEUTRAL: [(&str, &str, i64); 6] = [
     ("BatchNormalization", "training_mode", 0),
     ("LayerNormalization", "stash_type", 1),
     ("GroupNormalization", "stash_type", 1),
     ("RMSNormalization", "stash_type", 1),
     ("Shape", "start", 0),
     ("Reshape", "allowzero", 0),
-    ("QuantizeLinear", "block_size", 0),
-    ("DequantizeLinear", "block_size", 0),
-    ("DequantizeLinear", "output_dtype", 0),
-    ("QuantizeLinear", "precision", 0),
 ];
 
 fn means_nothing(op: &str, name: &str, value: &Attr) -> bool {
@@ -117,6 +112,10 @@ pub(crate) fn adapt(schema: &Schema, attrs: Attrs) -> Result<Attrs, Vec<Fault>> 
             }
             continue;
         };
+        // No element type: as if it were not there.
+        if matches!(def, AttrDef::OptDType) && value == Attr::Int(0) {
+            continue;
+        }
         match convert(def, value) {
             Ok(v) => {
                 out.insert(name, v);

@@ -207,9 +207,9 @@ fn keep_caches<'a>(context: &mut Context, views: &[TensorView<'a>]) -> Result<Ve
     if caches.len() == 0 {
         return Ok(views.to_vec());
     }
-    // How many rows a run adds is known after one.
+    // How many rows a run needs is known after one.
     context.run_on(views)?;
-    let room = |cache: CacheInfo| Ok((cache.input, context.output_shape(cache.output)?.0[cache.axis]));
+    let room = |cache: CacheInfo| Ok((cache.input, context.cache_room(cache.input)?));
     let rooms = caches.map(room).collect::<Result<Vec<_>, Error>>()?;
     let mut rest = vec![];
     for (index, view) in views.iter().enumerate() {

@@ -21,6 +21,9 @@ pub const OPS: &[&dyn OpDef] = &[
         wanted: Ordering::Less,
     },
     &IndexOf,
+    &super::topk::TopK,
+    &super::topk::Place,
+    &super::topk::AtPlace,
 ];
 
 const DATA: &[Param] = &[Param::new("data", Types::NUMBER)];

@@ -254,11 +254,7 @@ struct Mod;
 impl Mod {
     /// Whether the result has the sign of the dividend.
     fn truncates(cx: &Cx) -> Result<bool, OpError> {
-        let fmod = cx.int("fmod")? != 0;
-        if !fmod && cx.fact(0)?.dtype.is_float() {
-            return invalid("floats need fmod=1");
-        }
-        Ok(fmod)
+        Ok(cx.int("fmod")? != 0)
     }
 }
 
@@ -287,7 +283,14 @@ impl OpDef for Mod {
         let truncates = Self::truncates(cx)?;
         let t = cx.fact(0)?.dtype;
         if t.is_float() {
-            return pointwise::eval_floats(cx, t, |a| a[0] % a[1]);
+            return pointwise::eval_floats(cx, t, |a| {
+                let r = a[0] % a[1];
+                if !truncates && r != 0.0 && (r < 0.0) != (a[1] < 0.0) {
+                    r + a[1]
+                } else {
+                    r
+                }
+            });
         }
         pointwise::eval_integers(cx, t, |a| {
             let r = a[0].checked_rem(a[1]).unwrap_or(0);
@@ -494,7 +497,7 @@ mod tests {
         let f = |t: DType, s: &[usize]| Fact::new(t, s.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
         assert!(infer("Add", &[], &[f(DType::F32, &[2]), f(DType::F32, &[3])]).is_err());
         assert!(infer("Add", &[], &[f(DType::F32, &[2]), f(DType::F64, &[2])]).is_err());
-        assert!(infer("Mod", &[], &[f(DType::F32, &[2]), f(DType::F32, &[2])]).is_err());
+        assert!(infer("Mod", &[], &[f(DType::Bool, &[2]), f(DType::Bool, &[2])]).is_err());
         assert!(infer("PRelu", &[], &[f(DType::F32, &[2]), f(DType::F32, &[3, 2])]).is_err());
     }
 }

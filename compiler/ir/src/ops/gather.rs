@@ -17,7 +17,8 @@ pub const OPS: &[&dyn OpDef] = &[
     &GatherNd,
     &super::scatter::ScatterElements,
     &super::scatter::ScatterNd,
-    &super::scatter::CumSum,
+    &super::scatter::CUM_SUM,
+    &super::scatter::CUM_PROD,
     &super::scatter::Trilu,
     &super::scatter::OneHot,
 ];

@@ -6,7 +6,7 @@
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::binary::range;
 use crate::ops::pointwise::{self, RESULT};
-use crate::structured::Binary;
+use crate::structured::{Binary, Unary};
 use crate::{DType, Dim, Fact, Tensor};
 
 /// The operations of this family.
@@ -195,11 +195,10 @@ impl BitShift {
 
 impl OpDef for BitShift {
     fn schema(&self) -> &'static Schema {
-        const UNSIGNED: Types = Types::of(&[DType::U8, DType::U16, DType::U32, DType::U64]);
         static S: Schema = Schema::new(
             "BitShift",
-            "x shifted by y bits to the left or right; 0 from the width on",
-            &[Param::new("X", UNSIGNED), Param::new("Y", UNSIGNED)],
+            "x shifted by y bits to the left or right; 0 from the width on, and -1 for what is negative and goes to the right",
+            &[Param::new("X", Types::INT), Param::new("Y", Types::INT)],
             RESULT,
             &[("direction", AttrDef::ReqStr)],
         )
@@ -216,7 +215,13 @@ impl OpDef for BitShift {
         let (left, t) = (Self::left(cx)?, cx.fact(0)?.dtype);
         let width = t.size() as i128 * 8;
         pointwise::eval_integers(cx, t, |a| match a[1] {
-            n if n >= width => 0,
+            n if n < 0 || n >= width => {
+                if left {
+                    0
+                } else {
+                    a[0] >> 127
+                }
+            }
             n if left => a[0] << n,
             n => a[0] >> n,
         })
@@ -226,11 +231,22 @@ impl OpDef for BitShift {
         let (left, t) = (Self::left(cx)?, cx.fact(0)?.dtype);
         pointwise::lower(cx, t, |b, a| {
             let (last, zero) = (b.int(t, t.size() as i64 * 8 - 1), b.int(t, 0));
-            let inside = b.binary(Binary::Le, a[1], last);
+            let (low, high) = (b.binary(Binary::Le, zero, a[1]), b.binary(Binary::Le, a[1], last));
+            let inside = b.binary(Binary::And, low, high);
             // The scalar shift is given only amounts below the width.
-            let amount = b.binary(Binary::Min, a[1], last);
-            let shifted = b.binary(if left { Binary::Shl } else { Binary::Shr }, a[0], amount);
-            b.select(inside, shifted, zero)
+            let amount = b.select(inside, a[1], zero);
+            if left {
+                let shifted = b.binary(Binary::Shl, a[0], amount);
+                return b.select(inside, shifted, zero);
+            }
+            // It fills up with zeros, which are ones where all bits are turned before and after.
+            let negative = b.binary(Binary::Lt, a[0], zero);
+            let turned = b.unary(Unary::BitNot, a[0]);
+            let x = b.select(negative, turned, a[0]);
+            let shifted = b.binary(Binary::Shr, x, amount);
+            let shifted = b.select(inside, shifted, zero);
+            let turned = b.unary(Unary::BitNot, shifted);
+            b.select(negative, turned, shifted)
         })
     }
 }

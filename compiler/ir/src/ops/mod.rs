@@ -18,12 +18,15 @@ mod einsum;
 mod fragment;
 pub mod gather;
 mod global_pool;
+mod grid_sample;
 pub mod logic;
+pub mod losses;
 pub mod movement;
 pub mod norms;
 mod pad;
 pub(crate) mod pointwise;
 pub mod pool;
+pub mod quantize;
 pub mod ragged;
 mod recurrent;
 pub mod reduce;
@@ -39,6 +42,7 @@ mod scatter;
 pub mod shape;
 mod slice;
 pub mod softmax;
+mod topk;
 pub mod unary;
 mod window;
 
@@ -60,11 +64,13 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Joining, cutting and padding", blocks::OPS),
     ("Gather and scatter", gather::OPS),
     ("Contractions", contraction::OPS),
+    ("Losses", losses::OPS),
+    ("Few bits", quantize::OPS),
     ("Attention", attention::OPS),
     ("Recurrent layers", recurrent::OPS),
     ("Convolution", conv::OPS),
     ("Pooling", pool::OPS),
-    ("Resize", resize::OPS),
+    ("Resizing and sampling", resize::OPS),
     ("Results as long as data says", counted::OPS),
     ("Loops over time", scan::OPS),
     ("Sequences without padding", ragged::OPS),

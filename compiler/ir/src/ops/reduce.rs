@@ -44,6 +44,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Derived {
         schema: &schema("ReduceMean", "mean over axes", NUMBERS),
+        whole: None,
         reference: |v| v.iter().sum::<f64>() / v.len() as f64,
         graph: |g, x, over| {
             let wide = g.widen(x)?;
@@ -52,6 +53,10 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Derived {
         schema: &schema("ReduceL1", "sum of |x| over axes", NUMBERS),
+        whole: Some(|v, signed| {
+            let size = |x: &i64| if signed { x.wrapping_abs() } else { *x };
+            v.iter().map(size).fold(0, i64::wrapping_add)
+        }),
         reference: |v| v.iter().map(|x| x.abs()).sum(),
         graph: |g, x, over| {
             let wide = g.widen(x)?;
@@ -61,6 +66,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Derived {
         schema: &schema("ReduceL2", "(sum of x^2)^(1/2) over axes", NUMBERS),
+        whole: None,
         reference: |v| v.iter().map(|x| x * x).sum::<f64>().sqrt(),
         graph: |g, x, over| {
             let wide = as_float(g, x)?;
@@ -71,6 +77,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Derived {
         schema: &schema("ReduceSumSquare", "sum of x^2 over axes", NUMBERS),
+        whole: Some(|v, _| v.iter().map(|x| x.wrapping_mul(*x)).fold(0, i64::wrapping_add)),
         reference: |v| v.iter().map(|x| x * x).sum(),
         graph: |g, x, over| {
             let wide = g.widen(x)?;
@@ -80,6 +87,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Derived {
         schema: &schema("ReduceLogSum", "ln of the sum over axes", NUMBERS),
+        whole: None,
         reference: |v| v.iter().sum::<f64>().ln(),
         graph: |g, x, over| {
             let wide = as_float(g, x)?;
@@ -89,6 +97,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Derived {
         schema: &schema("ReduceLogSumExp", "ln of the sum of e^x over axes", NUMBERS),
+        whole: None,
         reference: log_sum_exp,
         graph: |g, x, over| {
             let x = as_float(g, x)?;
@@ -321,6 +330,8 @@ impl OpDef for Primitive {
 /// A reduction that is a graph of primitive ones.
 struct Derived {
     schema: &'static Schema,
+    /// Of integers, where they are computed as such, modulo 2^64; of numbers with a sign or without.
+    whole: Option<fn(&[i64], bool) -> i64>,
     reference: fn(&[f64]) -> f64,
     graph: fn(&mut Fragment, ValueId, &Over) -> Result<ValueId, OpError>,
 }
@@ -340,6 +351,13 @@ impl OpDef for Derived {
         let v = x.to_f64();
         let groups = over.groups(x.shape());
         let reduce = |g: &Vec<usize>| (self.reference)(&g.iter().map(|i| v[*i]).collect::<Vec<_>>());
+        if let Some(whole) = self.whole.filter(|_| !x.dtype().is_float()) {
+            let (v, signed) = (x.to_i64(), x.dtype().is_signed());
+            let sums = groups
+                .iter()
+                .map(|g| whole(&g.iter().map(|i| v[*i]).collect::<Vec<_>>(), signed));
+            return Ok(vec![Tensor::from_i64(x.dtype(), &over.shape(x.shape(), &1), sums)]);
+        }
         Ok(vec![Tensor::from_f64(
             x.dtype(),
             &over.shape(x.shape(), &1),

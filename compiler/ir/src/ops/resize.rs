@@ -14,7 +14,7 @@ use super::pointwise::working;
 use super::resample::{Axis, Coordinates, Mode, Rounding, Sampling, tap_nodes, taps};
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Resize];
+pub const OPS: &[&dyn OpDef] = &[&Resize, &super::grid_sample::GridSample];
 
 struct Resize;
 

@@ -354,27 +354,43 @@ impl OpDef for ScatterNd {
     }
 }
 
-pub struct CumSum;
+/// Running sums or products.
+pub struct Running(Combine);
 
-impl CumSum {
+pub const CUM_SUM: Running = Running(Combine::Add);
+pub const CUM_PROD: Running = Running(Combine::Mul);
+
+impl Running {
     fn flags(cx: &Cx) -> Result<(bool, bool), OpError> {
         Ok((cx.int("exclusive")? != 0, cx.int("reverse")? != 0))
     }
+
+    fn is_product(&self) -> bool {
+        self.0 == Combine::Mul
+    }
 }
 
-impl OpDef for CumSum {
+/// `v[at]` become what is joined up to each, with or without itself.
+fn run_along<T: Copy>(v: &mut [T], at: impl Iterator<Item = usize>, exclusive: bool, first: T, join: fn(T, T) -> T) {
+    let mut so_far = first;
+    for i in at {
+        let next = join(so_far, v[i]);
+        v[i] = if exclusive { so_far } else { next };
+        so_far = next;
+    }
+}
+
+impl OpDef for Running {
     fn schema(&self) -> &'static Schema {
-        static SCHEMA: Schema = Schema::new(
-            "CumSum",
-            "running sums along an axis",
-            &[
-                Param::new("x", Types::NUMBER),
-                Param::new("axis", Types::INDEX).shape_like("axis"),
-            ],
-            &[Param::new("y", Types::NUMBER)],
-            &[("exclusive", AttrDef::Int(0)), ("reverse", AttrDef::Int(0))],
-        );
-        &SCHEMA
+        const INPUTS: &[Param] = &[
+            Param::new("x", Types::NUMBER),
+            Param::new("axis", Types::INDEX).shape_like("axis"),
+        ];
+        const OUTPUTS: &[Param] = &[Param::new("y", Types::NUMBER)];
+        const ATTRS: &[(&str, AttrDef)] = &[("exclusive", AttrDef::Int(0)), ("reverse", AttrDef::Int(0))];
+        static SUM: Schema = Schema::new("CumSum", "running sums along an axis", INPUTS, OUTPUTS, ATTRS);
+        static PRODUCT: Schema = Schema::new("CumProd", "running products along an axis", INPUTS, OUTPUTS, ATTRS);
+        if self.is_product() { &PRODUCT } else { &SUM }
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
@@ -389,38 +405,40 @@ impl OpDef for CumSum {
         let (exclusive, reverse) = Self::flags(cx)?;
         let (n, step) = (x.shape()[axis], strides(x.shape())[axis]);
         let lines: Vec<usize> = (0..x.len()).filter(|i| i / step % n == 0).collect();
-        fn sums<T: Copy>(v: &mut [T], at: impl Iterator<Item = usize>, exclusive: bool, zero: T, add: fn(T, T) -> T) {
-            let mut sum = zero;
-            for i in at {
-                let next = add(sum, v[i]);
-                v[i] = if exclusive { sum } else { next };
-                sum = next;
-            }
-        }
         let order = |first: usize| (0..n).map(move |k| first + step * if reverse { n - 1 - k } else { k });
         Ok(vec![if x.dtype().is_float() {
             let mut v = x.to_f64();
+            let (first, join): (f64, fn(f64, f64) -> f64) = if self.is_product() {
+                (1.0, |a, b| a * b)
+            } else {
+                (0.0, |a, b| a + b)
+            };
             lines
                 .iter()
-                .for_each(|l| sums(&mut v, order(*l), exclusive, 0.0, |a, b| a + b));
+                .for_each(|l| run_along(&mut v, order(*l), exclusive, first, join));
             Tensor::from_f64(x.dtype(), x.shape(), v)
         } else {
             let mut v = x.to_i64();
+            let (first, join): (i64, fn(i64, i64) -> i64) = if self.is_product() {
+                (1, i64::wrapping_mul)
+            } else {
+                (0, i64::wrapping_add)
+            };
             lines
                 .iter()
-                .for_each(|l| sums(&mut v, order(*l), exclusive, 0, i64::wrapping_add));
+                .for_each(|l| run_along(&mut v, order(*l), exclusive, first, join));
             Tensor::from_i64(x.dtype(), x.shape(), v)
         }])
     }
 
-    /// A masked sum over the whole axis: quadratic work, but without order among the outputs.
+    /// A masked reduction over the whole axis: quadratic work, but without order among the outputs.
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let x = cx.fact(0)?;
         let axis = need_axis(cx, 1, x.rank())?;
         let (exclusive, reverse) = Self::flags(cx)?;
         let wide = working(x.dtype);
         let reduced = [x.shape[axis].clone()];
-        let compute = Compute::nest(x.dtype, &x.shape, &reduced, Combine::Add, |b, it, over| {
+        let compute = Compute::nest(x.dtype, &x.shape, &reduced, self.0, |b, it, over| {
             let mut at = it.to_vec();
             at[axis] = over[0].clone();
             let (low, high) = if reverse {
@@ -432,8 +450,8 @@ impl OpDef for CumSum {
             let taken = compare(b, op, low.clone(), high.clone());
             let value = b.load(0, x.dtype, at);
             let value = b.cast(wide, value);
-            let zero = b.number(wide, 0.0);
-            (b.select(taken, value, zero), it.to_vec())
+            let nothing = b.number(wide, if self.is_product() { 1.0 } else { 0.0 });
+            (b.select(taken, value, nothing), it.to_vec())
         });
         Ok(Lowering::Compute(vec![compute]))
     }

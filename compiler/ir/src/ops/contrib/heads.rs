@@ -385,6 +385,9 @@ fn eval_separate(cx: &Cx) -> Result<[Tensor; 3], OpError> {
 fn eval_biased(cx: &Cx, qkv: [Tensor; 3]) -> Result<[Tensor; 3], OpError> {
     let Some(bias) = optional(cx, 3)? else { return Ok(qkv) };
     let (bias, mut start) = (bias.to_f64(), 0);
+    if bias.len() != qkv.iter().map(|x| x.shape()[2]).sum::<usize>() {
+        return invalid(format!("a bias of {} numbers", bias.len()));
+    }
     Ok(qkv.map(|x| {
         let size = x.shape()[2];
         let v: Vec<f64> = x
@@ -403,6 +406,9 @@ fn eval_projected(cx: &Cx) -> Result<[Tensor; 3], OpError> {
     let all = reference("MatMul", &[], &[Some(&x), Some(&w)], 1)?.remove(0);
     let total = w.shape()[1];
     let bias = optional(cx, 2)?.map_or(vec![0.0; total], Tensor::to_f64);
+    if bias.len() != total {
+        return invalid(format!("a bias of {} numbers for {total} columns", bias.len()));
+    }
     let v = all.to_f64();
     let mut start = 0;
     let parts = widths(cx)?.map(|d| {

@@ -1,0 +1,497 @@
+//! Numbers of few bits: between them and floats, and products of them.
+
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::ops::fragment::Fragment;
+use crate::ops::pointwise::working;
+use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
+
+/// The operations of this family.
+pub const OPS: &[&dyn OpDef] = &[
+    &QuantizeLinear,
+    &DequantizeLinear,
+    &DynamicQuantizeLinear,
+    &MatMulInteger,
+    &QLinearMatMul,
+];
+
+const FEW_BITS: Types = Types::of(&[DType::U8, DType::I8, DType::U16, DType::I16]);
+const BYTES: Types = Types::of(&[DType::U8, DType::I8]);
+const CODES: Types = Types(FEW_BITS.0 | Types::of(&[DType::I32]).0);
+const MEASURED: Types = Types(Types::FLOAT.0 | Types::of(&[DType::I32]).0);
+
+/// Smallest and largest number of a type of at most 32 bits.
+fn limits(t: DType) -> [f64; 2] {
+    let bits = t.size() as i32 * 8;
+    if t.is_signed() {
+        [-2f64.powi(bits - 1), 2f64.powi(bits - 1) - 1.0]
+    } else {
+        [0.0, 2f64.powi(bits) - 1.0]
+    }
+}
+
+fn saturated(x: f64, t: DType) -> f64 {
+    let [low, high] = limits(t);
+    x.clamp(low, high)
+}
+
+/// Which elements share a scale.
+enum Sharing {
+    All,
+    /// Those of one index along this axis.
+    Axis(usize),
+    /// Along this axis, so many in a row.
+    Blocks(usize, Dim),
+}
+
+impl Sharing {
+    /// Of scales (input 1, and zero points like it) for input 0.
+    fn of(cx: &Cx) -> Result<Self, OpError> {
+        let (x, scale) = (cx.fact(0)?, cx.fact(1)?);
+        if cx.has(2) && cx.fact(2)?.rank() != scale.rank() {
+            return invalid(format!("zero points {} with scales {scale}", cx.fact(2)?));
+        }
+        let block = cx.int("block_size")?;
+        if block == 0 && (scale.rank() == 0 || (scale.rank() == 1 && scale.shape[0].is_one())) {
+            return Ok(Self::All);
+        }
+        let axis = normalize_axis(cx.int("axis")?, x.rank())?;
+        if block == 0 && scale.rank() == 1 {
+            return match (scale.shape[0].as_const(), x.shape[axis].as_const()) {
+                (Some(a), Some(b)) if a != b => invalid(format!("{a} scales for an axis of {b}")),
+                _ => Ok(Self::Axis(axis)),
+            };
+        }
+        let fits = |(a, (s, e)): (usize, (&Dim, &Dim))| {
+            a == axis || !matches!((s.as_const(), e.as_const()), (Some(s), Some(e)) if s != e)
+        };
+        if block < 1 || scale.rank() != x.rank() || !scale.shape.iter().zip(&x.shape).enumerate().all(fits) {
+            return invalid(format!("scales {scale} do not fit {x} in blocks of {block}"));
+        }
+        if scale.shape[axis].clone() * Dim::from(block) != x.shape[axis] {
+            return unsupported(format!(
+                "scales {scale} for {x} in blocks of {block}, of which the last is not full"
+            ));
+        }
+        Ok(Self::Blocks(axis, Dim::from(block)))
+    }
+
+    /// For each element of input 0, which of the scales and zero points is its.
+    fn index(&self, cx: &Cx) -> Result<Vec<usize>, OpError> {
+        let (shape, mut scales) = (cx.tensor(0)?.shape(), cx.tensor(1)?.len());
+        if cx.has(2) {
+            scales = scales.min(cx.tensor(2)?.len());
+        }
+        let count = shape.iter().product::<usize>();
+        let place = |axis: usize| {
+            let inner: usize = shape[axis + 1..].iter().product();
+            move |i: usize| (i / inner % shape[axis], inner)
+        };
+        let scale_of = |i: usize| match self {
+            Self::All => 0,
+            Self::Axis(axis) => place(*axis)(i).0,
+            Self::Blocks(axis, block) => {
+                let ((at, inner), block) = (place(*axis)(i), block.as_const().map_or(1, |b| b as usize));
+                (i / inner / shape[*axis] * (shape[*axis] / block) + at / block) * inner + i % inner
+            }
+        };
+        let index: Vec<usize> = (0..count).map(scale_of).collect();
+        match index.iter().max() {
+            Some(most) if *most >= scales => invalid(format!("{scales} scales or zero points are too few")),
+            _ => Ok(index),
+        }
+    }
+
+    /// Scales or zero points so that they broadcast to what they are for.
+    fn spread(&self, g: &mut Fragment, v: ValueId, x: &Fact) -> Result<ValueId, OpError> {
+        match self {
+            Self::All => g.apply("Reshape", &[("shape", Attr::Dims(vec![]))], &[v]),
+            Self::Axis(axis) => {
+                let mut shape = vec![Dim::ONE; x.rank()];
+                shape[*axis] = x.shape[*axis].clone();
+                g.apply("Reshape", &[("shape", Attr::Dims(shape))], &[v])
+            }
+            Self::Blocks(axis, block) => {
+                let behind = ("axes", Attr::Dims(vec![Dim::from(axis + 1)]));
+                let v = g.apply("Unsqueeze", &[behind], &[v])?;
+                let mut shape = g.fact(v).shape.clone();
+                shape[axis + 1] = block.clone();
+                let v = g.apply("Expand", &[("shape", Attr::Dims(shape))], &[v])?;
+                g.apply("Reshape", &[("shape", Attr::Dims(x.shape.clone()))], &[v])
+            }
+        }
+    }
+}
+
+/// `x / scale` rounded to the nearest, ties to even, plus the zero point, in the range of `t`.
+fn quantized(
+    g: &mut Fragment,
+    x: ValueId,
+    scale: ValueId,
+    zero: Option<ValueId>,
+    t: DType,
+) -> Result<ValueId, OpError> {
+    let y = g.binary("Div", x, scale)?;
+    let mut y = g.unary("Round", y)?;
+    if let Some(zero) = zero {
+        let zero = g.cast(zero, g.dtype(y))?;
+        y = g.binary("Add", y, zero)?;
+    }
+    let [low, high] = limits(t).map(|v| g.number(y, v));
+    let y = g.node("Clip", &[], &[Some(y), Some(low), Some(high)])?;
+    g.cast(y, t)
+}
+
+struct QuantizeLinear;
+
+impl QuantizeLinear {
+    fn result(cx: &Cx) -> Result<DType, OpError> {
+        let told = cx.opt_dtype("output_dtype")?;
+        match (cx.arg(2).map(|a| a.fact.dtype), told) {
+            (Some(zero), Some(told)) if zero != told => {
+                invalid(format!("output_dtype {told} and a zero point of {zero}"))
+            }
+            (Some(t), _) | (None, Some(t)) => Ok(t),
+            (None, None) => Ok(DType::U8),
+        }
+    }
+}
+
+impl OpDef for QuantizeLinear {
+    fn schema(&self) -> &'static Schema {
+        static S: Schema = Schema::new(
+            "QuantizeLinear",
+            "round(x / y_scale) + y_zero_point in the range of its type; ties go to the even number",
+            &[
+                Param::new("x", MEASURED),
+                Param::new("y_scale", MEASURED).group(2),
+                Param::new("y_zero_point", FEW_BITS).group(3).optional(),
+            ],
+            &[Param::new("y", FEW_BITS).group(3)],
+            &[
+                ("axis", AttrDef::Int(1)),
+                ("block_size", AttrDef::Int(0)),
+                ("output_dtype", AttrDef::OptDType),
+                ("precision", AttrDef::Int(0)),
+                ("saturate", AttrDef::Int(1)),
+            ],
+        );
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        Sharing::of(cx)?;
+        let t = Self::result(cx)?;
+        if !FEW_BITS.contains(t) {
+            return invalid(format!("output_dtype {t}"));
+        }
+        Ok(vec![Fact::new(t, cx.fact(0)?.shape.clone())])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let (x, scales, t) = (cx.tensor(0)?, cx.tensor(1)?.to_f64(), Self::result(cx)?);
+        let zeros = if cx.has(2) { Some(cx.tensor(2)?.to_i64()) } else { None };
+        let index = Sharing::of(cx)?.index(cx)?;
+        let single = working(x.dtype()) != DType::F64;
+        let y = x.to_f64().into_iter().zip(index).map(|(x, i)| {
+            // Ties are seen in the precision of the quotient.
+            let quotient = if single {
+                f64::from(x as f32 / scales[i] as f32)
+            } else {
+                x / scales[i]
+            };
+            saturated(
+                quotient.round_ties_even() + zeros.as_ref().map_or(0.0, |z| z[i] as f64),
+                t,
+            ) as i64
+        });
+        Ok(vec![Tensor::from_i64(t, x.shape(), y)])
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let (sharing, x, t) = (Sharing::of(cx)?, cx.fact(0)?, Self::result(cx)?);
+        let work = if x.dtype.is_float() {
+            working(x.dtype)
+        } else {
+            DType::F32
+        };
+        let mut g = Fragment::new(cx);
+        let v = g.required(cx, 0)?;
+        let v = g.cast(v, work)?;
+        let scale = g.required(cx, 1)?;
+        let scale = g.cast(scale, work)?;
+        let scale = sharing.spread(&mut g, scale, x)?;
+        let zero = match g.input(2) {
+            Some(zero) => Some(sharing.spread(&mut g, zero, x)?),
+            None => None,
+        };
+        let y = quantized(&mut g, v, scale, zero, t)?;
+        Ok(g.finish(&[y]))
+    }
+}
+
+struct DequantizeLinear;
+
+impl OpDef for DequantizeLinear {
+    fn schema(&self) -> &'static Schema {
+        static S: Schema = Schema::new(
+            "DequantizeLinear",
+            "(x - x_zero_point) * x_scale",
+            &[
+                Param::new("x", CODES),
+                Param::new("x_scale", Types::FLOAT).group(2),
+                Param::new("x_zero_point", CODES).optional(),
+            ],
+            &[Param::new("y", Types::FLOAT).group(3)],
+            &[
+                ("axis", AttrDef::Int(1)),
+                ("block_size", AttrDef::Int(0)),
+                ("output_dtype", AttrDef::OptDType),
+            ],
+        );
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        Sharing::of(cx)?;
+        let t = cx.opt_dtype("output_dtype")?.unwrap_or(cx.fact(1)?.dtype);
+        if !t.is_float() {
+            return invalid(format!("output_dtype {t} is no float"));
+        }
+        Ok(vec![Fact::new(t, cx.fact(0)?.shape.clone())])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let (x, scales) = (cx.tensor(0)?, cx.tensor(1)?);
+        let zeros = if cx.has(2) { Some(cx.tensor(2)?.to_i64()) } else { None };
+        let index = Sharing::of(cx)?.index(cx)?;
+        let t = cx.opt_dtype("output_dtype")?.unwrap_or(scales.dtype());
+        let scales = scales.to_f64();
+        let y = x.to_i64().into_iter().zip(index);
+        let y = y.map(|(x, i)| (x - zeros.as_ref().map_or(0, |z| z[i])) as f64 * scales[i]);
+        Ok(vec![Tensor::from_f64(t, x.shape(), y)])
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let (sharing, x) = (Sharing::of(cx)?, cx.fact(0)?);
+        let t = cx.opt_dtype("output_dtype")?.unwrap_or(cx.fact(1)?.dtype);
+        let mut g = Fragment::new(cx);
+        let scale = g.required(cx, 1)?;
+        let scale = g.widen(scale)?;
+        let work = g.dtype(scale);
+        let scale = sharing.spread(&mut g, scale, x)?;
+        let mut v = g.required(cx, 0)?;
+        if let Some(zero) = g.input(2) {
+            // The difference fits, but for numbers of 32 bits, which have no zero point.
+            let zero = g.cast(zero, DType::I32)?;
+            let zero = sharing.spread(&mut g, zero, x)?;
+            v = g.cast(v, DType::I32)?;
+            v = g.binary("Sub", v, zero)?;
+        }
+        let v = g.cast(v, work)?;
+        let y = g.binary("Mul", v, scale)?;
+        let y = g.cast(y, t)?;
+        Ok(g.finish(&[y]))
+    }
+}
+
+struct DynamicQuantizeLinear;
+
+impl OpDef for DynamicQuantizeLinear {
+    fn schema(&self) -> &'static Schema {
+        static S: Schema = Schema::new(
+            "DynamicQuantizeLinear",
+            "QuantizeLinear to 8 bits with scale and zero point from the range of x, which is made to contain 0",
+            &[Param::new("x", Types::of(&[DType::F32]))],
+            &[
+                Param::new("y", Types::of(&[DType::U8])).group(2),
+                Param::new("y_scale", Types::of(&[DType::F32])),
+                Param::new("y_zero_point", Types::of(&[DType::U8])).group(2),
+            ],
+            &[],
+        );
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let shape = cx.fact(0)?.shape.clone();
+        let all = [
+            Fact::new(DType::U8, shape),
+            Fact::new(DType::F32, vec![]),
+            Fact::new(DType::U8, vec![]),
+        ];
+        Ok(all.into_iter().take(cx.outputs).collect())
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let x = cx.tensor(0)?;
+        let v: Vec<f32> = x.to_f64().into_iter().map(|v| v as f32).collect();
+        let (low, high) = v
+            .iter()
+            .fold((0f32, 0f32), |(low, high), v| (low.min(*v), high.max(*v)));
+        let scale = (high - low) / 255.0;
+        let zero = (-low / scale).clamp(0.0, 255.0).round_ties_even();
+        let y = v
+            .iter()
+            .map(|v| saturated(f64::from((v / scale).round_ties_even() + zero), DType::U8) as i64);
+        let all = [
+            Tensor::from_i64(DType::U8, x.shape(), y),
+            Tensor::from_f64(DType::F32, &[], [f64::from(scale)]),
+            Tensor::from_i64(DType::U8, &[], [zero as i64]),
+        ];
+        Ok(all.into_iter().take(cx.outputs).collect())
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let mut g = Fragment::new(cx);
+        let x = g.required(cx, 0)?;
+        let axes: Vec<usize> = (0..g.fact(x).rank()).collect();
+        let (zero, steps) = (g.number(x, 0.0), g.number(x, 255.0));
+        let low = g.reduce("ReduceMin", x, &axes, false)?;
+        let low = g.binary("Min", low, zero)?;
+        let high = g.reduce("ReduceMax", x, &axes, false)?;
+        let high = g.binary("Max", high, zero)?;
+        let range = g.binary("Sub", high, low)?;
+        let scale = g.binary("Div", range, steps)?;
+        let below = g.unary("Neg", low)?;
+        let point = quantized(&mut g, below, scale, None, DType::U8)?;
+        let y = quantized(&mut g, x, scale, Some(point), DType::U8)?;
+        Ok(g.finish(&[y, scale, point][..cx.outputs]))
+    }
+}
+
+/// Rows of a matrix have zero points of their own if there is a vector of them; columns of the second operand.
+fn centred(g: &mut Fragment, v: ValueId, zero: Option<ValueId>, rows: bool) -> Result<ValueId, OpError> {
+    let wide = g.cast(v, DType::I32)?;
+    let Some(zero) = zero else { return Ok(wide) };
+    let mut zero = g.cast(zero, DType::I32)?;
+    if rows && g.fact(zero).rank() == 1 && !g.fact(zero).shape[0].is_one() {
+        zero = g.apply("Unsqueeze", &[("axes", Attr::Dims(vec![Dim::ONE]))], &[zero])?;
+    }
+    g.binary("Sub", wide, zero)
+}
+
+/// The value of a composition for constants.
+fn eval_by_parts(op: &dyn OpDef, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+    let Lowering::Decompose(graph) = op.lower(cx)? else {
+        return invalid("not a composition");
+    };
+    let inputs: Vec<Tensor> = cx.inputs.iter().flatten().filter_map(|a| a.constant.cloned()).collect();
+    crate::interp::run(&graph, &inputs).map_err(|e| OpError::Invalid(e.to_string()))
+}
+
+struct MatMulInteger;
+
+impl OpDef for MatMulInteger {
+    fn schema(&self) -> &'static Schema {
+        static S: Schema = Schema::new(
+            "MatMulInteger",
+            "MatMul of A - a_zero_point and B - b_zero_point in 32 bits",
+            &[
+                Param::new("A", BYTES),
+                Param::new("B", BYTES).group(2),
+                Param::new("a_zero_point", BYTES).optional(),
+                Param::new("b_zero_point", BYTES).group(2).optional(),
+            ],
+            &[Param::new("Y", Types::of(&[DType::I32])).group(3)],
+            &[],
+        );
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let mut g = Fragment::new(cx);
+        let y = Self::product(cx, &mut g)?;
+        Ok(vec![g.fact(y).clone()])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        eval_by_parts(self, cx)
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let mut g = Fragment::new(cx);
+        let y = Self::product(cx, &mut g)?;
+        Ok(g.finish(&[y]))
+    }
+}
+
+impl MatMulInteger {
+    fn product(cx: &Cx, g: &mut Fragment) -> Result<ValueId, OpError> {
+        let (a, b) = (g.required(cx, 0)?, g.required(cx, 1)?);
+        let a = centred(g, a, g.input(2), true)?;
+        let b = centred(g, b, g.input(3), false)?;
+        g.binary("MatMul", a, b)
+    }
+}
+
+struct QLinearMatMul;
+
+impl OpDef for QLinearMatMul {
+    fn schema(&self) -> &'static Schema {
+        const SCALE: Param = Param::new("scale", Types::FLOAT).group(4);
+        static S: Schema = Schema::new(
+            "QLinearMatMul",
+            "QuantizeLinear of the MatMul of what DequantizeLinear makes of a and b; summed in 32 bits",
+            &[
+                Param::new("a", BYTES),
+                Param {
+                    name: "a_scale",
+                    ..SCALE
+                },
+                Param::new("a_zero_point", BYTES),
+                Param::new("b", BYTES).group(2),
+                Param {
+                    name: "b_scale",
+                    ..SCALE
+                },
+                Param::new("b_zero_point", BYTES).group(2),
+                Param {
+                    name: "y_scale",
+                    ..SCALE
+                },
+                Param::new("y_zero_point", BYTES).group(3),
+            ],
+            &[Param::new("y", BYTES).group(3)],
+            &[],
+        );
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let mut g = Fragment::new(cx);
+        let y = Self::product(cx, &mut g)?;
+        Ok(vec![g.fact(y).clone()])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        eval_by_parts(self, cx)
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let mut g = Fragment::new(cx);
+        let y = Self::product(cx, &mut g)?;
+        Ok(g.finish(&[y]))
+    }
+}
+
+impl QLinearMatMul {
+    fn product(cx: &Cx, g: &mut Fragment) -> Result<ValueId, OpError> {
+        let [a, b] = [g.required(cx, 0)?, g.required(cx, 3)?];
+        let a = centred(g, a, g.input(2), true)?;
+        let b = centred(g, b, g.input(5), false)?;
+        let sum = g.binary("MatMul", a, b)?;
+        let mut scales = vec![];
+        for (i, rows) in [(1, true), (4, false), (6, false)] {
+            let mut s = g.required(cx, i)?;
+            s = g.widen(s)?;
+            if rows && g.fact(s).rank() == 1 && !g.fact(s).shape[0].is_one() {
+                s = g.apply("Unsqueeze", &[("axes", Attr::Dims(vec![Dim::ONE]))], &[s])?;
+            }
+            scales.push(s);
+        }
+        let sum = g.cast(sum, g.dtype(scales[0]))?;
+        let factor = g.binary("Mul", scales[0], scales[1])?;
+        let real = g.binary("Mul", sum, factor)?;
+        quantized(g, real, scales[2], g.input(7), cx.fact(7)?.dtype)
+    }
+}

@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Runs ONNX's own backend tests on compiled models: cases that passed once must pass, every other has its reason.
+
+    python backend.py [NAME...] [--suite node ...] [--mode static ...] [--record]
+
+The suites are those of the `onnx` package: node cases (generated), and the simple, pytorch-converted, pytorch-operator
+and light models that it ships. Modes: `static`, shapes as in the model; `symbolic`, every extent of every input is
+left open; `constants`, inputs are weights, so that the compiler computes the results. Each case is compiled as
+`cameo compile` does, by tests/src/bin/backend.rs, which takes many at once; results are compared as ONNX's runner does.
+
+backend/MODE.txt lists the cases that pass in a mode; one of them that fails, and one that passes and is not on the
+list, fails the check. --record writes the lists anew.
+"""
+
+import argparse
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compiled import ROOT, Checks
+
+LISTS = Path(__file__).resolve().parent / "backend"
+SUITES = ["node", "simple", "pytorch-converted", "pytorch-operator"]
+MODES = ["static", "symbolic", "constants"]
+BATCH = 64  # models that are linked at once
+PATIENCE = 120  # seconds without a word from the worker
+# Only type and shape of what is drawn at random can be compared.
+RANDOM = {"Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial"}
+
+
+class Case:
+    """A model with inputs and the outputs that are expected of it."""
+
+    def __init__(self, name, model, inputs, outputs, rtol, atol):
+        self.name, self.model, self.inputs, self.outputs = name, model, inputs, outputs
+        self.rtol, self.atol = rtol, atol
+
+
+def node_cases():
+    from onnx.backend.test.case.node import collect_testcases
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    for case in cases:
+        inputs, outputs = ([numeric(t) for t in tensors] for tensors in case.data_sets[0])
+        yield Case(case.name, case.model, inputs, outputs, case.rtol, case.atol)
+
+
+def numeric(value):
+    """What generators give for types that numpy has no name for."""
+    return numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
+
+
+def shipped_cases(suite):
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / suite
+    for path in sorted(folder.iterdir()):
+        model = onnx.load(path / "model.onnx")
+        data = path / "test_data_set_0"
+
+        def tensors(kind):
+            files = sorted(data.glob(f"{kind}_*.pb"), key=lambda f: int(f.stem.split("_")[1]))
+            values = model.graph.input if kind == "input" else model.graph.output
+            return [load(file, value.type) for file, value in zip(files, values)]
+        yield Case(path.name, model, tensors("input"), tensors("output"), 1e-3, 1e-7)
+
+
+def load(file, value_type):
+    raw = file.read_bytes()
+    kind = value_type.WhichOneof("value")
+    if kind == "sequence_type":
+        return numpy_helper.to_list(onnx.SequenceProto.FromString(raw))
+    if kind == "optional_type":
+        return numpy_helper.to_optional(onnx.OptionalProto.FromString(raw))
+    return numpy_helper.to_array(TensorProto.FromString(raw))
+
+
+def in_mode(case, mode):
+    """The model for a mode, and its inputs; None where the mode says nothing else than `static`."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    if mode == "static":
+        return model, case.inputs
+    names = [value.name for value in model.graph.input]
+    fed = list(zip(model.graph.input, case.inputs))
+    if mode == "symbolic":
+        for i, (value, _) in enumerate(fed):
+            if value.type.WhichOneof("value") == "tensor_type":
+                for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                    dim.dim_param = f"i{i}_{axis}"
+        del model.graph.value_info[:]
+        return model, case.inputs
+    rest = []
+    for value, array in fed:
+        if isinstance(array, np.ndarray) or np.isscalar(array):
+            given = numpy_helper.from_array(np.asarray(array), value.name)
+            # Types that numpy has no name for are told by the model.
+            given.data_type = value.type.tensor_type.elem_type
+            model.graph.initializer.append(given)
+            names.remove(value.name)
+        else:
+            rest.append(array)
+    kept = [value for value in model.graph.input if value.name in names]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    return model, rest
+
+
+def write(folder, model, inputs):
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "model.onnx")
+    out = [struct.pack("<Q", len(inputs))]
+    for value, array in zip(model.graph.input, inputs):
+        if not (isinstance(array, np.ndarray) or np.isscalar(array)):
+            return f"inputs of type {type(array).__name__} are not supported"
+        tensor = numpy_helper.from_array(np.asarray(array))
+        if tensor.data_type == TensorProto.STRING:
+            return "inputs of strings are not supported"
+        raw = tensor.raw_data
+        out.append(struct.pack("<QQ", value.type.tensor_type.elem_type, len(tensor.dims)))
+        out.append(struct.pack(f"<{len(tensor.dims) + 1}Q", *tensor.dims, len(raw)))
+        out.append(raw + bytes(-len(raw) % 8))
+    (folder / "inputs").write_bytes(b"".join(out))
+    return None
+
+
+def read(path):
+    data, at, tensors = path.read_bytes(), 8, []
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        dtype, rank = struct.unpack_from("<QQ", data, at)
+        shape = struct.unpack_from(f"<{rank}Q", data, at + 16)
+        (count,) = struct.unpack_from("<Q", data, at + 16 + 8 * rank)
+        at += 24 + 8 * rank
+        tensor = TensorProto(data_type=dtype, dims=shape, raw_data=data[at:at + count])
+        tensors.append(numpy_helper.to_array(tensor))
+        at += count
+    return tensors
+
+
+def judge(case, got):
+    """What is wrong with the outputs, as ONNX's runner sees it; None: nothing."""
+    drawn = any(node.op_type in RANDOM for node in case.model.graph.node)
+    if len(got) != len(case.outputs):
+        return f"{len(got)} outputs, expected {len(case.outputs)}"
+    for i, (out, expected) in enumerate(zip(got, case.outputs)):
+        if not isinstance(expected, np.ndarray) and not np.isscalar(expected):
+            return f"output {i}: {type(expected).__name__} cannot be compared yet"
+        expected = np.asarray(expected)
+        if out.shape != expected.shape or out.dtype != expected.dtype:
+            return f"output {i} is {out.dtype}{list(out.shape)}, expected {expected.dtype}{list(expected.shape)}"
+        if drawn:
+            continue
+        try:
+            if expected.dtype == object:
+                np.testing.assert_array_equal(out, expected)
+            else:
+                np.testing.assert_allclose(out.astype(wide(out)), expected.astype(wide(expected)), rtol=case.rtol, atol=case.atol)
+        except AssertionError as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            return f"output {i}: " + "; ".join(lines[1:4])
+    return None
+
+
+def wide(array):
+    """A type that numpy compares well: small floats are exact in float32."""
+    builtin = array.dtype.kind in "biufc"
+    return array.dtype if builtin else np.float32
+
+
+def worker():
+    """The path of the worker, built."""
+    command = ["cargo", "build", "--quiet", "-p", "cameo-tests", "--bin", "backend", "--profile", "test", "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found = [json.loads(line) for line in built.stdout.splitlines()]
+    return next(m["executable"] for m in found if m.get("executable"))
+
+
+def run(program, folder, names):
+    """{name: None or what is wrong} of cases that are written; a worker that ends is one case's fault."""
+    results, left = {}, list(names)
+    while left:
+        process = subprocess.Popen([program, folder, str(BATCH), *left], stdout=subprocess.PIPE, text=True, bufsize=1)
+        running, ended = None, "ended"
+        while True:
+            # Lines that Python has read already are not seen by select: what ends a wait is read to the end.
+            if not select.select([process.stdout], [], [], PATIENCE)[0]:
+                process.kill()
+                ended = f"says nothing for {PATIENCE} s"
+            line = process.stdout.readline()
+            if not line:
+                break
+            name, what = line.rstrip("\n").split(" ", 1)
+            if what == "compiled":
+                continue
+            if what == "run":
+                running = name
+            else:
+                results[name] = None if what == "ok" else what
+                running = None if running == name else running
+        process.wait()
+        before = len(left)
+        left = [name for name in left if name not in results]
+        if left:
+            # The one that ran; or, while all of a batch compile, the first of it that is not known.
+            guilty = running or left[0]
+            results[guilty] = f"the worker {ended} (exit code {process.returncode})"
+            left.remove(guilty)
+        assert len(left) < before
+    return results
+
+
+def check(mode, cases, program):
+    """{name: None or what is wrong}"""
+    with tempfile.TemporaryDirectory() as folder:
+        results, written = {}, []
+        for case in cases:
+            model, inputs = in_mode(case, mode)
+            wrong = write(Path(folder) / case.name, model, inputs)
+            if wrong:
+                results[case.name] = wrong
+            else:
+                written.append(case)
+        results.update(run(program, folder, [case.name for case in written]))
+        for case in written:
+            if results[case.name] is None:
+                results[case.name] = judge(case, read(Path(folder) / case.name / "outputs"))
+    return results
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("names", nargs="*", help="only cases whose names contain one of these")
+    ap.add_argument("--suite", nargs="*", default=SUITES, choices=SUITES)
+    ap.add_argument("--mode", nargs="*", default=MODES, choices=MODES)
+    ap.add_argument("--record", action="store_true", help="write the lists of passing cases")
+    ap.add_argument("--failures", type=Path, help="write what is wrong with each case that fails to this file")
+    args = ap.parse_args()
+    cases = []
+    for suite in args.suite:
+        cases += node_cases() if suite == "node" else shipped_cases(suite)
+    if args.names:
+        cases = [case for case in cases if any(name in case.name for name in args.names)]
+    program, checks, failures = worker(), Checks(), []
+    for mode in args.mode:
+        results = check(mode, cases, program)
+        passing = sorted(name for name, wrong in results.items() if wrong is None)
+        path = LISTS / f"{mode}.txt"
+        listed = set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
+        if args.record:
+            path.parent.mkdir(exist_ok=True)
+            # Of a part of the cases, the others stay as they are.
+            whole = not args.names and args.suite == SUITES
+            listed = (set() if whole else listed - set(results)) | set(passing)
+            path.write_text("".join(f"{name}\n" for name in sorted(listed)), encoding="utf-8")
+        for name, wrong in sorted(results.items()):
+            if wrong is not None:
+                failures.append(f"{mode} {name}: {wrong}\n")
+            if (wrong is None) != (name in listed):
+                checks.add(False, f"{mode} {name}: " + (wrong or f"passes, but is not in {path.name}: --record"))
+        lost = sorted(listed - set(results)) if not args.names and args.suite == SUITES else []
+        for name in lost:
+            checks.add(False, f"{mode} {name}: there is no such case any more")
+        print(f"{mode}: {len(passing)} of {len(results)} cases pass", flush=True)
+        checks.passed += len(set(passing) & listed)
+    if args.failures:
+        args.failures.write_text("".join(failures), encoding="utf-8")
+    return checks.code()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

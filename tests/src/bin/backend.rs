@@ -1,0 +1,203 @@
+//! Compiles many small models in one process and runs them: the worker of `oracle/backend.py`.
+//!
+//!     backend DIR BATCH NAME...
+//!
+//! `DIR/NAME/model.onnx` is compiled as `cameo compile` does, BATCH models are linked at once, and each runs on the tensors
+//! of `DIR/NAME/inputs`; the results go to `DIR/NAME/outputs`. Standard output has a line for each model: `NAME ok`, or what is
+//! wrong. A line `NAME compiled` says that work goes on, `NAME run` comes before a model runs, so that who reads it knows which one ended the process.
+//!
+//! Tensors are a number of them (u64), and of each its ONNX data type (u64), rank, extents and bytes (u64 each), then the
+//! bytes; all little-endian, the bytes filled up to a multiple of eight.
+
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use cameo::{Emit, Options, Target, pipeline};
+use cameo_runtime::{Context, ContextOptions, DType, TensorView};
+use cameo_tests::model::open;
+
+/// Threads that compile: LLVM keeps one busy.
+const THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(folder), Some(Ok(batch))) = (arguments.next(), arguments.next().map(|b| b.parse::<usize>())) else {
+        eprintln!("usage: backend DIR BATCH NAME...");
+        return ExitCode::from(2);
+    };
+    let names: Vec<String> = arguments.collect();
+    // What a case panics with is its result.
+    std::panic::set_hook(Box::new(|_| {}));
+    for names in names.chunks(batch.max(1)) {
+        let work = tempfile::tempdir().expect("a folder");
+        let linked = compile(Path::new(&folder), names, work.path());
+        for (name, case) in linked {
+            say(&name, "run");
+            let result = caught(|| run(&Path::new(&folder).join(&name), &case, work.path()));
+            say(&name, &result.err().unwrap_or_else(|| "ok".to_owned()));
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn say(name: &str, what: &str) {
+    let line = what.replace('\n', " | ");
+    // Who asked has gone.
+    let _ = writeln!(io::stdout().lock(), "{name} {line}");
+    let _ = io::stdout().flush();
+}
+
+/// The error of a case, a panic being one.
+fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panic: {}", text.unwrap_or("?")))
+    })
+}
+
+/// Compiles and links models, tells which ones that is not possible for, and gives the others with the name of each in the
+/// library `WORK/batch.so`.
+fn compile(folder: &Path, names: &[String], work: &Path) -> Vec<(String, String)> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Vec<PathBuf>)>> = Mutex::default();
+    std::thread::scope(|scope| {
+        let share = || {
+            while let Some((i, name)) = {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                names.get(i).map(|name| (i, name))
+            } {
+                match caught(|| objects(&folder.join(name), &format!("c{i}"), work)) {
+                    Ok(objects) => {
+                        say(name, "compiled");
+                        done.lock().unwrap_or_else(PoisonError::into_inner).push((i, objects));
+                    }
+                    Err(message) => say(name, &message),
+                }
+            }
+        };
+        for _ in 0..THREADS {
+            let thread = std::thread::Builder::new().stack_size(32 << 20);
+            thread.spawn_scoped(scope, share).expect("a thread");
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort();
+    if done.is_empty() {
+        return vec![];
+    }
+    let mut linker = Command::new("cc");
+    linker.args(["-shared", "-o"]).arg(work.join("batch.so"));
+    linker.args(done.iter().flat_map(|(_, objects)| objects)).arg("-lm");
+    let linked = linker.output().expect("a linker");
+    let case = |(i, _): (usize, Vec<PathBuf>)| (names[i].clone(), format!("c{i}"));
+    let cases: Vec<(String, String)> = done.into_iter().map(case).collect();
+    if !linked.status.success() {
+        let said = String::from_utf8_lossy(&linked.stderr).into_owned();
+        cases.iter().for_each(|(name, _)| say(name, &format!("link: {said}")));
+        return vec![];
+    }
+    cases
+}
+
+/// Object files of a model.
+fn objects(case: &Path, symbol: &str, work: &Path) -> Result<Vec<PathBuf>, String> {
+    let options = Options {
+        name: Some(symbol.to_owned()),
+        emit: Emit::Object,
+        ..Options::default()
+    };
+    let target = Target {
+        triple: None,
+        cpu: "native".into(),
+    };
+    let artifact =
+        pipeline::run(&case.join("model.onnx"), &target, &options, &mut |_| {}).map_err(|d| d.to_string())?;
+    let artifact = artifact.ok_or("there is no artifact")?;
+    let objects = artifact
+        .objects(&work.join(format!("{symbol}.weights")))
+        .map_err(|d| d.to_string())?;
+    let write = |(i, bytes): (usize, &Vec<u8>)| {
+        let path = work.join(format!("{symbol}_{i}.o"));
+        std::fs::write(&path, bytes).map(|()| path)
+    };
+    let written = objects.iter().enumerate().map(write).collect::<io::Result<_>>();
+    written.map_err(|e| format!("cannot write objects: {e}"))
+}
+
+/// Runs one model of the library on its inputs and writes its outputs.
+fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
+    let weights = work.join(format!("{symbol}.weights"));
+    let model = open(&work.join("batch.so"), symbol, Some(&weights)).map_err(|e| e.to_string())?;
+    let mut context = Context::new(&model, ContextOptions { threads: 2, pool: None }).map_err(|e| e.to_string())?;
+    let inputs = read(&case.join("inputs"))?;
+    let views: Vec<TensorView> = inputs.iter().map(Tensor::view).collect();
+    context.run_on(&views).map_err(|e| e.to_string())?;
+    let count = model.description().outputs().len();
+    let mut out = (count as u64).to_le_bytes().to_vec();
+    for i in 0..count {
+        let view = context.output(i).map_err(|e| e.to_string())?;
+        let mut put = |n: u64| out.extend(n.to_le_bytes());
+        put(view.dtype() as u64);
+        put(view.shape().len() as u64);
+        view.shape().iter().for_each(|extent| put(*extent as u64));
+        put(view.bytes().len() as u64);
+        out.extend(view.bytes());
+    }
+    std::fs::write(case.join("outputs"), out).map_err(|e| e.to_string())
+}
+
+/// A tensor at an address that suits every type.
+struct Tensor {
+    dtype: DType,
+    shape: Vec<i64>,
+    words: Vec<u64>,
+    bytes: usize,
+}
+
+impl Tensor {
+    fn view(&self) -> TensorView<'_> {
+        let bytes = &TensorView::new(&self.words, &[]).bytes()[..self.bytes];
+        TensorView::from_bytes(self.dtype, bytes, &self.shape)
+    }
+}
+
+/// The tensors of a file.
+fn read(path: &Path) -> Result<Vec<Tensor>, String> {
+    let file = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut at = 0;
+    let mut take = |bytes: usize| {
+        let taken = file.get(at..at + bytes).ok_or("the file of inputs ends early");
+        at += bytes;
+        taken
+    };
+    let mut number = || -> Result<usize, &str> {
+        let eight = take(8)?.first_chunk().copied().unwrap_or_default();
+        Ok(u64::from_le_bytes(eight) as usize)
+    };
+    let mut tensors = vec![];
+    let count = number()?;
+    for _ in 0..count {
+        let raw = number()?;
+        let dtype = DType::from_raw(raw as u32).ok_or_else(|| format!("inputs of type {raw} are not supported"))?;
+        let rank = number()?;
+        let shape = (0..rank)
+            .map(|_| number().map(|n| n as i64))
+            .collect::<Result<_, _>>()?;
+        let bytes = number()?;
+        let words = (0..bytes.div_ceil(8))
+            .map(|_| number().map(|n| n as u64))
+            .collect::<Result<_, _>>()?;
+        tensors.push(Tensor {
+            dtype,
+            shape,
+            words,
+            bytes,
+        });
+    }
+    Ok(tensors)
+}
