@@ -109,9 +109,6 @@ fn lower_loss(cx: &Cx, g: &mut Fragment, x: ValueId) -> Result<ValueId, OpError>
     let negative = g.binary("Less", labels, zero)?;
     labels = g.apply("Where", &[], &[negative, none, labels])?;
     let at = g.apply("Unsqueeze", &[("axes", one.clone())], &[labels])?;
-    let mut positions = g.fact(x).shape.clone();
-    positions[1] = Dim::ONE;
-    let at = g.apply("Expand", &[("shape", Attr::Dims(positions))], &[at])?;
     let picked = g.apply("GatherElements", &[("axis", Attr::Int(1))], &[x, at])?;
     let picked = g.apply("Squeeze", &[("axes", one)], &[picked])?;
     let mut loss = g.unary("Neg", picked)?;
