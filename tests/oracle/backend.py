@@ -3,8 +3,8 @@
 
     python backend.py [NAME...] [--suite node ...] [--mode static ...] [--record]
 
-The suites are those of the `onnx` package: node cases (generated), and the simple, pytorch-converted, pytorch-operator
-and light models that it ships. Modes: `static`, shapes as in the model; `symbolic`, every extent of every input is
+The suites are those of the `onnx` package: node cases (generated), and the simple, pytorch-converted and
+pytorch-operator models that it ships (the light ones: light.py). Modes: `static`, shapes as in the model; `symbolic`, every extent of every input is
 left open; `constants`, inputs are weights, so that the compiler computes the results. Each case is compiled as
 `cameo compile` does, by tests/src/bin/backend.rs, which takes many at once; results are compared as ONNX's runner does.
 

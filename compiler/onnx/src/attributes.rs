@@ -65,7 +65,7 @@ pub(crate) fn kind(a: &AttributeProto) -> i32 {
 }
 
 /// Attributes that say nothing about inference with the types that Cameo has: `(operator, attribute)`.
-const INERT: [(&str, &str); 9] = [
+const INERT: [(&str, &str); 10] = [
     ("Dropout", "seed"),
     ("Dropout", "ratio"),
     // Only for 8-bit floats.
@@ -73,6 +73,7 @@ const INERT: [(&str, &str); 9] = [
     ("Cast", "round_mode"),
     ("CastLike", "saturate"),
     ("CastLike", "round_mode"),
+    ("QuantizeLinear", "saturate"),
     // The running mean is not updated.
     ("BatchNormalization", "momentum"),
     // The order of the pooled indices, not of the pooled values.
@@ -83,13 +84,14 @@ const INERT: [(&str, &str); 9] = [
 
 /// Attributes of ONNX at the value that asks for nothing special: `(operator, attribute, value)`. Where the schema has
 /// such an attribute it decides itself.
-const NEUTRAL: [(&str, &str, i64); 6] = [
+const NEUTRAL: [(&str, &str, i64); 7] = [
     ("BatchNormalization", "training_mode", 0),
     ("LayerNormalization", "stash_type", 1),
     ("GroupNormalization", "stash_type", 1),
     ("RMSNormalization", "stash_type", 1),
     ("Shape", "start", 0),
     ("Reshape", "allowzero", 0),
+    ("QuantizeLinear", "precision", 0),
 ];
 
 fn means_nothing(op: &str, name: &str, value: &Attr) -> bool {

@@ -171,8 +171,6 @@ impl OpDef for QuantizeLinear {
                 ("axis", AttrDef::Int(1)),
                 ("block_size", AttrDef::Int(0)),
                 ("output_dtype", AttrDef::OptDType),
-                ("precision", AttrDef::Int(0)),
-                ("saturate", AttrDef::Int(1)),
             ],
         );
         &S
