@@ -83,7 +83,7 @@ impl Diagnostic {
     pub fn from_op_error(e: &OpError) -> Self {
         match e {
             OpError::Invalid(m) => Self::invalid(m),
-            OpError::Unsupported(m) => Self::new(Kind::Unsupported, m)
+            OpError::Unsupported(_) | OpError::Unknown { .. } => Self::new(Kind::Unsupported, e.message())
                 .help("leave this operator out of the export, or `--outputs` a value before it"),
         }
     }

@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::plan::PlanMemory;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::sys::Region;
-use cameo_core::{DType, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size};
+use cameo_core::{DType, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size, integer};
 
 /// How a context runs.
 #[derive(Default)]
@@ -52,7 +52,7 @@ unsafe impl Send for Context {}
 /// What is up to date, each including those before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    /// Nothing: an input's shape changed.
+    /// Nothing: an input's shape changed, or an element that gives a dimension.
     Bound,
     /// The plan, the sizes of outputs and the memory.
     Planned,
@@ -396,12 +396,14 @@ impl Context {
         self.state = self.state.min(State::Planned);
     }
 
-    /// Evaluates shapes and gets memory, so that the shapes of outputs are known; [`Context::run`] does it when needed.
+    /// Evaluates shapes and gets memory, so that the shapes of outputs are known; [`Context::run`] does it when needed. Where
+    /// elements of inputs give dimensions, these inputs are read.
     ///
     /// # Errors
     /// [`Error::NotBound`], [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`],
     /// [`Error::ShapeRule`], [`Error::BufferTooSmall`], [`Error::CacheFull`], [`Error::OutOfMemory`].
     pub fn prepare(&mut self) -> Result<(), Error> {
+        self.look_at_elements()?;
         if self.state < State::Planned {
             self.replan()?;
             self.state = State::Planned;
@@ -566,6 +568,19 @@ impl Context {
         Ok(self.tables().output(index).dtype)
     }
 
+    /// A plan holds for the elements that give it dimensions: they may have changed since.
+    fn look_at_elements(&mut self) -> Result<(), Error> {
+        let tables = self.tables();
+        for e in tables.elements() {
+            let name = tables.input(e.input as usize).name;
+            let value = element(tables, &self.inputs, e).ok_or(Error::NotBound { name })?;
+            if self.plan.symbols[e.symbol as usize] != value {
+                self.state = State::Bound;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything that depends on the shapes of the inputs.
     fn replan(&mut self) -> Result<(), Error> {
         self.ran = false;
@@ -577,7 +592,11 @@ impl Context {
         }
         let mut plan = self.plan.plan(tables)?;
         let inputs = &self.inputs;
-        let sizes = plan.evaluate(|index| &inputs[index].shape, |index| inputs[index].memory.room())?;
+        let sizes = plan.evaluate(
+            |index| &inputs[index].shape,
+            |index| inputs[index].memory.room(),
+            |e| element(tables, inputs, e).unwrap_or(0),
+        )?;
         for (index, output) in self.outputs.iter_mut().enumerate() {
             output.bytes = plan.output(index, &mut output.shape)?;
             let elsewhere = tables.cache_of_output(index).is_some();
@@ -711,6 +730,19 @@ impl Context {
 }
 
 const NOT_COMPUTED: Error = Error::InvalidArgument("the outputs have not been computed: run first");
+
+/// The element of an input; `None` when it is not bound.
+fn element(tables: Tables, inputs: &[Input], e: &InputElement) -> Option<i64> {
+    let input = &inputs[e.input as usize];
+    let dtype = tables.input(e.input as usize).dtype;
+    let first = usize::try_from(e.at).ok()?.checked_mul(dtype.size())?;
+    if input.data.is_null() || first >= input.bytes {
+        return None;
+    }
+    // SAFETY: bound memory is as long as the binding said.
+    let bytes = unsafe { std::slice::from_raw_parts(input.data, input.bytes) };
+    integer(dtype, &bytes[first..])
+}
 
 /// Bytes of the memory of a cache of this shape with room for so many rows along `axis`.
 fn cache_bytes(dtype: DType, shape: &[i64], axis: usize, room: i64) -> Result<usize, Error> {

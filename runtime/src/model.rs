@@ -138,7 +138,8 @@ impl Description {
         memory.plan(self.tables)?.evaluate_symbols()
     }
 
-    /// The values of the symbols that inputs of these shapes have, in the order of [`Description::symbols`].
+    /// The values of the symbols that inputs of these shapes have, in the order of [`Description::symbols`]; those that are
+    /// elements of inputs count as 0.
     ///
     /// # Errors
     /// [`Error::WrongRank`] and the errors of [`crate::Context::prepare`] that come from shapes.
@@ -160,7 +161,7 @@ impl Description {
             }
         }
         let mut memory = PlanMemory::new(tables);
-        memory.plan(tables)?.evaluate(|index| shapes[index], |_| None)?;
+        memory.plan(tables)?.evaluate(|index| shapes[index], |_| None, |_| 0)?;
         Ok(memory.symbols)
     }
 

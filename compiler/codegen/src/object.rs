@@ -209,14 +209,19 @@ impl Machine {
         }
     }
 
+    /// Makes a module one for this machine.
+    pub fn adopt(&self, module: &LlvmModule) {
+        module.set_triple(&TargetTriple::create(&self.triple));
+        module.set_data_layout(&self.target.get_target_data().get_data_layout());
+        self.mark(module);
+    }
+
     /// Sets the module's target and attributes and optimises it in place.
     ///
     /// # Errors
     /// [`MachineError::Llvm`] when LLVM refuses the module.
     pub fn optimize(&self, module: &LlvmModule) -> Result<(), MachineError> {
-        module.set_triple(&TargetTriple::create(&self.triple));
-        module.set_data_layout(&self.target.get_target_data().get_data_layout());
-        self.mark(module);
+        self.adopt(module);
         let options = PassBuilderOptions::create();
         // Schedules decide what is unrolled and vectorised. Partial unrolling of a K loop costs 10-30 % in spills.
         options.set_loop_unrolling(false);

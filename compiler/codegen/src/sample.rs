@@ -122,6 +122,7 @@ pub fn program() -> Program {
         loops: vec![],
         counts: vec![],
         caches: vec![],
+        elements: vec![],
         requirements: vec![],
         graph,
     }

@@ -47,7 +47,7 @@ pub struct Facts<'a> {
     pub profile: Option<u64>,
 }
 
-/// Parses and optimises LLVM IR text.
+/// Parses LLVM IR text.
 ///
 /// # Errors
 /// [`ArtifactError::Tables`] when it is no valid module.
@@ -66,7 +66,8 @@ pub fn assemble<'l>(
     module.set_name(name);
     module.set_source_file_name(name);
     module.verify().map_err(|message| refused(message.to_string()))?;
-    machine.optimize(&module)?;
+    // Straight-line code without repetitions, which runs once per shape: LLVM's passes would take time and find nothing.
+    machine.adopt(&module);
     Ok(module)
 }
 
@@ -122,7 +123,7 @@ pub fn text(
             format!(
                 "%Symbol {{ {}, i64 {}, i64 {} }}",
                 strings.add(name, symbol),
-                range.min.max(0),
+                range.min,
                 range.max
             )
         })
@@ -206,6 +207,12 @@ pub fn text(
         })
         .collect();
     let caches = constant(&mut tables, name, "caches", "%Cache", &rows);
+    let rows: Vec<String> = layout
+        .elements
+        .iter()
+        .map(|e| format!("%Element {{ i32 {}, i32 {}, i64 {} }}", e.symbol, e.input, e.at))
+        .collect();
+    let elements = constant(&mut tables, name, "elements", "%Element", &rows);
     for kernel in called {
         let _ = writeln!(out, "declare hidden i32 @{kernel}(ptr, ptr, i64, i64, ptr)");
     }
@@ -244,6 +251,7 @@ pub fn text(
             moves,
             counts,
             caches,
+            elements,
         ]
         .join(", "),
         format!(
@@ -299,7 +307,8 @@ const TYPES: &str = "\
 %Move = type { i32, i32, i32, i32 }
 %Count = type { i32, i32, i32, i32 }
 %Cache = type { i32, i32, i32, i32 }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
+%Element = type { i32, i32, i64 }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
 ";
 
 /// Defines an array and gives the `%Slice` of it.
@@ -435,6 +444,7 @@ struct Layout {
     moves: Vec<abi::Move>,
     counts: Vec<abi::Count>,
     caches: Vec<abi::Cache>,
+    elements: Vec<abi::InputElement>,
     inputs: Vec<Vec<Extent>>,
     outputs: Vec<Vec<Extent>>,
     scratch: Vec<Dim>,
@@ -501,6 +511,13 @@ impl Layout {
                 output: index(c.output)?,
                 axis: index(c.axis)?,
                 capacity: symbol_index(program, &c.capacity)?,
+            });
+        }
+        for e in &program.elements {
+            layout.elements.push(abi::InputElement {
+                symbol: symbol_index(program, &e.symbol)?,
+                input: index(e.input)?,
+                at: e.at as u64,
             });
         }
         layout.loops(program, plan, facts)?;

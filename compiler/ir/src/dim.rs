@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 mod bounds;
 
-pub use bounds::{Bounds, COUNTED};
+pub use bounds::{Bounds, COUNTED, ELEMENT};
 
 /// A variable of a [`Dim`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sym {
-    /// A dimension of the model, as named in the ONNX file or invented at import. At least 0.
+    /// A dimension of the model, as named in the ONNX file or invented at import. At least 0, but for an [`ELEMENT`].
     Named(Arc<str>),
     /// Iterator `i` of a structured operation, from 0 to its extent (exclusive).
     Iter(u32),
@@ -322,6 +322,13 @@ impl Dim {
     pub fn uses(&self, sym: &Sym) -> bool {
         let mut found = false;
         self.visit(&mut |s| found |= s == sym);
+        found
+    }
+
+    /// Whether elements of inputs occur, which may be anything.
+    pub fn has_elements(&self) -> bool {
+        let mut found = false;
+        self.visit(&mut |s| found |= matches!(s, Sym::Named(n) if n.starts_with(ELEMENT)));
         found
     }
 

@@ -115,6 +115,14 @@ impl Default for SymbolRange {
     }
 }
 
+impl SymbolRange {
+    /// Of an element of an input.
+    pub const ELEMENT: Self = Self {
+        min: i64::MIN,
+        max: i64::MAX,
+    };
+}
+
 /// A model or a part of one.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -272,9 +280,14 @@ impl Graph {
     /// Whether the results of `n` are constant, when those of its operands are as `known` says.
     pub(crate) fn computes_constant(&self, n: NodeId, known: &[bool]) -> bool {
         let node = self.node(n);
+        node.inputs.iter().flatten().all(|v| known[v.0 as usize]) && self.is_fixed(n)
+    }
+
+    /// Whether nothing of the node has symbols: neither the shapes of its results nor its attributes.
+    pub fn is_fixed(&self, n: NodeId) -> bool {
+        let node = self.node(n);
         // Shapes can hide in attributes: a result whose extents or attributes have symbols is not constant.
-        node.inputs.iter().flatten().all(|v| known[v.0 as usize])
-            && node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
+        node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
             && node.attrs.values().all(|a| match a {
                 Attr::Dims(d) => d.iter().all(|d| d.as_const().is_some()),
                 Attr::Graph(_) => false,
@@ -330,7 +343,7 @@ impl Graph {
         id
     }
 
-    /// Symbols of the shape that are new get the default range.
+    /// Symbols of the shape that are new get the default range, those that are elements theirs.
     pub fn add_input(&mut self, name: &str, fact: Fact) -> ValueId {
         for d in &fact.shape {
             d.visit(&mut |s| {
@@ -338,6 +351,9 @@ impl Graph {
                     self.symbols.entry(n.clone()).or_default();
                 }
             });
+        }
+        for (symbol, _) in fact.elements() {
+            self.symbols.entry(symbol.clone()).or_insert(SymbolRange::ELEMENT);
         }
         let v = self.add_value(name, fact, Def::Input(self.inputs.len() as u32));
         self.inputs.push(v);

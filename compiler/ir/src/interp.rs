@@ -121,6 +121,7 @@ pub fn eval_from(g: &Graph, v: ValueId, given: &[(ValueId, Tensor)]) -> Result<T
         for (d, n) in g.fact(*input).shape.iter().zip(t.shape()) {
             solve(d, *n as i64, &mut binding);
         }
+        binding.extend(elements(g.fact(*input), t));
         values[input.0 as usize] = Some(t.clone());
     }
     if let Some(t) = g.constant(v).or(values[v.0 as usize].as_ref()) {
@@ -201,6 +202,9 @@ pub fn bind(g: &Graph, inputs: &[Tensor]) -> Result<Binding, RunError> {
         extents.extend(fact.shape.iter().zip(t.shape()).map(|(d, n)| (i, d, *n as i64)));
     }
     let mut binding = Binding::default();
+    for (v, t) in g.inputs().iter().zip(inputs) {
+        binding.extend(elements(g.fact(*v), t));
+    }
     // One more symbol per round; `2*S+1` is solved too, once the rest of the dim is known.
     loop {
         let before = binding.len();
@@ -232,6 +236,18 @@ pub fn bind(g: &Graph, inputs: &[Tensor]) -> Result<Binding, RunError> {
         }
     }
     Ok(binding)
+}
+
+/// The symbols that are elements of an input, with their values.
+pub(crate) fn elements(fact: &Fact, t: &Tensor) -> Vec<(Arc<str>, i64)> {
+    if fact.known.is_none() {
+        return vec![];
+    }
+    let values = t.to_i64();
+    let known = fact.elements();
+    known
+        .filter_map(|(name, i)| Some((name.clone(), *values.get(i)?)))
+        .collect()
 }
 
 /// Attributes with their dims replaced by integers; `None` where a symbol is not bound.

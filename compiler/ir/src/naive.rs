@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::graph::{bind_shape, counted, infer};
 use crate::index;
-use crate::interp::bind_attrs_by;
+use crate::interp::{bind_attrs_by, elements};
 use crate::op::{Arg, Attrs, Cx, Lowering, Op, OpError, invalid};
 use crate::ops::{ragged, scan};
 use crate::structured::{Binary, Body, Compute, Expr, Unary};
@@ -43,7 +43,7 @@ pub fn run_node(op: Op, attrs: &Attrs, inputs: &[Option<Tensor>], outputs: usize
     }
     match run_with_facts(op, attrs, inputs, &visible, outputs, &|_| None) {
         // An operation may need elements that its schema does not call shape-like.
-        Err(OpError::Unsupported(_)) => run_with_facts(op, attrs, inputs, &all, outputs, &|_| None),
+        Err(OpError::Unsupported(_) | OpError::Unknown { .. }) => run_with_facts(op, attrs, inputs, &all, outputs, &|_| None),
         other => other,
     }
 }
@@ -117,7 +117,9 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
         ));
     }
     let mut values: Vec<Option<Tensor>> = g.value_ids().map(|v| g.constant(v).cloned()).collect();
+    let found: RefCell<FxHashMap<Arc<str>, i64>> = RefCell::default();
     for (v, t) in g.inputs().iter().zip(inputs) {
+        found.borrow_mut().extend(elements(g.fact(*v), t));
         let want = concrete(&g.fact(*v).shape, symbols)?;
         if t.dtype() != g.fact(*v).dtype || t.shape() != want {
             return invalid(format!(
@@ -129,7 +131,6 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
         }
         values[v.0 as usize] = Some(t.clone());
     }
-    let found: RefCell<FxHashMap<Arc<str>, i64>> = RefCell::default();
     let around = symbols;
     let symbols: Symbols = &|s| found.borrow().get(s).copied().or_else(|| around(s));
     for n in g.order() {
@@ -142,8 +143,14 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
         let facts: Vec<Fact> = node.outputs.iter().map(|v| g.fact(*v).clone()).collect();
         let named = |e: OpError| match e {
             OpError::Invalid(m) => OpError::Invalid(format!("{}: {m}", node.op)),
-            OpError::Unsupported(m) => OpError::Unsupported(format!("{}: {m}", node.op)),
+            _ => OpError::Unsupported(format!("{}: {}", node.op, e.message())),
         };
+        for (a, b) in g.with_cx(n, |cx| node.op.0.rules(cx)).map_err(named)? {
+            let both = concrete_ints(&[a, b], symbols);
+            if !both.is_some_and(|v| v[0] <= v[1]) {
+                return invalid(format!("{}: a rule does not hold", node.op));
+            }
+        }
         let lowering = g.with_cx(n, |cx| node.op.0.lower(cx)).map_err(named)?;
         let out = match &lowering {
             Lowering::Scan => {
@@ -247,6 +254,14 @@ pub fn run_computes(
         })?;
     }
     buffers.into_iter().enumerate().map(|(i, b)| b.finish(i)).collect()
+}
+
+fn concrete_ints(dims: &[Dim], symbols: Symbols) -> Option<Vec<i64>> {
+    let of = |s: &Sym| match s {
+        Sym::Named(n) => symbols(n),
+        _ => None,
+    };
+    dims.iter().map(|d| d.eval(&of)).collect()
 }
 
 fn concrete(shape: &[Dim], symbols: Symbols) -> Result<Vec<usize>, OpError> {

@@ -19,18 +19,30 @@ pub enum OpError {
     Invalid(String),
     /// The model is right and Cameo cannot do it (yet).
     Unsupported(String),
+    /// The same, as long as the elements of this input are not known: they decide shapes.
+    Unknown { input: usize, name: &'static str },
 }
 
 impl fmt::Display for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid(m) => write!(f, "invalid: {m}"),
-            Self::Unsupported(m) => write!(f, "unsupported: {m}"),
+            Self::Unsupported(_) | Self::Unknown { .. } => write!(f, "unsupported: {}", self.message()),
         }
     }
 }
 
 impl std::error::Error for OpError {}
+
+impl OpError {
+    /// What is wrong, without its kind.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Invalid(m) | Self::Unsupported(m) => m.clone(),
+            Self::Unknown { input, name } => format!("input {input} ({name}) must be known at compile time"),
+        }
+    }
+}
 
 /// Shorthand for [`OpError::Invalid`].
 pub fn invalid<T>(message: impl Into<String>) -> Result<T, OpError> {
@@ -438,7 +450,10 @@ impl<'a> Cx<'a> {
         {
             return Ok(Some(t.to_i64().into_iter().map(Dim::from).collect()));
         }
-        unsupported(format!("input {input} ({}) must be known at compile time", param.name))
+        Err(OpError::Unknown {
+            input,
+            name: param.name,
+        })
     }
 
     /// [`Cx::dims`] where all of them are constants.
@@ -464,6 +479,9 @@ pub fn normalize_axis(axis: i64, rank: usize) -> Result<usize, OpError> {
     Ok((if axis < 0 { axis + r } else { axis }) as usize)
 }
 
+/// `(a, b)`: `a` is at most `b`.
+pub type Rule = (Dim, Dim);
+
 /// How an operation is computed.
 #[derive(Clone, Debug)]
 pub enum Lowering {
@@ -486,6 +504,10 @@ pub trait OpDef: Sync {
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError>;
     /// The reference meaning, plain and slow. All inputs have values and all dims are constants.
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError>;
+    /// What must hold of the symbols beyond what [`OpDef::infer`] could refuse: a run begins by checking it.
+    fn rules(&self, _: &Cx) -> Result<Vec<Rule>, OpError> {
+        Ok(vec![])
+    }
     /// The loops. Must not look at `constant`s except through [`Cx::dims`].
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError>;
 }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use crate::Dim;
+use crate::dim::ELEMENT;
+use crate::{Dim, Sym};
 
 /// Element type of a tensor. Numbers are those of ONNX `TensorProto.DataType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,6 +145,15 @@ impl Fact {
             .iter()
             .map(|d| d.as_const().and_then(|c| usize::try_from(c).ok()))
             .collect()
+    }
+
+    /// The symbols that stand for elements, with their positions: of an input, these elements are read when it is given.
+    pub fn elements(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        let known = self.known.iter().flatten().enumerate();
+        known.filter_map(|(i, d)| match d.as_sym() {
+            Some(Sym::Named(name)) if name.starts_with(ELEMENT) => Some((name, i)),
+            _ => None,
+        })
     }
 
     pub fn element_count(&self) -> Dim {

@@ -14,6 +14,7 @@ use petgraph::stable_graph::NodeIndex;
 use petgraph::visit::EdgeRef;
 use rustc_hash::FxHashSet;
 
+use crate::dim::ELEMENT;
 use crate::graph::infer;
 use crate::op::OpError;
 use crate::{Attr, Def, Dim, Fact, Graph, NodeId, Op, Origin, Sym, ValueId};
@@ -159,7 +160,7 @@ impl Verifier<'_> {
     fn run(&mut self) {
         let g = self.g;
         for (name, r) in &g.symbols {
-            if r.min > r.max || r.min < 0 {
+            if r.min > r.max || r.min < 0 && !name.starts_with(ELEMENT) {
                 self.errors.push(VerifyError::Symbol {
                     name: name.clone(),
                     at: format!("the range {}..{} is not a range of extents", r.min, r.max),
@@ -247,6 +248,11 @@ impl Verifier<'_> {
             Def::Input(i) => {
                 if g.inputs().get(*i as usize) != Some(&v) {
                     self.definition(v, format!("says it is input {i}"));
+                }
+                if let Some(known) = &fact.known
+                    && fact.element_count() != Dim::from(known.len())
+                {
+                    wrong.push(format!("has {} elements that are known", known.len()));
                 }
             }
             Def::Weight(t) => {

@@ -94,17 +94,17 @@ fn end(index: &Dim, extents: &[Dim], largest: bool) -> Dim {
     let mut out = index.clone();
     for (i, e) in extents.iter().enumerate() {
         let s = Sym::Iter(i as u32);
-        let rising = match out.affine_in(&s) {
-            Some((c, _)) => b.range(&c).0 >= 0,
-            // Quotients rise with their dividend; coefficients of quotients are positive in index maps.
-            None => true,
+        // Quotients rise with their dividend; coefficients of quotients are positive in index maps.
+        let (low, high) = out.affine_in(&s).map_or((0, 0), |(c, _)| b.range(&c));
+        let at = |to: Dim| out.subst(&|x| (*x == s).then(|| to.clone()));
+        let (first, last) = (at(Dim::ZERO), at(e.clone() - Dim::ONE));
+        out = match (low >= 0, high <= 0, largest) {
+            (true, _, true) | (false, true, false) => last,
+            (true, _, false) | (false, true, true) => first,
+            // It may go either way.
+            (false, false, true) => first.maximum(&last),
+            (false, false, false) => first.minimum(&last),
         };
-        let to = if rising == largest {
-            e.clone() - Dim::ONE
-        } else {
-            Dim::ZERO
-        };
-        out = out.subst(&|x| (*x == s).then(|| to.clone()));
     }
     out
 }

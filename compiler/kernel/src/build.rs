@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cameo_ir::interp::{constant_cost, eval_constant};
+use cameo_ir::op::Rule;
 use cameo_ir::structured::{Body, Compute, Expr, ExprId, Scalar};
 use cameo_ir::{Bounds, Dim, Graph, Origin, Sym, ValueId};
 use rustc_hash::FxHashMap;
@@ -14,7 +15,7 @@ use crate::group::{Group, Groups};
 use crate::nest::finish_nest;
 use crate::order::{Rows, memory_extent};
 use crate::program::{
-    Buffer, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Step, Storage, Store,
+    Buffer, Element, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Step, Storage, Store,
     Weight,
 };
 use crate::targets::Target;
@@ -77,7 +78,8 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
             loops: vec![],
             counts: vec![],
             caches: vec![],
-            requirements: vec![],
+            elements: elements(g),
+            requirements: rules(info),
             graph: g.clone(),
         },
         placed: FxHashMap::default(),
@@ -127,6 +129,29 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
     b.bound_storages().map_err(|e| vec![e])?;
     b.program.kernels = b.kernels.list;
     Ok(b.program)
+}
+
+/// What of the rules is not true for all symbols.
+fn rules(info: &Info) -> Vec<Rule> {
+    let bounds = Bounds::of(&[]);
+    let mut out = vec![];
+    for (a, b) in &info.rules {
+        if !bounds.le(a, b) && !out.contains(&(a.clone(), b.clone())) {
+            out.push((a.clone(), b.clone()));
+        }
+    }
+    out
+}
+
+fn elements(g: &Graph) -> Vec<Element> {
+    let inputs = g.inputs().iter().enumerate();
+    let all = inputs.flat_map(|(input, v)| g.fact(*v).elements().map(move |(symbol, at)| (symbol, input, at)));
+    all.map(|(symbol, input, at)| Element {
+        symbol: symbol.clone(),
+        input,
+        at,
+    })
+    .collect()
 }
 
 fn weight_bytes(g: &Graph) -> usize {

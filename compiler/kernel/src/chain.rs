@@ -18,7 +18,7 @@ use cameo_ir::{Bounds, DType, Dim, Origin, Sym};
 use crate::nest::{choose_temps, stages};
 use crate::program::{
     ACC, BOperand, Buffer, Chain, ChainSchedule, Contraction, Kernel, KernelBody, Kernels, Nest, Place, Program, RED,
-    Step, Store,
+    Step, Store, slot,
 };
 use crate::select::nominal;
 use crate::targets::Target;
@@ -78,11 +78,7 @@ impl Whole {
         let dims = &step.dims;
         let kernel = p.kernels[step.kernel].clone().map_dims(&|d| {
             d.subst(&|s| match s {
-                Sym::Named(n) => n
-                    .strip_prefix('d')?
-                    .parse()
-                    .ok()
-                    .and_then(|i: usize| dims.get(i).cloned()),
+                Sym::Named(n) => dims.get(slot(n)?).cloned(),
                 _ => None,
             })
         });

@@ -1,5 +1,6 @@
 //! What each value of the expanded graph is: known, a view of another value, or computed by loops of some shape.
 
+use cameo_ir::op::Rule;
 use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
 use cameo_ir::{DType, Dim, Graph, NodeId, Op, Sym, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -41,6 +42,8 @@ pub struct Info {
     pub graph: Graph,
     pub loops: FxHashMap<NodeId, Vec<Compute>>,
     pub constant: Vec<bool>,
+    /// What must hold of the symbols.
+    pub rules: Vec<Rule>,
     /// Nodes that outputs need and that compute something, producers first.
     pub order: Vec<NodeId>,
     pub position: FxHashMap<NodeId, usize>,
@@ -54,13 +57,18 @@ pub struct Info {
 impl Info {
     pub fn new(e: Expanded) -> Self {
         let Expanded {
-            graph, loops, constant, ..
+            graph,
+            loops,
+            constant,
+            rules,
+            ..
         } = e;
         let n = graph.value_count();
         let mut info = Self {
             graph,
             loops,
             constant,
+            rules,
             order: vec![],
             position: FxHashMap::default(),
             class: FxHashMap::default(),

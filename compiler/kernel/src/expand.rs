@@ -4,7 +4,7 @@
 //! no compiler run should wait for is left to the program.
 
 use cameo_ir::interp::cost;
-use cameo_ir::op::{Lowering, OpError};
+use cameo_ir::op::{Lowering, OpError, Rule};
 use cameo_ir::structured::Compute;
 use cameo_ir::{Def, Graph, NodeId, Origin, ValueId};
 use rustc_hash::FxHashMap;
@@ -22,6 +22,8 @@ pub struct Expanded {
     pub loops: FxHashMap<NodeId, Vec<Compute>>,
     /// By value id: depends on weights only.
     pub constant: Vec<bool>,
+    /// What must hold of the symbols.
+    pub rules: Vec<Rule>,
     /// Iterations from which a node is not part of a recipe.
     recipe_max: u64,
 }
@@ -42,6 +44,7 @@ pub fn expand(graph: &Graph) -> Result<Expanded, Vec<LowerError>> {
         graph: Graph::new(&graph.name),
         loops: FxHashMap::default(),
         constant: vec![],
+        rules: vec![],
         recipe_max: RECIPE_ANY.max(weights.saturating_mul(RECIPE_PER_ELEMENT)),
     };
     let mut errors = vec![];
@@ -100,7 +103,7 @@ impl Expanded {
                 continue;
             }
             let constant = inputs.iter().flatten().all(|v| self.constant[v.0 as usize])
-                && node.outputs.iter().all(|v| from.fact(*v).static_shape().is_some())
+                && from.is_fixed(id)
                 && cost(from, id) <= self.recipe_max;
             let outputs = node.outputs.len();
             let failed = |error| LowerError {
@@ -130,6 +133,13 @@ impl Expanded {
             let Some((new_id, _)) = self.graph.producer(outs[0]) else {
                 continue;
             };
+            match self.graph.with_cx(new_id, |cx| node.op.0.rules(cx)) {
+                Ok(rules) => self.rules.extend(rules),
+                Err(e) => {
+                    errors.push(failed(e));
+                    continue;
+                }
+            }
             match self.graph.with_cx(new_id, |cx| node.op.0.lower(cx)) {
                 Err(e) => errors.push(failed(e)),
                 Ok(Lowering::Compute(loops)) => {

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use cameo_ir::structured::Expr;
+use cameo_ir::dim::ELEMENT;
 use cameo_ir::{Atom, Dim, Sym};
 
 use crate::program::{BOperand, Kernel, KernelBody};
@@ -87,6 +88,7 @@ fn fixed(kernel: &Kernel) -> Vec<bool> {
 #[must_use]
 pub fn one_symbol(kernel: Kernel) -> (Kernel, Option<(Arc<str>, Dim)>) {
     let named = |a: &Atom| matches!(a, Atom::Sym(Sym::Named(_)));
+    let signed = |a: &Atom| matches!(a, Atom::Sym(Sym::Named(n)) if n.starts_with(ELEMENT));
     let mut product: Option<Vec<Atom>> = None;
     let (mut factor, mut fits) = (0i64, true);
     kernel.visit_dims(&mut |d| {
@@ -98,7 +100,7 @@ pub fn one_symbol(kernel: Kernel) -> (Kernel, Option<(Arc<str>, Dim)>) {
                 Dim::atom(a.clone()).visit(&mut |s| any |= matches!(s, Sym::Named(_)));
                 any
             };
-            fits &= !rest.iter().any(hidden);
+            fits &= !rest.iter().any(hidden) && !own.iter().any(signed);
             if !own.is_empty() {
                 fits &= product.get_or_insert_with(|| own.clone()) == &own;
                 factor = gcd(factor, *c);

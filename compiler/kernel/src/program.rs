@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cameo_ir::dim::COUNTED;
+use cameo_ir::dim::{COUNTED, ELEMENT};
 use cameo_ir::structured::{Body, Combine, Expr, ExprId};
 use cameo_ir::{Bounds, DType, Dim, Graph, Origin, Sym, SymbolRange, ValueId};
 use rustc_hash::FxHashMap;
@@ -37,6 +37,8 @@ pub struct Program {
     pub counts: Vec<Count>,
     /// Outputs that stay in the memory of an input.
     pub caches: Vec<Cache>,
+    /// Symbols that are elements of inputs.
+    pub elements: Vec<Element>,
     /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
     pub requirements: Vec<(Dim, Dim)>,
     /// Holds the constants and the recipes that `weights` refer to.
@@ -62,6 +64,16 @@ pub struct Cache {
     pub axis: usize,
     /// The symbol that tells how many rows there is room for.
     pub capacity: Arc<str>,
+}
+
+/// A symbol that is an element of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    pub symbol: Arc<str>,
+    /// Index of the input, which has integers or bools.
+    pub input: usize,
+    /// Row-major position.
+    pub at: usize,
 }
 
 /// Memory for one tensor, dense in some axis order.
@@ -483,13 +495,18 @@ impl Kernels {
     }
 }
 
+/// Which of a step's dims a symbol of a kernel stands for.
+pub fn slot(symbol: &str) -> Option<usize> {
+    let number = symbol.strip_prefix(ELEMENT).or_else(|| symbol.strip_prefix('d'))?;
+    number.parse().ok()
+}
+
 impl Step {
     /// A dim of the kernel in the model's symbols.
     pub fn bind(&self, dim: &Dim) -> Dim {
         dim.subst(&|symbol| {
             let Sym::Named(name) = symbol else { return None };
-            let index: usize = name.strip_prefix('d')?.parse().ok()?;
-            self.dims.get(index).cloned()
+            self.dims.get(slot(name)?).cloned()
         })
     }
 }
@@ -509,7 +526,7 @@ impl Program {
         (&self.symbols, &self.inputs, &self.outputs) == (&other.symbols, &other.inputs, &other.outputs)
             && (&self.storages, &self.weights, &self.loops) == (&other.storages, &other.weights, &other.loops)
             && (&self.requirements, &self.counts, steps(self)) == (&other.requirements, &other.counts, steps(other))
-            && self.caches == other.caches
+            && (&self.caches, &self.elements) == (&other.caches, &other.elements)
             && self.steps.iter().zip(&other.steps).all(same)
     }
 
@@ -596,7 +613,8 @@ impl Kernel {
         });
     }
 
-    /// The kernel with the model's symbols renamed to `d0, d1, …` in order of first use, and what those stand for.
+    /// The kernel with the model's symbols renamed to `d0, d1, …` in order of first use, those that are elements of inputs to
+    /// `element.0`, …, and what those stand for.
     #[must_use]
     pub fn numbered(self) -> (Self, Vec<Dim>) {
         let (kernel, whole) = crate::flat::one_symbol(self);
@@ -612,7 +630,12 @@ impl Kernel {
         });
         let mut kernel = kernel.map_dims(&|d| {
             d.subst(&|s| match s {
-                Sym::Named(n) => symbols.iter().position(|x| x == n).map(|i| Dim::sym(&format!("d{i}"))),
+                Sym::Named(n) => {
+                    let i = symbols.iter().position(|x| x == n)?;
+                    // What may be negative still says so.
+                    let start = if n.starts_with(ELEMENT) { ELEMENT } else { "d" };
+                    Some(Dim::sym(&format!("{start}{i}")))
+                }
                 _ => None,
             })
         });

@@ -2,7 +2,7 @@
 //!
 //! Law: the shapes of a hostile model, which could double in length at every node, stay small; so do ranks and extents.
 
-use cameo_ir::{Atom, Attrs, Dim, Fact, Op, Origin, ValueId};
+use cameo_ir::{Atom, Attrs, Dim, Fact, Op, OpError, Origin, ValueId};
 
 use crate::error::Fault;
 use crate::import::Importer;
@@ -38,7 +38,14 @@ impl Importer<'_> {
                 return Err(too_complex());
             }
         }
-        let values = self.graph.add_node(op, attrs, inputs, outputs, origin.clone())?;
+        let added = self.graph.add_node(op, attrs, inputs.clone(), outputs, origin.clone());
+        if let Err(OpError::Unknown { input, .. }) = &added
+            && let Some(Some(v)) = inputs.get(*input)
+        {
+            self.want_elements(*v);
+            self.unknown = Some(*input);
+        }
+        let values = added?;
         for v in &values {
             let cost = check_fact(self.graph.fact(*v))?;
             self.symbolic_left = self.symbolic_left.checked_sub(cost).ok_or_else(|| {

@@ -10,7 +10,7 @@ use cameo_ir::{Dim, Fact, Graph, Sym, SymbolRange, Tensor};
 
 use crate::DimBinding;
 use crate::error::Fault;
-use crate::proto::{DimensionValue, TensorShapeProto, TensorType, TypeValue, ValueInfoProto};
+use crate::proto::{Dimension, DimensionValue, TensorShapeProto, TensorType, TypeValue, ValueInfoProto};
 use crate::weights::{self, MAX_ELEMENTS, MAX_RANK};
 
 /// Words with a meaning of their own in the text form of dims.
@@ -212,6 +212,17 @@ impl<'o> Symbols<'o> {
         }
         faults
     }
+}
+
+/// The names of an input's dimensions that are not fixed.
+pub(crate) fn dimension_names(input: &ValueInfoProto) -> Vec<String> {
+    let axes = shape_of(input).into_iter().flat_map(|s| &s.dim).enumerate();
+    let name = |(axis, d): (usize, &Dimension)| match &d.value {
+        Some(DimensionValue::Value(n)) if *n >= 0 => None,
+        Some(DimensionValue::Param(p)) if !p.is_empty() => Some(p.clone()),
+        _ => Some(format!("{}_d{axis}", input.name)),
+    };
+    axes.filter_map(name).collect()
 }
 
 fn shape_of(input: &ValueInfoProto) -> Option<&TensorShapeProto> {

@@ -129,7 +129,7 @@ impl From<OpError> for Fault {
     fn from(e: OpError) -> Self {
         match e {
             OpError::Invalid(m) => Self::invalid(m),
-            OpError::Unsupported(m) => Self::unsupported(m),
+            OpError::Unsupported(_) | OpError::Unknown { .. } => Self::unsupported(e.message()),
         }
     }
 }

@@ -14,6 +14,7 @@ use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 use crate::attributes;
 use crate::bounds;
 use crate::dims::{Symbols, bind_frozen, symbol_names};
+use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
 use crate::opset::{self, Draft};
@@ -35,6 +36,14 @@ pub(crate) struct Importer<'m> {
     pub symbolic_left: u64,
     /// Names given to dimensions that nodes count.
     pub counted: usize,
+    /// Inputs whose elements decide shapes: each element is a symbol, which a run reads.
+    pub elements: Elements,
+    /// Inputs that should be among them.
+    pub wanted: Elements,
+    /// The operand whose elements the operator that was refused last wants to know.
+    pub unknown: Option<usize>,
+    /// What the model says of the ranks of its values.
+    pub ranks: BTreeMap<&'m str, usize>,
     /// A limit was hit; it is reported and nothing more is read.
     pub stopped: bool,
 }
@@ -58,21 +67,31 @@ pub(crate) fn model(
         unknown_operators(graph, &model.functions, &opsets(&model.opset_import), &mut problems);
         return Err(problems.into_vec());
     }
-    let mut importer = Importer {
-        graph: Graph::new(&graph.name),
-        functions: Functions::new(&model.functions, &mut problems),
-        problems,
-        weights: Weights::new(folder, size),
-        inlining_left: INLINING,
-        symbolic_left: bounds::SYMBOLIC,
-        counted: 0,
-        stopped: false,
-    };
-    importer.main(graph, opsets(&model.opset_import), options);
-    if importer.problems.is_empty() {
-        Ok(importer.graph)
-    } else {
-        Err(importer.problems.into_vec())
+    // Which inputs decide shapes is seen where they do: then it begins again with their elements as symbols, so that what
+    // other inputs have stays data.
+    let mut elements = Elements::default();
+    loop {
+        let mut importer = Importer {
+            graph: Graph::new(&graph.name),
+            functions: Functions::new(&model.functions, &mut problems),
+            problems: std::mem::take(&mut problems),
+            weights: Weights::new(folder, size),
+            inlining_left: INLINING,
+            symbolic_left: bounds::SYMBOLIC,
+            counted: 0,
+            elements: elements.clone(),
+            wanted: Elements::default(),
+            unknown: None,
+            ranks: declared_ranks(graph),
+            stopped: false,
+        };
+        importer.main(graph, opsets(&model.opset_import), options);
+        if importer.problems.is_empty() {
+            return Ok(importer.graph);
+        }
+        if !elements.extend(importer.wanted) {
+            return Err(importer.problems.into_vec());
+        }
     }
 }
 
@@ -257,6 +276,7 @@ impl<'m> Importer<'m> {
         for fault in bind_frozen(&inputs, &options.frozen, &mut bindings) {
             self.problems.model(fault);
         }
+        self.elements.bind(&inputs, &mut bindings);
         let mut symbols = Symbols::new(&bindings, &inputs);
         for input in inputs {
             if input.name.is_empty() || scope.defines(&input.name) {
@@ -266,7 +286,10 @@ impl<'m> Importer<'m> {
             }
             let slot = match symbols.fact(input) {
                 Ok(fact) => match options.frozen.iter().find(|f| f.0 == input.name) {
-                    None => Slot::Value(self.graph.add_input(&input.name, fact)),
+                    None => {
+                        let fact = self.with_elements(&input.name, fact);
+                        Slot::Value(self.graph.add_input(&input.name, fact))
+                    }
                     Some((name, t)) => match fits(t, &fact) {
                         true => Slot::Value(self.graph.add_weight(name, t.clone())),
                         false => {
@@ -504,7 +527,7 @@ impl<'m> Importer<'m> {
     /// Raises the node to the newest opset and adds it to the graph.
     fn add(
         &mut self,
-        node: &NodeProto,
+        node: &'m NodeProto,
         site: &Site,
         attrs: Attrs,
         inputs: Vec<Option<ValueId>>,
@@ -552,9 +575,13 @@ impl<'m> Importer<'m> {
         // Outputs that the schema requires are computed whether somebody reads them or not.
         let required = op.schema().outputs.iter().filter(|p| p.arity == Arity::One).count();
         let outputs = outputs.max(required);
-        let mut values = self
-            .typed(op, attrs, inputs, outputs, &origin)
-            .map_err(|f| one(with_hint(f, &self.graph)))?;
+        let given = inputs.clone();
+        let mut values = self.typed(op, attrs, inputs, outputs, &origin).map_err(|f| {
+            if let Some(i) = self.unknown.take() {
+                self.want_length(node, op, &given, i);
+            }
+            one(with_hint(f, &self.graph))
+        })?;
         for (op, more) in after {
             let Some(op) = Op::find(op) else {
                 return Err(one(unknown(op)));

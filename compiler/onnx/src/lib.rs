@@ -23,6 +23,7 @@ mod attributes;
 mod bounds;
 mod census;
 mod dims;
+mod elements;
 mod error;
 mod external;
 mod functions;

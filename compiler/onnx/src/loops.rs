@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cameo_ir::ops::scan::Parts;
-use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId, interp};
+use cameo_ir::dim::ELEMENT;
+use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId, interp};
 
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
@@ -201,19 +202,27 @@ impl<'m> Importer<'m> {
             .map(Dim::from);
         let known = fact.known.as_deref().and_then(|k| k.first().cloned());
         let Some(length) = count.or(known) else {
+            self.want_elements(trips);
             return Err(endless());
         };
-        let length = if length.as_const().is_some_and(|n| n < 0) {
-            Dim::ZERO
-        } else {
-            length
+        let signed = matches!(length.as_sym(), Some(Sym::Named(n)) if n.starts_with(ELEMENT));
+        let mut length = match length.as_const() {
+            Some(n) => Dim::from(n.max(0)),
+            None if signed => length.maximum(&Dim::ZERO),
+            None => length,
         };
         if let Some(name) = inputs.get(1).filter(|n| !n.is_empty()) {
             let Some(v) = self.read(scope, name)? else {
                 return Ok(None);
             };
-            if truth(&self.graph, v) != Some(true) {
-                return Err(endless());
+            let first = self.graph.fact(v).elements().next().map(|(name, _)| Dim::sym(name));
+            match (truth(&self.graph, v), first) {
+                (Some(true), _) => {}
+                (None, Some(first)) => length = length * first,
+                _ => {
+                    self.want_elements(v);
+                    return Err(endless());
+                }
             }
         }
         let mut operands = vec![];

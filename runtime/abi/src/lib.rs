@@ -12,7 +12,7 @@
 #![no_std]
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -165,7 +165,7 @@ pub struct Io {
 #[derive(Clone, Copy, Debug)]
 pub struct Symbol {
     pub name: Str,
-    /// Smallest legal value.
+    /// Smallest legal value, negative only for an [`InputElement`].
     pub min: i64,
     /// Largest legal value, `i64::MAX` when unbounded.
     pub max: i64,
@@ -304,6 +304,18 @@ pub struct Cache {
     pub capacity: u32,
 }
 
+/// A symbol that is an element of an input: a run begins by reading it, before anything is sized.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct InputElement {
+    /// Index into [`ModelDesc::symbols`].
+    pub symbol: u32,
+    /// Index of the input, which has integers or bools.
+    pub input: u32,
+    /// Row-major position in it.
+    pub at: u64,
+}
+
 /// Evaluates everything that depends on the symbols.
 ///
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
@@ -332,6 +344,7 @@ pub struct ModelDesc {
     pub moves: Slice<Move>,
     pub counts: Slice<Count>,
     pub caches: Slice<Cache>,
+    pub elements: Slice<InputElement>,
     pub dim_count: u64,
     pub offset_count: u64,
     pub shape: ShapeFn,

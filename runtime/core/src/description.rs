@@ -8,9 +8,9 @@
 )]
 
 use crate::error::{Error, Side};
-use crate::tensor::byte_size;
+use crate::tensor::{byte_size, integer};
 use cameo_abi::{
-    ABI_VERSION, Buffer, Cache, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, Io, LOOP_DEPTH, Level,
+    ABI_VERSION, Buffer, Cache, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, InputElement, Io, LOOP_DEPTH, Level,
     Loop, MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step,
     Str, Symbol,
 };
@@ -216,6 +216,12 @@ impl Tables {
         slice(self.desc.caches)
     }
 
+    /// The symbols that are elements of inputs.
+    #[must_use]
+    pub fn elements(&self) -> &'static [InputElement] {
+        slice(self.desc.elements)
+    }
+
     /// The cache that an input is the first rows of.
     #[must_use]
     pub fn cache_of_input(&self, input: usize) -> Option<&'static Cache> {
@@ -362,7 +368,7 @@ impl Tables {
         checked_text(desc.name)?;
         for symbol in symbols {
             checked_text(symbol.name)?;
-            if symbol.min < 0 || symbol.min > symbol.max {
+            if symbol.min > symbol.max {
                 return Err("a symbol has an empty range");
             }
         }
@@ -409,7 +415,8 @@ impl Tables {
         }
         self.check_loops()?;
         self.check_counts()?;
-        self.check_caches()
+        self.check_caches()?;
+        self.check_elements()
     }
 
     fn check_caches(&self) -> Result<(), &'static str> {
@@ -431,6 +438,22 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    fn check_elements(&self) -> Result<(), &'static str> {
+        let inputs = slice(self.desc.inputs);
+        let legal = |e: &InputElement| {
+            let dtype = inputs.get(e.input as usize).and_then(|io| DType::from_raw(io.dtype));
+            dtype.is_some_and(|dtype| integer(dtype, &[0; 8]).is_some()) && (e.symbol as usize) < self.desc.symbols.len
+        };
+        let given = |symbol: usize| self.elements().iter().any(|e| e.symbol as usize == symbol);
+        let symbols = slice(self.desc.symbols).iter().enumerate();
+        let negative = symbols.filter(|(_, symbol)| symbol.min < 0);
+        if self.elements().iter().all(legal) && negative.into_iter().all(|(i, _)| given(i)) {
+            Ok(())
+        } else {
+            Err("a symbol is no element of an input")
+        }
     }
 
     fn check_counts(&self) -> Result<(), &'static str> {

@@ -5,10 +5,10 @@ use crate::description::{Dim, Tables};
 use crate::error::{Error, SymbolBinding};
 use crate::run::parts_for;
 use crate::tensor::byte_size;
-use cameo_abi::{ALIGNMENT, Cache, Count, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
+use cameo_abi::{ALIGNMENT, Cache, Count, InputElement, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
 
 /// Marks a symbol that no axis has bound yet; extents are never negative.
-const UNBOUND: i64 = -1;
+const UNBOUND: i64 = i64::MIN;
 
 /// Memory that a run needs beside weights, inputs and outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,7 +144,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Evaluates for inputs whose shapes are `shape(index)`; their ranks and constant axes are already checked. In the
-    /// memory of a cache's input is room for `rows(input)` rows, or for as many as its output has.
+    /// memory of a cache's input is room for `rows(input)` rows, or for as many as its output has. The model's
+    /// [`Tables::elements`] have the values `elements`, in their order.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`], [`Error::ShapeRule`],
@@ -153,8 +154,9 @@ impl<'a> Plan<'a> {
         &mut self,
         shape: impl Fn(usize) -> &'s [i64],
         rows: impl Fn(usize) -> Option<i64>,
+        elements: impl Fn(&InputElement) -> i64,
     ) -> Result<Sizes, Error<T>> {
-        self.bind_symbols(&shape)?;
+        self.bind_symbols(&shape, &elements)?;
         let mut sizes = self.evaluate_symbols()?;
         let caches = self.tables.caches();
         for cache in caches {
@@ -292,7 +294,11 @@ impl<'a> Plan<'a> {
     }
 
     /// A symbol that no input axis names takes its smallest value; axes derived from it are checked afterwards.
-    fn bind_symbols<'s, T>(&mut self, shape: &impl Fn(usize) -> &'s [i64]) -> Result<(), Error<T>> {
+    fn bind_symbols<'s, T>(
+        &mut self,
+        shape: &impl Fn(usize) -> &'s [i64],
+        elements: &impl Fn(&InputElement) -> i64,
+    ) -> Result<(), Error<T>> {
         let tables = self.tables;
         self.symbols.fill(UNBOUND);
         for input in 0..tables.input_count() {
@@ -329,6 +335,9 @@ impl<'a> Plan<'a> {
             if self.symbols[index] == UNBOUND {
                 self.symbols[index] = tables.symbol(index).min;
             }
+        }
+        for element in tables.elements() {
+            self.symbols[element.symbol as usize] = elements(element);
         }
         Ok(())
     }

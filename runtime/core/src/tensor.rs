@@ -27,6 +27,29 @@ macro_rules! elements {
 elements!(f32 => F32, f64 => F64, u8 => U8, i8 => I8, u16 => U16, i16 => I16, i32 => I32, i64 => I64, u32 => U32,
           u64 => U64);
 
+/// The integer, or bool as 0 or 1, that these bytes begin with, in the machine's order; `None` for other types, for fewer bytes, and for one
+/// beyond `i64`.
+#[must_use]
+pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
+    macro_rules! first {
+        ($ty:ty) => {
+            i64::try_from(<$ty>::from_ne_bytes(*bytes.first_chunk()?)).ok()
+        };
+    }
+    match dtype {
+        DType::I64 => first!(i64),
+        DType::I32 => first!(i32),
+        DType::I16 => first!(i16),
+        DType::I8 => first!(i8),
+        DType::U64 => first!(u64),
+        DType::U32 => first!(u32),
+        DType::U16 => first!(u16),
+        DType::U8 => first!(u8),
+        DType::Bool => Some(i64::from(*bytes.first()? != 0)),
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => None,
+    }
+}
+
 /// A borrowed dense row-major tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorView<'a> {

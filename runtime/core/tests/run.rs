@@ -89,6 +89,7 @@ static MODEL: ModelDesc = ModelDesc {
     moves: slice(&[]),
     counts: slice(&[]),
     caches: slice(&[]),
+    elements: slice(&[]),
     dim_count: 2,
     offset_count: 1,
     shape,

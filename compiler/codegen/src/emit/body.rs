@@ -6,7 +6,7 @@
 use cameo_ir::structured::{Binary, Body, Expr, ExprId, Scalar, Unary};
 use cameo_ir::{Atom, Bounds, DType, Dim, Sym};
 use cameo_kernel::nest::{guards, lane_offsets};
-use cameo_kernel::program::{ACC, Buffer, RED};
+use cameo_kernel::program::{ACC, Buffer, RED, slot};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -167,10 +167,7 @@ impl<'f, 'c> Frame<'f, 'c> {
                 base
             }
             Atom::Sym(Sym::Named(name)) => {
-                let i: usize = name
-                    .strip_prefix('d')
-                    .and_then(|n| n.parse().ok())
-                    .unwrap_or(usize::MAX);
+                let i = slot(name).unwrap_or(usize::MAX);
                 self.cx.dims.get(i).copied().unwrap_or_else(|| b.i64(0))
             }
             Atom::Sym(Sym::Aux(k)) => self.eval(*k),

@@ -15,13 +15,27 @@ pub struct Bounds<'a> {
 /// How the names of symbols begin that data gives, and no input's shape.
 pub const COUNTED: &str = "count.";
 
+/// How the names of symbols begin that are elements of an input: they may be negative.
+pub const ELEMENT: &str = "element.";
+
+/// The least value of a named dimension, where others are at least `extent`.
+fn least(name: &str, extent: i64) -> i64 {
+    if name.starts_with(ELEMENT) {
+        i64::MIN
+    } else if name.starts_with(COUNTED) {
+        0
+    } else {
+        extent
+    }
+}
+
 impl Bounds<'_> {
     /// As operations see shapes: an exporter's slice `x[:, 0:1]` has extent 1. Kernels check what that presumes. What data
     /// counts may be 0 on any day.
     pub const fn positive(extents: &[Dim]) -> Bounds<'_> {
         Bounds {
             extents,
-            named: &|name| (if name.starts_with(COUNTED) { 0 } else { 1 }, i64::MAX),
+            named: &|name| (least(name, 1), i64::MAX),
         }
     }
 
@@ -29,7 +43,7 @@ impl Bounds<'_> {
     pub const fn of(extents: &[Dim]) -> Bounds<'_> {
         Bounds {
             extents,
-            named: &|_| (0, i64::MAX),
+            named: &|name| (least(name, 0), i64::MAX),
         }
     }
 

@@ -9,6 +9,7 @@ pub mod binary;
 pub mod blocks;
 pub mod cast;
 pub mod channel_norms;
+mod chosen;
 pub mod contraction;
 pub mod contrib;
 pub mod conv;

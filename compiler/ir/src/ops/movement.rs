@@ -4,7 +4,7 @@
 //! it; each carries known elements along, so that shape arithmetic stays symbolic.
 
 use crate::index::{broadcast_index, broadcast_shape, element_count, static_shape, strides};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
 use crate::structured::{Combine, Compute};
 use crate::{Dim, Fact, Tensor};
 
@@ -18,6 +18,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &EXPAND,
     &super::slice::SLICE,
     &TILE,
+    &super::chosen::APART,
 ];
 
 /// The linear input position of an output index.
@@ -32,7 +33,12 @@ pub(super) struct View {
     pub source: fn(&Cx, &[usize], &[usize]) -> Result<Source, OpError>,
     /// Input index from input shape, output shape and output iterators.
     pub index: fn(&Cx, &[Dim], &[Dim], &[Dim]) -> Result<Vec<Dim>, OpError>,
+    /// As [`OpDef::rules`].
+    pub rules: fn(&Cx) -> Result<Vec<Rule>, OpError>,
 }
+
+/// Where shapes say everything.
+pub(super) const NO_RULES: fn(&Cx) -> Result<Vec<Rule>, OpError> = |_| Ok(vec![]);
 
 impl OpDef for View {
     fn schema(&self) -> &'static Schema {
@@ -59,6 +65,10 @@ impl OpDef for View {
         let shape = static_shape(&Fact::new(x.dtype(), (self.shape)(cx)?))?;
         let source = (self.source)(cx, x.shape(), &shape)?;
         Ok(vec![x.rearranged(&shape, None, |ix| Some(source(ix)))])
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        (self.rules)(cx)
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
@@ -125,6 +135,7 @@ const TRANSPOSE: View = View {
         }
         Ok(index)
     },
+    rules: NO_RULES,
 };
 
 fn permutation(cx: &Cx) -> Result<Vec<usize>, OpError> {
@@ -156,6 +167,7 @@ const EXPAND: View = View {
         Ok(Box::new(move |ix| crate::index::broadcast_linear(&from, ix)))
     },
     index: |_, from, to, it| Ok(broadcast_index(from, to, it)),
+    rules: NO_RULES,
 };
 
 const TILE: View = View {
@@ -192,6 +204,7 @@ const TILE: View = View {
             })
             .collect())
     },
+    rules: NO_RULES,
 };
 
 #[cfg(test)]

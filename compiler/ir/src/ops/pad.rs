@@ -3,11 +3,12 @@
 //! Law: padding by 0 is one load with a fill value; other constants are selected; padding from the data is an index map.
 
 use crate::index::static_shape;
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
 use crate::structured::{Binary, Combine, Compute, Expr, Scalar};
 use crate::{Bounds, Dim, Fact, Tensor};
 
 use super::blocks::carry;
+use super::chosen::{any_symbolic, listed, named, whole};
 use super::gather::compare;
 use super::movement::{axes_of, required_dims};
 
@@ -36,8 +37,18 @@ impl Pad {
     fn pads(cx: &Cx) -> Result<Vec<(Dim, Dim)>, OpError> {
         let rank = cx.fact(0)?.rank();
         let list = required_dims(cx, 1)?;
-        let axes = match cx.const_ints(3)? {
-            Some(a) => axes_of(&a, rank)?,
+        let axes = match cx.dims(3)? {
+            Some(axes) if any_symbolic(&axes) => {
+                if list.len() != 2 * axes.len() {
+                    return invalid(format!("{} pads for {} axes", list.len(), axes.len()));
+                }
+                let none = vec![Dim::ZERO; rank];
+                let (before, after) = list.split_at(axes.len());
+                let sides = [before, after].map(|side| listed(&axes, side, &none));
+                let [before, after] = sides;
+                return Ok(before.into_iter().zip(after).collect());
+            }
+            Some(_) => axes_of(&cx.const_ints(3)?.unwrap_or_default(), rank)?,
             None => (0..rank).collect(),
         };
         if list.len() != 2 * axes.len() {
@@ -61,7 +72,7 @@ impl Pad {
             if mode != PadMode::Constant && d.is_zero() && !padded.is_zero() {
                 return invalid("an empty axis has nothing to pad with");
             }
-            out.push(padded);
+            out.push(if padded.has_elements() { whole(padded) } else { padded });
         }
         if cx
             .arg(2)
@@ -118,6 +129,19 @@ impl OpDef for Pad {
             &[("mode", AttrDef::Str("constant"))],
         );
         &SCHEMA
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let rank = cx.fact(0)?.rank();
+        let axes = cx.dims(3)?.filter(|axes| any_symbolic(axes));
+        let mut rules = axes.map(|axes| named(&axes, rank).1).unwrap_or_default();
+        for (d, (before, after)) in cx.fact(0)?.shape.iter().zip(Self::pads(cx)?) {
+            let padded = d.clone() + before + after;
+            if padded.has_elements() {
+                rules.push((Dim::ZERO, padded));
+            }
+        }
+        Ok(rules)
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {

@@ -4,8 +4,9 @@
 //! accumulate in `f32`; integers wrap in their own type.
 
 use crate::index::{for_each, linear};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
 use crate::ops::binary::{add, larger, multiply, smaller};
+use crate::ops::chosen::{any_symbolic, left, named, picked, whole};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{self, RESULT, int_range, working};
 use crate::ops::unary::copy;
@@ -246,6 +247,63 @@ impl Over {
     }
 }
 
+/// A reduction over axes that only a run knows: those of [`APART`](super::chosen::APART) that are theirs.
+struct Chosen {
+    axes: Vec<Dim>,
+    hits: Vec<Dim>,
+    rules: Vec<Rule>,
+    keepdims: bool,
+}
+
+impl Chosen {
+    fn new(cx: &Cx) -> Result<Option<Self>, OpError> {
+        let Some(axes) = cx.dims(1)?.filter(|axes| any_symbolic(axes)) else {
+            return Ok(None);
+        };
+        let rank = cx.fact(0)?.rank();
+        if axes.len() > rank {
+            return invalid(format!("{} axes of rank {rank}", axes.len()));
+        }
+        let (hits, rules) = named(&axes, rank);
+        let keepdims = cx.int("keepdims")? != 0;
+        Ok(Some(Self {
+            axes,
+            hits,
+            rules,
+            keepdims,
+        }))
+    }
+
+    fn rules(cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        Ok(Self::new(cx)?.map(|c| c.rules).unwrap_or_default())
+    }
+
+    fn shape(&self, shape: &[Dim]) -> Vec<Dim> {
+        if self.keepdims {
+            let kept = shape.iter().zip(&self.hits);
+            return kept
+                .map(|(d, hit)| whole(d.clone() - hit.clone() * (d.clone() - Dim::ONE)))
+                .collect();
+        }
+        let was = left(&self.hits, self.axes.len());
+        was.iter().map(|row| whole(picked(row, shape))).collect()
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let mut g = Fragment::new(cx);
+        let x = g.required(cx, 0)?;
+        let hits = ("hits", Attr::Dims(self.hits.clone()));
+        let apart = g.apply("cameo::Apart", &[hits], &[x])?;
+        let second = (0..self.hits.len()).map(|i| Dim::from(2 * i + 1)).collect();
+        let attrs = [("axes", Attr::Dims(second)), ("keepdims", Attr::Int(0))];
+        let mut y = g.apply(cx.schema.name, &attrs, &[apart])?;
+        if !self.keepdims {
+            y = g.apply("Squeeze", &[("axes", Attr::Dims(self.axes.clone()))], &[y])?;
+        }
+        Ok(g.finish(&[y]))
+    }
+}
+
 /// A reduction that is a loop.
 struct Primitive {
     schema: &'static Schema,
@@ -290,8 +348,16 @@ impl OpDef for Primitive {
         self.schema
     }
 
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        Chosen::rules(cx)
+    }
+
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        let (x, over) = (cx.fact(0)?, Over::new(cx)?);
+        let x = cx.fact(0)?;
+        if let Some(chosen) = Chosen::new(cx)? {
+            return Ok(vec![Fact::new(x.dtype, chosen.shape(&x.shape))]);
+        }
+        let over = Over::new(cx)?;
         let mut out = Fact::new(x.dtype, over.shape(&x.shape, &Dim::ONE));
         out.known = self.known(x, &over);
         Ok(vec![out])
@@ -317,6 +383,9 @@ impl OpDef for Primitive {
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        if let Some(chosen) = Chosen::new(cx)? {
+            return chosen.lower(cx);
+        }
         let (x, over) = (cx.fact(0)?, Over::new(cx)?);
         let combine = match (self.combine, x.dtype) {
             (Combine::Max, DType::Bool) => Combine::Or,
@@ -341,9 +410,17 @@ impl OpDef for Derived {
         self.schema
     }
 
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        Chosen::rules(cx)
+    }
+
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        let (x, over) = (cx.fact(0)?, Over::new(cx)?);
-        Ok(vec![Fact::new(x.dtype, over.shape(&x.shape, &Dim::ONE))])
+        let x = cx.fact(0)?;
+        let shape = match Chosen::new(cx)? {
+            Some(chosen) => chosen.shape(&x.shape),
+            None => Over::new(cx)?.shape(&x.shape, &Dim::ONE),
+        };
+        Ok(vec![Fact::new(x.dtype, shape)])
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
@@ -366,6 +443,9 @@ impl OpDef for Derived {
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        if let Some(chosen) = Chosen::new(cx)? {
+            return chosen.lower(cx);
+        }
         let over = Over::new(cx)?;
         let mut g = Fragment::new(cx);
         let x = g.required(cx, 0)?;

@@ -7,7 +7,8 @@ use crate::index::{element_count, linear, linear_dim};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
 use crate::{Bounds, Dim, Sym};
 
-use super::movement::{DATA, OUT, Source, View, axes_of, required_dims};
+use super::chosen::{any_symbolic, equal, left, named, picked, whole};
+use super::movement::{DATA, NO_RULES, OUT, Source, View, axes_of, required_dims};
 
 pub(super) const RESHAPE: View = View {
     schema: &Schema::new(
@@ -18,11 +19,20 @@ pub(super) const RESHAPE: View = View {
         &[("allowzero", AttrDef::Int(0))],
     ),
     shape: reshape_shape,
-    source: same_order,
+    source: |_, from, to| same_order(from, to),
     index: |_, from, to, it| Ok(reshape_index(from, to, it)),
+    rules: |cx| {
+        let given = required_dims(cx, 1)?;
+        // Shapes of other symbols come from the model, which vouches for them.
+        if !given.iter().any(Dim::has_elements) {
+            return Ok(vec![]);
+        }
+        let (from, to) = (cx.fact(0)?.element_count(), Dim::product(&reshape_shape(cx)?));
+        Ok(vec![(from.clone(), to.clone()), (to, from)])
+    },
 };
 
-fn same_order(_: &Cx, from: &[usize], to: &[usize]) -> Result<Source, OpError> {
+pub(super) fn same_order(from: &[usize], to: &[usize]) -> Result<Source, OpError> {
     if element_count(from) != element_count(to) {
         return invalid(format!("{from:?} and {to:?} have different element counts"));
     }
@@ -34,7 +44,11 @@ fn reshape_shape(cx: &Cx) -> Result<Vec<Dim>, OpError> {
     let input = &cx.fact(0)?.shape;
     let copies = cx.int("allowzero")? == 0;
     let (mut out, mut rest_at) = (vec![], None);
-    for (i, d) in required_dims(cx, 1)?.into_iter().enumerate() {
+    let given = required_dims(cx, 1)?;
+    if given.iter().any(Dim::has_elements) {
+        return Ok(chosen_shape(input, &given, copies));
+    }
+    for (i, d) in given.into_iter().enumerate() {
         match d.as_const() {
             Some(0) if copies => match input.get(i) {
                 Some(d) => out.push(d.clone()),
@@ -73,6 +87,27 @@ fn reshape_shape(cx: &Cx) -> Result<Vec<Dim>, OpError> {
         (None, _) => over.floor_div(&under),
     };
     Ok(out)
+}
+
+/// The shape where only a run knows which of its numbers are 0 or -1.
+fn chosen_shape(input: &[Dim], given: &[Dim], copies: bool) -> Vec<Dim> {
+    let minus = Dim::from(-1i64);
+    let rest: Vec<Dim> = given.iter().map(|d| equal(d, &minus)).collect();
+    // With 1 for what remains. Products of the sums that these are would have very many terms: a maximum is one atom.
+    let plain = given.iter().zip(&rest).enumerate().map(|(i, (d, rest))| {
+        let copied = match input.get(i) {
+            Some(x) if copies => equal(d, &Dim::ZERO) * x.clone(),
+            _ => Dim::ZERO,
+        };
+        let extent = d.clone() + copied + rest.clone() * Dim::from(2i64);
+        whole(extent)
+    });
+    let plain: Vec<Dim> = plain.collect();
+    let remains = Dim::product(input).floor_div(&Dim::product(&plain).maximum(&Dim::ONE));
+    let shape = plain.into_iter().zip(rest);
+    shape
+        .map(|(d, rest)| whole(d + rest * (remains.clone() - Dim::ONE)))
+        .collect()
 }
 
 /// Index into a row-major array of shape `input` of the element that an array of shape `output` with the same elements has
@@ -155,14 +190,23 @@ pub(super) const SQUEEZE: View = View {
     ),
     shape: |cx| {
         let x = &cx.fact(0)?.shape;
+        if let Some(axes) = chosen_axes(cx)? {
+            let was = left(&named(&axes, x.len()).0, axes.len());
+            return Ok(was.iter().map(|row| whole(picked(row, x))).collect());
+        }
         let gone = squeezed(cx)?;
         Ok((0..x.len())
             .filter(|i| !gone.contains(i))
             .map(|i| x[i].clone())
             .collect())
     },
-    source: same_order,
+    source: |_, from, to| same_order(from, to),
     index: |cx, from, _, it| {
+        if let Some(axes) = chosen_axes(cx)? {
+            let was = left(&named(&axes, from.len()).0, axes.len());
+            let column = |i: usize| was.iter().map(|row| row[i].clone()).collect::<Vec<_>>();
+            return Ok((0..from.len()).map(|i| picked(&column(i), it)).collect());
+        }
         let gone = squeezed(cx)?;
         let mut it = it.iter();
         Ok((0..from.len())
@@ -170,7 +214,25 @@ pub(super) const SQUEEZE: View = View {
             .map(|i| i.cloned().unwrap_or(Dim::ZERO))
             .collect())
     },
+    rules: |cx| {
+        let x = &cx.fact(0)?.shape;
+        let Some(axes) = chosen_axes(cx)? else {
+            return Ok(vec![]);
+        };
+        let (hits, rules) = named(&axes, x.len());
+        let ones = hits.into_iter().zip(x).map(|(hit, d)| (hit.clone() * d.clone(), hit));
+        Ok(ones.chain(rules).collect())
+    },
 };
+
+/// The numbers of the axes where only a run knows them.
+fn chosen_axes(cx: &Cx) -> Result<Option<Vec<Dim>>, OpError> {
+    let axes = cx.dims(1)?.filter(|axes| any_symbolic(axes));
+    match axes {
+        Some(axes) if axes.len() > 64 => invalid(format!("{} axes", axes.len())),
+        axes => Ok(axes),
+    }
+}
 
 fn squeezed(cx: &Cx) -> Result<Vec<usize>, OpError> {
     let x = &cx.fact(0)?.shape;
@@ -201,6 +263,13 @@ pub(super) const UNSQUEEZE: View = View {
     ),
     shape: |cx| {
         let x = &cx.fact(0)?.shape;
+        if let Some(axes) = chosen_axes(cx)? {
+            let (new, _) = named(&axes, x.len() + axes.len());
+            let was = left(&new, axes.len());
+            let column = |i: usize| was.iter().map(|row| row[i].clone()).collect::<Vec<_>>();
+            let extents = (0..new.len()).map(|i| whole(picked(&column(i), x) + new[i].clone()));
+            return Ok(extents.collect());
+        }
         let new = unsqueezed(cx)?;
         let mut old = x.iter();
         Ok((0..x.len() + new.len())
@@ -208,13 +277,23 @@ pub(super) const UNSQUEEZE: View = View {
             .map(|d| d.cloned().unwrap_or(Dim::ONE))
             .collect())
     },
-    source: same_order,
+    source: |_, from, to| same_order(from, to),
     index: |cx, _, _, it| {
+        if let Some(axes) = chosen_axes(cx)? {
+            let was = left(&named(&axes, it.len()).0, axes.len());
+            return Ok(was.iter().map(|row| picked(row, it)).collect());
+        }
         let new = unsqueezed(cx)?;
         Ok((0..it.len())
             .filter(|i| !new.contains(i))
             .map(|i| it[i].clone())
             .collect())
+    },
+    rules: |cx| {
+        let rank = cx.fact(0)?.rank();
+        Ok(chosen_axes(cx)?
+            .map(|axes| named(&axes, rank + axes.len()).1)
+            .unwrap_or_default())
     },
 };
 
@@ -246,8 +325,9 @@ pub(super) const FLATTEN: View = View {
         };
         Ok(vec![Dim::product(&x[..at]), Dim::product(&x[at..])])
     },
-    source: same_order,
+    source: |_, from, to| same_order(from, to),
     index: |_, from, to, it| Ok(reshape_index(from, to, it)),
+    rules: NO_RULES,
 };
 
 #[cfg(test)]

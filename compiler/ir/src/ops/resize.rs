@@ -27,14 +27,14 @@ struct Plan {
 }
 
 /// A float operand that is an attribute or a constant; empty counts as absent.
-fn floats(cx: &Cx, input: usize, name: &str) -> Result<Option<Vec<f32>>, OpError> {
+fn floats(cx: &Cx, input: usize, name: &'static str) -> Result<Option<Vec<f32>>, OpError> {
     let list = match (cx.opt_floats(name)?, cx.arg(input)) {
         (Some(v), _) => v,
         (None, None) => return Ok(None),
         (None, Some(a)) if a.fact.element_count().is_zero() => return Ok(None),
         (None, Some(a)) => match a.constant {
             Some(t) => t.to_f32(),
-            None => return unsupported(format!("input {input} ({name}) must be known at compile time")),
+            None => return Err(OpError::Unknown { input, name }),
         },
     };
     Ok((!list.is_empty()).then_some(list))

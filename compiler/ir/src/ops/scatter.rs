@@ -5,10 +5,11 @@
 //! when several updates meet. An index outside of its axis is found by gathering it from the positions that there are.
 
 use crate::index::{self, element_count, linear, static_shape, strides};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis, unsupported};
 use crate::structured::{Binary, Combine, Compute, Expr};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
+use super::chosen::{around, named};
 use super::fragment::Fragment;
 use super::gather::{compare, need_axis, within, wrapped};
 use super::movement::required_dims;
@@ -361,6 +362,14 @@ pub const CUM_SUM: Running = Running(Combine::Add);
 pub const CUM_PROD: Running = Running(Combine::Mul);
 
 impl Running {
+    /// The axis, where only a run knows it.
+    fn chosen(cx: &Cx) -> Result<Option<Dim>, OpError> {
+        Ok(match cx.dims(1)?.as_deref() {
+            Some([axis]) if axis.as_const().is_none() => Some(axis.clone()),
+            _ => None,
+        })
+    }
+
     fn flags(cx: &Cx) -> Result<(bool, bool), OpError> {
         Ok((cx.int("exclusive")? != 0, cx.int("reverse")? != 0))
     }
@@ -395,7 +404,9 @@ impl OpDef for Running {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         let x = cx.fact(0)?;
-        need_axis(cx, 1, x.rank())?;
+        if Self::chosen(cx)?.is_none() {
+            need_axis(cx, 1, x.rank())?;
+        }
         Ok(vec![Fact::new(x.dtype, x.shape.clone())])
     }
 
@@ -431,9 +442,27 @@ impl OpDef for Running {
         }])
     }
 
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let rank = cx.fact(0)?.rank();
+        Ok(Self::chosen(cx)?
+            .map(|axis| named(&[axis], rank).1)
+            .unwrap_or_default())
+    }
+
     /// A masked reduction over the whole axis: quadratic work, but without order among the outputs.
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let x = cx.fact(0)?;
+        if let Some(axis) = Self::chosen(cx)? {
+            let mut g = Fragment::new(cx);
+            let shape = |dims: &[Dim]| [("shape", Attr::Dims(dims.to_vec())), ("allowzero", Attr::Int(1))];
+            let data = g.required(cx, 0)?;
+            let flat = g.apply("Reshape", &shape(&around(&x.shape, &axis)), &[data])?;
+            let mut attrs: Vec<(&str, Attr)> = vec![("axis", Attr::Dims(vec![Dim::ONE]))];
+            attrs.extend(["exclusive", "reverse"].map(|name| (name, Attr::Int(cx.int(name).unwrap_or(0)))));
+            let y = g.apply(cx.schema.name, &attrs, &[flat])?;
+            let y = g.apply("Reshape", &shape(&x.shape), &[y])?;
+            return Ok(g.finish(&[y]));
+        }
         let axis = need_axis(cx, 1, x.rank())?;
         let (exclusive, reverse) = Self::flags(cx)?;
         let wide = working(x.dtype);

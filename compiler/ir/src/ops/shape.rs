@@ -2,6 +2,7 @@
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::binary::larger;
+use crate::ops::chosen::{self, negative};
 use crate::ops::pointwise::{fits, integers, volume};
 use crate::structured::{Binary, Body, Compute, Expr, ExprId};
 use crate::{DType, Dim, Fact, Tensor};
@@ -208,7 +209,14 @@ impl Range {
             Some(1..) => (limit - start).ceil_div(&delta),
             Some(c) if c < 0 && c > i64::MIN => (start - limit).ceil_div(&-delta),
             Some(_) => return invalid(format!("a step of {delta}")),
-            None => return unsupported("a range whose step is symbolic"),
+            None if !delta.has_elements() => return unsupported("a range whose step is symbolic"),
+            // Only a run knows in which direction.
+            None => {
+                let [start, limit, delta] = [start, limit, delta].map(|d| chosen::cut(&d));
+                let size = delta.maximum(&-delta.clone()).maximum(&Dim::ONE);
+                let span = limit - start;
+                chosen::choose(&negative(&delta), -span.clone(), span).ceil_div(&size)
+            }
         };
         Ok(larger(&n, &Dim::ZERO))
     }

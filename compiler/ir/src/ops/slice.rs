@@ -5,6 +5,7 @@
 use crate::op::{Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::{Bounds, Dim};
 
+use super::chosen::{self, any_symbolic, equal, listed, named, negative};
 use super::movement::{DATA, OUT, View, axes_of, required_dims};
 
 pub(super) const SLICE: View = View {
@@ -32,7 +33,7 @@ pub(super) const SLICE: View = View {
         let mut map: Vec<(i64, i64)> = vec![(0, 1); from.len()];
         for c in cuts(cx)? {
             match c.start.as_const() {
-                Some(start) => map[c.axis] = (start, c.step),
+                Some(start) => map[c.axis] = (start, c.step.as_const().unwrap_or(1)),
                 None => return unsupported(format!("start {} of a slice of known extent", c.start)),
             }
         }
@@ -47,9 +48,21 @@ pub(super) const SLICE: View = View {
     index: |cx, _, _, it| {
         let mut index = it.to_vec();
         for c in cuts(cx)? {
-            index[c.axis] = c.start + index[c.axis].clone() * Dim::from(c.step);
+            index[c.axis] = c.start + index[c.axis].clone() * c.step;
         }
         Ok(index)
+    },
+    rules: |cx| {
+        let rank = cx.fact(0)?.rank();
+        let mut rules = vec![];
+        if let Some(axes) = cx.dims(3)?.filter(|axes| any_symbolic(axes)) {
+            rules.extend(named(&axes, rank).1);
+        }
+        // No step is 0.
+        let steps = cx.dims(4)?.unwrap_or_default();
+        let steps = steps.iter().filter(|s| s.as_const().is_none());
+        rules.extend(steps.map(|s| (equal(s, &Dim::ZERO), Dim::ZERO)));
+        Ok(rules)
     },
 };
 
@@ -57,7 +70,7 @@ pub(super) const SLICE: View = View {
 struct Cut {
     axis: usize,
     start: Dim,
-    step: i64,
+    step: Dim,
     extent: Dim,
 }
 
@@ -67,23 +80,79 @@ const END: i64 = i32::MAX as i64;
 fn cuts(cx: &Cx) -> Result<Vec<Cut>, OpError> {
     let x = &cx.fact(0)?.shape;
     let (starts, ends) = (required_dims(cx, 1)?, required_dims(cx, 2)?);
-    let axes = match cx.const_ints(3)? {
-        Some(list) => axes_of(&list, x.len())?,
+    let n = starts.len();
+    let steps = cx.dims(4)?.unwrap_or_else(|| vec![Dim::ONE; n]);
+    let axes = match cx.dims(3)? {
+        Some(list) if any_symbolic(&list) => {
+            if n > x.len() || [&ends, &list, &steps].iter().any(|l| l.len() != n) {
+                return invalid("starts, ends, axes and steps have different lengths");
+            }
+            let whole: Vec<Dim> = vec![Dim::ZERO; x.len()];
+            let starts = listed(&list, &starts, &whole);
+            let ends = listed(&list, &ends, x);
+            let steps = listed(&list, &steps, &vec![Dim::ONE; x.len()]);
+            let all = x.iter().zip(starts.iter().zip(&ends)).zip(&steps).enumerate();
+            return all
+                .map(|(axis, ((d, (start, end)), step))| cut(axis, d, start, end, step))
+                .collect();
+        }
+        Some(_) => axes_of(&cx.const_ints(3)?.unwrap_or_default(), x.len())?,
         None => (0..starts.len()).collect(),
     };
-    let steps = cx.const_ints(4)?.unwrap_or_else(|| vec![1; starts.len()]);
-    let n = starts.len();
     if n > x.len() || ends.len() != n || axes.len() != n || steps.len() != n {
         return invalid("starts, ends, axes and steps have different lengths");
     }
     let mut out = vec![];
     for (i, axis) in axes.into_iter().enumerate() {
-        out.push(cut(axis, &x[axis], &starts[i], &ends[i], steps[i])?);
+        out.push(cut(axis, &x[axis], &starts[i], &ends[i], &steps[i])?);
     }
     Ok(out)
 }
 
-fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Cut, OpError> {
+fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> Result<Cut, OpError> {
+    let legible = |v: &Dim| if v.has_elements() { chosen::cut(v) } else { v.clone() };
+    let (start, end) = (&legible(start), &legible(end));
+    if let Some(step) = step.as_const() {
+        let (first, extent) = span(d, start, end, step)?;
+        return Ok(Cut {
+            axis,
+            start: first,
+            step: Dim::from(step),
+            extent,
+        });
+    }
+    // Only a run knows in which direction.
+    let step = chosen::cut(step);
+    let back = negative(&step);
+    let size = step.maximum(&-step.clone()).maximum(&Dim::ONE);
+    // Forwards positions are cut to 0..=d, backwards to -1..=d-1.
+    let (low, high) = (-back.clone(), d.clone() - back.clone());
+    let [first, stop] = [start, end].map(|v| {
+        let at = v.clone() + d.clone() * negative(v);
+        at.minimum(&high).maximum(&low)
+    });
+    let span = (stop - first.clone()) * (Dim::ONE - back * Dim::from(2i64));
+    Ok(Cut {
+        axis,
+        start: first,
+        extent: chosen::whole(span).ceil_div(&size),
+        step,
+    })
+}
+
+/// Where a slice of an axis begins, and how many elements it has.
+fn span(d: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<(Dim, Dim), OpError> {
+    match step.checked_abs() {
+        Some(s) if s > 0 => {
+            let (first, span) = whole_span(d, start, end, step < 0);
+            Ok((first, span.ceil_div(&Dim::from(s))))
+        }
+        _ => invalid(format!("step {step}")),
+    }
+}
+
+/// Where a slice of an axis begins, and how many elements there are up to its end.
+fn whole_span(d: &Dim, start: &Dim, end: &Dim, back: bool) -> (Dim, Dim) {
     let b = Bounds::positive(&[]);
     let sentinel = |v: &Dim| v.as_const().filter(|_| d.as_const().is_none());
     // Counts negative values from the end, also where only the run decides the sign: `min(max(-v,0),1)` is 1 below 0.
@@ -96,7 +165,7 @@ fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Cut, O
         };
         v.clone() + wrap
     };
-    let (start, extent) = if step > 0 {
+    if !back {
         let first = b.simplify(&from_start(start).maximum(&Dim::ZERO));
         let stop = match sentinel(end) {
             Some(e) if e >= END => d.clone(),
@@ -116,15 +185,6 @@ fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Cut, O
         };
         let span = b.simplify(&(first.clone() - stop).maximum(&Dim::ZERO));
         (first, span)
-    };
-    match step.checked_abs() {
-        Some(s) if s > 0 => Ok(Cut {
-            axis,
-            start,
-            step,
-            extent: extent.ceil_div(&Dim::from(s)),
-        }),
-        _ => invalid(format!("step {step}")),
     }
 }
 

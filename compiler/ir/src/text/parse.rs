@@ -346,9 +346,7 @@ impl<'t> Parser<'t> {
             }
         }
         for (at, number, name, fact) in inputs {
-            let v = g.add_input(&name, fact.clone());
-            // `add_input` is for importers, which know no elements.
-            g.value_mut(v).fact = fact;
+            let v = g.add_input(&name, fact);
             define(&mut values, &mut places, at, number, v)?;
         }
         self.punct("{")?;

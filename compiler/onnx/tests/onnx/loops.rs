@@ -62,6 +62,17 @@ fn a_counted_loop_reads_what_is_around_it() {
     assert_eq!(g.nodes().filter(|(_, n)| n.op == "cameo::Scan").count(), 1);
 }
 
+#[test]
+fn a_run_may_say_how_often() {
+    let g = import(&looped(body(through()), &["n", "yes", "x"])).expect("imports");
+    let x = Tensor::f32(&[2], [1.0, 0.0]);
+    for (n, last) in [(3, [10.0, 10.0]), (1, [2.0, 2.0]), (0, [1.0, 0.0]), (-1, [1.0, 0.0])] {
+        let out = interp::run(&g, &[x.clone(), Tensor::i64(&[], [n])]).expect("runs");
+        assert_eq!(out[0].to_f32(), last, "{n}");
+        assert_eq!(out[1].shape(), [n.max(0) as usize, 2]);
+    }
+}
+
 fn refused(m: &ModelProto) -> String {
     let problems = import(m).expect_err("is refused");
     problems
@@ -73,7 +84,6 @@ fn refused(m: &ModelProto) -> String {
 #[test]
 fn loops_that_data_ends_are_refused() {
     let all = [
-        (through(), vec!["n", "yes", "x"]),
         (through(), vec!["", "yes", "x"]),
         (node("Less", &["i", "n"], &["going"], vec![]), vec!["three", "yes", "x"]),
     ];

@@ -1,0 +1,158 @@
+//! Axes that only a run knows, in the algebra of dims.
+//!
+//! Which axis a number names is a row of ones and zeros; extents and indices are sums over it. Where the numbers are constants,
+//! everything here is too.
+//!
+//! Law: numbers that name no axis, or one twice, break the rule that [`named`] gives.
+
+use crate::op::{AttrDef, Cx, OpError, Rule, Schema, invalid};
+use crate::{Attr, Dim};
+
+use super::movement::{DATA, OUT, View};
+
+/// 1 where the two are equal, else 0.
+pub(crate) fn equal(a: &Dim, b: &Dim) -> Dim {
+    let (less, more) = (a.clone() - b.clone(), b.clone() - a.clone());
+    (Dim::ONE - less.maximum(&more)).maximum(&Dim::ZERO)
+}
+
+/// 1 below 0, else 0.
+pub(crate) fn negative(d: &Dim) -> Dim {
+    (-d.clone()).maximum(&Dim::ZERO).minimum(&Dim::ONE)
+}
+
+/// `yes` where `which` is 1, `no` where it is 0.
+pub(crate) fn choose(which: &Dim, yes: Dim, no: Dim) -> Dim {
+    which.clone() * (yes - no.clone()) + no
+}
+
+/// A number that a caller gives, cut to what cannot overflow when extents are added to it: no extent is as large.
+pub(crate) fn cut(d: &Dim) -> Dim {
+    const MOST: i64 = 1 << 60;
+    match d.as_const() {
+        Some(c) => Dim::from(c.clamp(-MOST, MOST)),
+        None => d.maximum(&Dim::from(-MOST)).minimum(&Dim::from(MOST)),
+    }
+}
+
+/// For each axis, whether the number names it, from the start or from the end.
+///
+/// Of a number that names one it is the axis with the same remainder: the floor of `(number - axis) / rank` goes up there.
+fn names(axis: &Dim, rank: usize) -> Vec<Dim> {
+    let below = |i: usize| (axis.clone() - Dim::from(i)).floor_div(&Dim::from(rank));
+    (0..rank).map(|i| below(i) - below(i + 1)).collect()
+}
+
+/// For each of the listed numbers and each axis, whether it names it.
+fn table(list: &[Dim], rank: usize) -> Vec<Vec<Dim>> {
+    list.iter().map(|a| names(a, rank)).collect()
+}
+
+/// For each axis, whether it is named, and the rules that the list must keep to: its numbers name axes, and none twice.
+pub(crate) fn named(list: &[Dim], rank: usize) -> (Vec<Dim>, Vec<Rule>) {
+    let table = table(list, rank);
+    let hits = (0..rank).map(|i| table.iter().fold(Dim::ZERO, |sum, row| sum + row[i].clone()));
+    let hits: Vec<Dim> = hits.collect();
+    let (low, high) = (Dim::ZERO - Dim::from(rank), Dim::from(rank) - Dim::ONE);
+    let inside = list.iter().flat_map(|a| [(low.clone(), a.clone()), (a.clone(), high.clone())]);
+    let mut rules: Vec<Rule> = inside.collect();
+    if list.len() > 1 {
+        rules.extend(hits.iter().map(|hit| (hit.clone(), Dim::ONE)));
+    }
+    (hits, rules)
+}
+
+/// The extent as one atom, so that products of several stay short. It must be one of at least 0.
+pub(crate) fn whole(d: Dim) -> Dim {
+    if d.as_const().is_some() {
+        d
+    } else {
+        d.maximum(&Dim::ZERO)
+    }
+}
+
+/// What is listed for each axis: the number of `values` whose axis it is, or `absent`.
+pub(crate) fn listed(list: &[Dim], values: &[Dim], absent: &[Dim]) -> Vec<Dim> {
+    let table = table(list, absent.len());
+    let of = |i: usize| {
+        let rows = table.iter().zip(values);
+        rows.fold(absent[i].clone(), |old, (row, value)| {
+            choose(&row[i], cut(value), old)
+        })
+    };
+    (0..absent.len()).map(of).collect()
+}
+
+/// `gone` of the axes vanish, those that `hits` says: for each axis that is left, which one it was.
+pub(crate) fn left(hits: &[Dim], gone: usize) -> Vec<Vec<Dim>> {
+    let mut before = vec![Dim::ZERO];
+    for hit in hits {
+        let last = before[before.len() - 1].clone();
+        before.push(last + Dim::ONE - hit.clone());
+    }
+    // As many axes before it as stay before the one that it becomes; of one axis that vanishes, it does before or does not.
+    let was = |j: usize, i: usize| match (gone, i.wrapping_sub(j)) {
+        (0, 0) => Dim::ONE,
+        (1, 0) => before[i + 1].clone() - Dim::from(i),
+        (1, 1) => Dim::from(i) - before[i].clone(),
+        (_, shift) if shift > gone || gone == 1 => Dim::ZERO,
+        _ => (Dim::ONE - hits[i].clone()) * equal(&before[i], &Dim::from(j)),
+    };
+    let rank = hits.len();
+    (0..rank - gone.min(rank))
+        .map(|j| (0..rank).map(|i| was(j, i)).collect())
+        .collect()
+}
+
+/// The sum of what `row` says.
+pub(crate) fn picked(row: &[Dim], of: &[Dim]) -> Dim {
+    let all = row.iter().zip(of);
+    all.fold(Dim::ZERO, |sum, (one, d)| sum + one.clone() * d.clone())
+}
+
+/// The extents before an axis, of it, and after it, each as one.
+pub(crate) fn around(shape: &[Dim], axis: &Dim) -> [Dim; 3] {
+    let hits = names(axis, shape.len());
+    let each = |of: &dyn Fn(usize) -> Dim| {
+        let all = hits.iter().enumerate().map(|(i, hit)| hit.clone() * of(i));
+        all.fold(Dim::ZERO, |sum, d| sum + d)
+    };
+    [
+        whole(each(&|i| Dim::product(&shape[..i]))),
+        whole(each(&|i| shape[i].clone())),
+        whole(each(&|i| Dim::product(&shape[i + 1..]))),
+    ]
+}
+
+/// Whether some of them are not constants.
+pub(crate) fn any_symbolic(list: &[Dim]) -> bool {
+    list.iter().any(|d| d.as_const().is_none())
+}
+
+fn hits(cx: &Cx) -> Result<Vec<Dim>, OpError> {
+    match cx.attrs.get("hits") {
+        Some(Attr::Dims(d)) if d.len() == cx.fact(0)?.rank() => Ok(d.clone()),
+        _ => invalid("attribute `hits` wants one dim per axis"),
+    }
+}
+
+/// Every axis as two, one of which has extent 1.
+pub(super) const APART: View = View {
+    schema: &Schema::new(
+        "cameo::Apart",
+        "each axis as two: itself and 1, or 1 and itself where hits is 1",
+        &[DATA],
+        OUT,
+        &[("hits", AttrDef::ReqDims)],
+    ),
+    shape: |cx| {
+        let both = cx.fact(0)?.shape.iter().zip(hits(cx)?).flat_map(|(d, hit)| {
+            let more = hit * (d.clone() - Dim::ONE);
+            [whole(d.clone() - more.clone()), whole(Dim::ONE + more)]
+        });
+        Ok(both.collect())
+    },
+    source: |_, from, to| super::reshape::same_order(from, to),
+    index: |_, from, _, it| Ok((0..from.len()).map(|i| it[2 * i].clone() + it[2 * i + 1].clone()).collect()),
+    rules: |_| Ok(vec![]),
+};

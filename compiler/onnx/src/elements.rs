@@ -1,0 +1,140 @@
+//! Inputs whose elements decide shapes: shapes, axes, sizes and positions that a caller gives with each run.
+//!
+//! Each element of such an input is a symbol. Which inputs they are is seen where an operator needs to know its operand; then
+//! the import begins again, so that what other inputs have stays data. A list of open length has as many elements as the
+//! operator's ranks want: those are fixed, so is the length.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cameo_ir::dim::ELEMENT;
+use cameo_ir::{Dim, Fact, Op, ValueId};
+
+use crate::DimBinding;
+use crate::dims::dimension_names;
+use crate::import::Importer;
+use crate::proto::{GraphProto, NodeProto, TypeValue, ValueInfoProto};
+
+/// Inputs by name.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Elements {
+    /// Those whose elements are symbols.
+    inputs: BTreeSet<String>,
+    /// Lengths of lists that the model leaves open.
+    lengths: BTreeMap<String, i64>,
+}
+
+impl Elements {
+    /// Adds what an import wanted; whether that is more.
+    pub fn extend(&mut self, wanted: Self) -> bool {
+        let before = self.clone();
+        self.inputs.extend(wanted.inputs);
+        for (name, length) in wanted.lengths {
+            self.lengths.entry(name).or_insert(length);
+        }
+        *self != before
+    }
+
+    /// Fixes the lengths of lists.
+    pub fn bind(&self, inputs: &[&ValueInfoProto], bindings: &mut Vec<(String, DimBinding)>) {
+        for (name, length) in &self.lengths {
+            let input = inputs.iter().find(|i| i.name == *name);
+            let names = input.map(|i| dimension_names(i)).unwrap_or_default();
+            let [axis] = names.as_slice() else { continue };
+            if bindings.iter().all(|(bound, _)| bound != axis) {
+                bindings.push((axis.clone(), DimBinding::Fixed(*length)));
+            }
+        }
+    }
+}
+
+/// Ranks that the model declares, by the names of values.
+pub(crate) fn declared_ranks(graph: &GraphProto) -> BTreeMap<&str, usize> {
+    let values = graph.output.iter().chain(&graph.value_info);
+    let rank = |v: &'_ ValueInfoProto| match v.r#type.as_ref()?.value.as_ref()? {
+        TypeValue::Tensor(t) => Some(t.shape.as_ref()?.dim.len()),
+        _ => None,
+    };
+    values.filter_map(|v| Some((v.name.as_str(), rank(v)?))).collect()
+}
+
+impl<'m> Importer<'m> {
+    /// The fact of an input with its elements as symbols, if they decide shapes.
+    pub fn with_elements(&self, input: &str, fact: Fact) -> Fact {
+        let wanted = self.elements.inputs.contains(input);
+        let Some(count) = fact.element_count().as_const().filter(|_| wanted) else {
+            return fact;
+        };
+        let plain = input.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        // Two inputs may be called the same but for what no symbol can have.
+        let first = (0..)
+            .map(|n| if n == 0 { plain.clone() } else { format!("{plain}_{n}") })
+            .find(|name| !self.graph.symbols.contains_key(format!("{ELEMENT}{name}.0").as_str()));
+        let name = first.unwrap_or(plain);
+        let known = (0..count).map(|i| Dim::sym(&format!("{ELEMENT}{name}.{i}"))).collect();
+        Fact::with_known(fact.dtype, fact.shape, known)
+    }
+
+    /// Notes the inputs of the model that the elements of a value come from, if they are few integers.
+    pub fn want_elements(&mut self, v: ValueId) {
+        let mut seen = BTreeSet::new();
+        let mut left = vec![v];
+        while let Some(v) = left.pop() {
+            let fact = self.graph.fact(v);
+            let few = match fact.element_count().as_const() {
+                Some(n) => (1..=Fact::KNOWN_MAX as i64).contains(&n),
+                None => fact.rank() <= 1,
+            };
+            if !few || fact.dtype.is_float() || !seen.insert(v) {
+                continue;
+            }
+            match self.graph.producer(v) {
+                Some((n, _)) => left.extend(self.graph.node(n).inputs.iter().flatten()),
+                None if self.graph.inputs().contains(&v) => {
+                    self.wanted.inputs.insert(self.graph.value(v).name.to_string());
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Notes how long the list must be that input `i` of the node is, if that input of the model is of open length.
+    pub fn want_length(&mut self, node: &'m NodeProto, op: Op, inputs: &[Option<ValueId>], i: usize) {
+        let Some(Some(v)) = inputs.get(i).copied() else { return };
+        let open = self.graph.fact(v).rank() == 1 && self.graph.fact(v).static_shape().is_none();
+        if !open || !self.graph.inputs().contains(&v) {
+            return;
+        }
+        if let Some(length) = self.length(node, op, inputs, i) {
+            let name = self.graph.value(v).name.to_string();
+            self.wanted.lengths.insert(name, length);
+        }
+    }
+
+    fn length(&self, node: &'m NodeProto, op: Op, inputs: &[Option<ValueId>], i: usize) -> Option<i64> {
+        let count = |i: usize| {
+            let v = inputs.get(i).copied().flatten()?;
+            self.graph.fact(v).element_count().as_const()
+        };
+        let rank = || Some(self.graph.fact(inputs.first().copied().flatten()?).rank() as i64);
+        let declared = || {
+            let rank = self.ranks.get(node.output.first()?.as_str())?;
+            Some(*rank as i64)
+        };
+        let name = op.schema().input(i)?.name;
+        match (op.name(), name) {
+            ("Reshape" | "Expand", "shape") | ("ConstantOfShape", _) => declared(),
+            ("Tile", "repeats") => rank(),
+            ("Resize", "sizes" | "scales") => rank(),
+            ("Pad", "pads") => Some(2 * if inputs.len() > 3 { count(3)? } else { rank()? }),
+            ("Pad", "axes") => Some(count(1)? / 2),
+            // Other operands of the list say it, or it is about every axis.
+            ("Slice", _) => (1..inputs.len()).find_map(count).or_else(rank),
+            ("Squeeze", "axes") => Some(rank()? - declared()?),
+            ("Unsqueeze", "axes") => Some(declared()? - rank()?),
+            ("Split", "split") => Some(node.output.len() as i64),
+            (reduce, "axes") if reduce.starts_with("Reduce") => Some(rank()? - declared()?).filter(|n| *n > 0),
+            ("OneHot" | "TopK" | "CumSum" | "CumProd" | "Trilu" | "Range", _) => Some(1),
+            _ => None,
+        }
+    }
+}
