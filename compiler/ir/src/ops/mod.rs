@@ -9,6 +9,7 @@ pub mod binary;
 pub mod blocks;
 pub mod cast;
 pub mod channel_norms;
+pub(crate) mod composed;
 pub mod contraction;
 pub mod contrib;
 pub mod conv;
