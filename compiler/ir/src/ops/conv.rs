@@ -15,7 +15,7 @@ use super::pointwise::working;
 use super::window::{AUTO_PAD, DILATIONS, PADS, STRIDES, Window, kernel_shape};
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Conv, &super::conv_transpose::ConvTranspose];
+pub const OPS: &[&dyn OpDef] = &[&Conv, &super::conv_transpose::ConvTranspose, &super::col2im::Col2Im];
 
 /// A load of the input, with a fill value of 0 where reads can leave it, in the accumulator's type.
 pub(super) fn read(b: &mut Body, t: DType, index: Vec<Dim>, filled: bool) -> ExprId {

@@ -87,6 +87,8 @@ pub const OPS: &[&dyn OpDef] = &[
         build: |cx, g| build(cx, g, &LSTM),
         eval: |cx| reference::eval(cx, &LSTM),
     },
+    &super::causal_conv::CAUSAL_CONV,
+    &super::linear_attention::LINEAR_ATTENTION,
 ];
 
 const X: Param = Param::new("X", Types::FLOAT);
