@@ -19,8 +19,10 @@ pub mod contrib;
 pub mod conv;
 mod conv_transpose;
 pub mod counted;
+mod deform_conv;
 mod det;
 mod einsum;
+mod flex_attention;
 mod fragment;
 pub mod gather;
 mod global_pool;
@@ -34,6 +36,7 @@ mod pad;
 pub(crate) mod pointwise;
 pub mod pool;
 pub mod quantize;
+mod quantized_conv;
 pub mod ragged;
 mod recurrent;
 pub mod reduce;
@@ -54,6 +57,7 @@ pub mod softmax;
 mod swiglu;
 mod topk;
 pub mod unary;
+mod unpool;
 mod window;
 
 /// All families. Within a family, documentation order.
