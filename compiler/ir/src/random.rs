@@ -537,6 +537,7 @@ const JUMPS: &[&str] = &[
     "ThresholdedRelu",
     "Shrink",
     "Tan",
+    "RoiAlign",
     "Cast",
     "CastLike",
 ];

@@ -11,7 +11,12 @@ use crate::structured::{Binary, Expr};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Attention, &Masked, &super::rotary::Rotary];
+pub const OPS: &[&dyn OpDef] = &[
+    &Attention,
+    &super::flex_attention::FLEX_ATTENTION,
+    &Masked,
+    &super::rotary::Rotary,
+];
 
 /// Inputs of Attention.
 const MASK: usize = 3;

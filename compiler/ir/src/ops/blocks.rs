@@ -11,7 +11,14 @@ use crate::{Dim, Fact, Tensor};
 use super::fragment::Fragment;
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Concat, &Split, &super::pad::Pad, &DepthToSpace, &SpaceToDepth];
+pub const OPS: &[&dyn OpDef] = &[
+    &Concat,
+    &Split,
+    &super::pad::Pad,
+    &super::center::CenterCropPad,
+    &DepthToSpace,
+    &SpaceToDepth,
+];
 
 /// Elements that follow from known elements by `source`, for small results.
 pub(super) fn carry(out: &mut Fact, mut element: impl FnMut(&[usize]) -> Option<Dim>) {

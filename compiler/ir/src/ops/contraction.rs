@@ -12,7 +12,7 @@ use super::fragment::Fragment;
 use super::pointwise::working;
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&MatMul, &Gemm, &super::einsum::Einsum];
+pub const OPS: &[&dyn OpDef] = &[&MatMul, &Gemm, &super::einsum::Einsum, &super::det::DET];
 
 /// What ONNX lets be multiplied: floats and the wide integers.
 const TYPES: Types = Types(Types::FLOAT.0 | Types::of(&[DType::I32, DType::I64, DType::U32, DType::U64]).0);

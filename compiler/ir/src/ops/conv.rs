@@ -15,7 +15,14 @@ use super::pointwise::working;
 use super::window::{AUTO_PAD, DILATIONS, PADS, STRIDES, Window, kernel_shape};
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Conv, &super::conv_transpose::ConvTranspose];
+pub const OPS: &[&dyn OpDef] = &[
+    &CONV,
+    &super::conv_transpose::ConvTranspose,
+    &super::deform_conv::DEFORM_CONV,
+    &super::col2im::Col2Im,
+    &INTEGER,
+    &super::deform_conv::DeformedColumns,
+];
 
 /// A load of the input, with a fill value of 0 where reads can leave it, in the accumulator's type.
 pub(super) fn read(b: &mut Body, t: DType, index: Vec<Dim>, filled: bool) -> ExprId {
@@ -125,7 +132,53 @@ pub(super) fn kernel(cx: &Cx, w: &Fact) -> Result<Vec<Dim>, OpError> {
     }
 }
 
-struct Conv;
+struct Conv {
+    schema: &'static Schema,
+}
+
+const CONV: Conv = Conv {
+    schema: &schema(
+        "Conv",
+        "y[n,o,p] = B[o] + sum over c, k of X[n,c,p*stride+k*dilation-pad] * W[o,c,k], in groups of channels",
+        &[
+            Param::new("X", Types::FLOAT),
+            Param::new("W", Types::FLOAT),
+            Param::new("B", Types::FLOAT).optional(),
+        ],
+        &[Param::new("Y", Types::FLOAT)],
+    ),
+};
+
+/// What convolutions of fewer bits become.
+const INTEGER: Conv = Conv {
+    schema: &schema(
+        "cameo::IntegerConv",
+        "Conv of integers of 32 bits",
+        &[
+            Param::new("X", Types::of(&[DType::I32])),
+            Param::new("W", Types::of(&[DType::I32])),
+            Param::new("B", Types::of(&[DType::I32])).optional(),
+        ],
+        &[Param::new("Y", Types::of(&[DType::I32]))],
+    ),
+};
+
+const fn schema(name: &'static str, doc: &'static str, inputs: &'static [Param], outputs: &'static [Param]) -> Schema {
+    Schema::new(
+        name,
+        doc,
+        inputs,
+        outputs,
+        &[
+            AUTO_PAD,
+            DILATIONS,
+            ("group", AttrDef::Int(1)),
+            ("kernel_shape", AttrDef::OptInts),
+            PADS,
+            STRIDES,
+        ],
+    )
+}
 
 impl Conv {
     fn parts(cx: &Cx) -> Result<(Window, Groups), OpError> {
@@ -152,25 +205,7 @@ impl Conv {
 
 impl OpDef for Conv {
     fn schema(&self) -> &'static Schema {
-        static SCHEMA: Schema = Schema::new(
-            "Conv",
-            "y[n,o,p] = B[o] + sum over c, k of X[n,c,p*stride+k*dilation-pad] * W[o,c,k], in groups of channels",
-            &[
-                Param::new("X", Types::FLOAT),
-                Param::new("W", Types::FLOAT),
-                Param::new("B", Types::FLOAT).optional(),
-            ],
-            &[Param::new("Y", Types::FLOAT)],
-            &[
-                AUTO_PAD,
-                DILATIONS,
-                ("group", AttrDef::Int(1)),
-                ("kernel_shape", AttrDef::OptInts),
-                PADS,
-                STRIDES,
-            ],
-        );
-        &SCHEMA
+        self.schema
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
@@ -285,12 +320,12 @@ mod tests {
         let args = facts.each_ref().map(|fact| Some(Arg { fact, constant: None }));
         let attrs: Attrs = attrs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
         let cx = Cx {
-            schema: Conv.schema(),
+            schema: CONV.schema(),
             attrs: &attrs,
             inputs: &args,
             outputs: 1,
         };
-        match Conv.lower(&cx).expect("legal") {
+        match CONV.lower(&cx).expect("legal") {
             Lowering::Compute(mut c) => c.remove(0),
             Lowering::Decompose(_) | Lowering::Scan | Lowering::Ragged | Lowering::Compact => {
                 panic!("one nest of loops")
@@ -315,6 +350,18 @@ mod tests {
         assert!(!fills(&plain) && fills(&padded) && !fills(&depthwise));
         let strided = loops(&[ints("strides", &[2, 2])], &[-1, 16, 8, -1], &[32, 16, 3, 3]);
         assert!(!fills(&strided), "floor leaves no window beyond the end");
+    }
+
+    #[test]
+    fn of_integers() {
+        let s = |shape: &[usize]| numbers(DType::I32, shape);
+        let inputs = [s(&[2, 4, 5, 4]), s(&[6, 2, 3, 2]), s(&[6])];
+        check(
+            "cameo::IntegerConv",
+            &[group(2), ints("pads", &[1, 0, 2, 1])],
+            &inputs,
+            1,
+        );
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub const OPS: &[&dyn OpDef] = &[
     &super::scatter::CUM_PROD,
     &super::scatter::Trilu,
     &super::scatter::OneHot,
+    &super::sequences::ReverseSequence,
+    &super::sequences::TensorScatter,
 ];
 
 /// The position that `index` names in an axis of extent `d`.

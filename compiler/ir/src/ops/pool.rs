@@ -4,7 +4,7 @@
 //! division by the count, which is an index expression where windows are cut; whole images are plain reductions.
 
 use crate::index::{self, linear, static_shape};
-use crate::op::{Attr, AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{Attr, AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::structured::{Binary, Combine, Compute, Expr, Scalar};
 use crate::{Bounds, DType, Dim, Fact, Tensor};
 
@@ -21,12 +21,16 @@ pub const OPS: &[&dyn OpDef] = &[
     &super::global_pool::GLOBAL_AVERAGE,
     &super::global_pool::GLOBAL_MAX,
     &super::global_pool::GLOBAL_LP,
+    &super::unpool::MAX_UNPOOL,
     &SumPool,
     &PoolMean,
+    &super::unpool::MaxIndex,
 ];
 
-const CEIL: (&str, AttrDef) = ("ceil_mode", AttrDef::Int(0));
-const KERNEL: (&str, AttrDef) = ("kernel_shape", AttrDef::ReqInts);
+pub(super) const CEIL: (&str, AttrDef) = ("ceil_mode", AttrDef::Int(0));
+pub(super) const KERNEL: (&str, AttrDef) = ("kernel_shape", AttrDef::ReqInts);
+/// What maxima are taken of.
+pub(super) const MAXIMA: Types = Types(Types::FLOAT.0 | Types::of(&[DType::I8, DType::U8]).0);
 pub(super) const X: &[Param] = &[Param::new("X", Types::FLOAT)];
 pub(super) const Y: &[Param] = &[Param::new("Y", Types::FLOAT)];
 
@@ -39,7 +43,7 @@ fn windows(cx: &Cx, spatial: &[Dim]) -> Result<Window, OpError> {
 }
 
 /// The input's windows and the output's fact.
-fn pooled(cx: &Cx) -> Result<(Window, Fact), OpError> {
+pub(super) fn pooled(cx: &Cx) -> Result<(Window, Fact), OpError> {
     let x = cx.fact(0)?;
     if x.rank() < 3 {
         return invalid(format!("{x} has no spatial axes"));
@@ -50,7 +54,7 @@ fn pooled(cx: &Cx) -> Result<(Window, Fact), OpError> {
 }
 
 /// One value per window from the elements inside it: `f` is given the output index and linear input positions.
-fn each_window<T>(window: &Concrete, shape: &[usize], mut f: impl FnMut(&[usize], &[usize]) -> T) -> Vec<T> {
+pub(super) fn each_window<T>(window: &Concrete, shape: &[usize], mut f: impl FnMut(&[usize], &[usize]) -> T) -> Vec<T> {
     let image: usize = window.input.iter().product();
     let mut out = vec![];
     index::for_each(shape, |ix| {
@@ -94,13 +98,12 @@ fn lowest(t: DType) -> Scalar {
 
 impl OpDef for MaxPool {
     fn schema(&self) -> &'static Schema {
-        const TYPES: Types = Types(Types::FLOAT.0 | Types::of(&[DType::I8, DType::U8]).0);
         static SCHEMA: Schema = Schema::new(
             "MaxPool",
             "the maximum of each window, and where in the input it is",
-            &[Param::new("X", TYPES)],
+            &[Param::new("X", MAXIMA)],
             &[
-                Param::new("Y", TYPES),
+                Param::new("Y", MAXIMA),
                 Param::new("Indices", Types::I64).group(0).optional(),
             ],
             &[
@@ -166,7 +169,7 @@ impl OpDef for MaxPool {
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         if cx.outputs > 1 {
-            return unsupported("MaxPool's indices are not compiled yet");
+            return super::unpool::with_positions(cx);
         }
         let x = cx.fact(0)?;
         let (window, out) = pooled(cx)?;
@@ -244,7 +247,7 @@ impl OpDef for AveragePool {
 }
 
 /// The attributes that say the windows.
-fn window_attrs(cx: &Cx) -> Vec<(&'static str, Attr)> {
+pub(super) fn window_attrs(cx: &Cx) -> Vec<(&'static str, Attr)> {
     [AUTO_PAD, CEIL, DILATIONS, KERNEL, PADS, STRIDES]
         .into_iter()
         .filter_map(|(name, _)| cx.attrs.get(name).map(|v| (name, v.clone())))

@@ -12,10 +12,12 @@ pub const OPS: &[&dyn OpDef] = &[
     &DynamicQuantizeLinear,
     &MatMulInteger,
     &QLinearMatMul,
+    &super::quantized_conv::CONV_INTEGER,
+    &super::quantized_conv::QLINEAR_CONV,
 ];
 
 const FEW_BITS: Types = Types::of(&[DType::U8, DType::I8, DType::U16, DType::I16]);
-const BYTES: Types = Types::of(&[DType::U8, DType::I8]);
+pub(super) const BYTES: Types = Types::of(&[DType::U8, DType::I8]);
 const CODES: Types = Types(FEW_BITS.0 | Types::of(&[DType::I32]).0);
 const MEASURED: Types = Types(Types::FLOAT.0 | Types::of(&[DType::I32]).0);
 
@@ -29,7 +31,7 @@ fn limits(t: DType) -> [f64; 2] {
     }
 }
 
-fn saturated(x: f64, t: DType) -> f64 {
+pub(super) fn saturated(x: f64, t: DType) -> f64 {
     let [low, high] = limits(t);
     x.clamp(low, high)
 }
@@ -123,7 +125,7 @@ impl Sharing {
 }
 
 /// `x / scale` rounded to the nearest, ties to even, plus the zero point, in the range of `t`.
-fn quantized(
+pub(super) fn quantized(
     g: &mut Fragment,
     x: ValueId,
     scale: ValueId,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::op::{AttrDef, Cx, OpDef, OpError, Param, Schema, Types, invalid};
-use crate::ops::contrib::{Composed, concat, count, differ, reshape, slice, transpose};
+use crate::ops::composed::{Composed, concat, count, differ, reshape, slice, transpose};
 use crate::ops::fragment::Fragment;
 use crate::ops::scan::Parts;
 use crate::{Attr, DType, Dim, Fact, ValueId};
@@ -87,6 +87,8 @@ pub const OPS: &[&dyn OpDef] = &[
         build: |cx, g| build(cx, g, &LSTM),
         eval: |cx| reference::eval(cx, &LSTM),
     },
+    &super::causal_conv::CAUSAL_CONV,
+    &super::linear_attention::LINEAR_ATTENTION,
 ];
 
 const X: Param = Param::new("X", Types::FLOAT);

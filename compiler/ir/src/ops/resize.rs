@@ -14,7 +14,12 @@ use super::pointwise::working;
 use super::resample::{Axis, Coordinates, Mode, Rounding, Sampling, tap_nodes, taps};
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Resize, &super::grid_sample::GridSample];
+pub const OPS: &[&dyn OpDef] = &[
+    &Resize,
+    &super::grid_sample::GridSample,
+    &super::affine_grid::AffineGrid,
+    &super::roi_align::RoiAlign,
+];
 
 struct Resize;
 

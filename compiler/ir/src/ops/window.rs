@@ -82,7 +82,10 @@ impl Window {
             Some(_) => per_axis(cx, "dilations", n, 1, 1)?,
             None => vec![Dim::ONE; n],
         };
-        let auto = AutoPad::of(cx)?;
+        let auto = match cx.schema.attr("auto_pad") {
+            Some(_) => AutoPad::of(cx)?,
+            None => AutoPad::Given,
+        };
         let given = match auto {
             AutoPad::Given => per_axis(cx, "pads", 2 * n, -(1 << 30), 0)?,
             _ => vec![Dim::ZERO; 2 * n],

@@ -1,7 +1,7 @@
 //! Activations with a bias in the same node.
 
-use super::{Composed, plus};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types};
+use crate::ops::composed::{Composed, plus};
 use crate::ops::fragment::Fragment;
 use crate::ops::norms::check_parameter;
 use crate::ops::pointwise::{self, FLOATS, RESULT};

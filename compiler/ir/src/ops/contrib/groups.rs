@@ -5,10 +5,10 @@
 
 use super::heads::{FLOAT, HEADS, SCALE, head_count, mask, maybe, scale, swapped, wide};
 use super::rotary::{turn, turned};
-use super::{
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::{
     Composed, concat, count, differ, optional, reference, refuse_attributes, refuse_inputs, reshape, slice, transpose,
 };
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::fragment::Fragment;
 use crate::{Attr, Bounds, DType, Dim, Tensor, ValueId};
 

@@ -4,11 +4,11 @@
 //! Laws: a padding mask is added to the logits as `mask_filter_value`, so a query of which all keys are masked attends to
 //! all of them, as in ONNX Runtime.
 
-use super::{
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::{
     Composed, concat, count, differ, optional, plus, reference, refuse_attributes, refuse_inputs, reshape, slice,
     transpose,
 };
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::fragment::Fragment;
 use crate::{Attr, DType, Dim, Tensor, ValueId};
 

@@ -1,7 +1,7 @@
 //! Products and convolutions with what comes before and after them.
 
-use super::{Composed, optional, plus, reference, transpose};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::{Composed, optional, plus, reference, transpose};
 use crate::ops::fragment::Fragment;
 use crate::ops::window::{AUTO_PAD, DILATIONS, PADS, STRIDES};
 use crate::{Attr, DType, Tensor, ValueId};

@@ -1,7 +1,7 @@
 //! Normalizations that add a residual or look up embeddings first.
 
-use super::{Composed, count, differ, optional, plus, reference};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::{Composed, count, differ, optional, plus, reference};
 use crate::ops::fragment::Fragment;
 use crate::ops::norms::{EPSILON, STASH, check_parameter, inverse_root, mean_square, moments};
 use crate::ops::pointwise::working;

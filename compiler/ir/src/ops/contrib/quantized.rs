@@ -1,7 +1,7 @@
 //! Products with weights of a few bits.
 
-use super::{Composed, concat, optional, plus, refuse_inputs, reshape, slice, transpose};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::{Composed, concat, optional, plus, refuse_inputs, reshape, slice, transpose};
 use crate::ops::fragment::Fragment;
 use crate::{Attr, DType, Dim, Tensor, ValueId};
 

@@ -1,7 +1,7 @@
 //! Rotary position embeddings: pairs of elements turned by angles that depend on the position.
 
-use super::{Composed, concat, count, differ, optional, refuse_attributes, reshape, slice};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::{Composed, concat, count, differ, optional, refuse_attributes, reshape, slice};
 use crate::ops::fragment::Fragment;
 use crate::{Dim, Tensor, ValueId};
 
