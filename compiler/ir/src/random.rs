@@ -539,10 +539,14 @@ const JUMPS: &[&str] = &[
     "Tan",
     "Cast",
     "CastLike",
+    "Bernoulli",
+    "Multinomial",
+    // By its ratio.
+    "Dropout",
 ];
 
 /// Read nothing of their operand but its shape.
-const SHAPE_ONLY: &[&str] = &["Shape", "Size", "EyeLike"];
+const SHAPE_ONLY: &[&str] = &["Shape", "Size", "EyeLike", "RandomUniformLike", "RandomNormalLike"];
 
 /// Give back some element of an operand, or its negative, beside those whose loops only move.
 const EXACT: &[&str] = &[
@@ -552,7 +556,6 @@ const EXACT: &[&str] = &[
     "Min",
     "Max",
     "Identity",
-    "Dropout",
     "Clip",
     "Where",
     "MaxPool",

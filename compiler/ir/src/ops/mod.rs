@@ -15,6 +15,7 @@ pub mod contrib;
 pub mod conv;
 mod conv_transpose;
 pub mod counted;
+pub mod draws;
 mod einsum;
 mod fragment;
 pub mod gather;
@@ -41,9 +42,11 @@ mod samples;
 pub mod scan;
 mod scatter;
 pub mod shape;
+pub mod signal;
 mod slice;
 pub mod softmax;
 mod topk;
+pub mod training;
 pub mod unary;
 mod window;
 
@@ -66,6 +69,8 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Gather and scatter", gather::OPS),
     ("Contractions", contraction::OPS),
     ("Losses", losses::OPS),
+    ("Signals", signal::OPS),
+    ("Random numbers", draws::OPS),
     ("Few bits", quantize::OPS),
     ("Attention", attention::OPS),
     ("Recurrent layers", recurrent::OPS),
@@ -75,6 +80,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Results as long as data says", counted::OPS),
     ("Loops over time", scan::OPS),
     ("Sequences without padding", ragged::OPS),
+    ("Optimizers", training::OPS),
     ("Contributed", contrib::OPS),
 ];
 
