@@ -231,6 +231,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Loops over time", loops_over_time),
     ("Sequences without padding", sequences_without_padding),
     ("Optimizers", optimizers),
+    ("Classical models", classical_models),
     ("Contributed", contributed),
 ];
 
@@ -391,6 +392,11 @@ fn loops_over_time() {
 #[test]
 fn optimizers() {
     check("Optimizers");
+}
+
+#[test]
+fn classical_models() {
+    check("Classical models");
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod global_pool;
 mod grid_sample;
 pub mod logic;
 pub mod losses;
+pub mod ml;
 pub mod movement;
 pub mod norms;
 mod pad;
@@ -81,6 +82,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Loops over time", scan::OPS),
     ("Sequences without padding", ragged::OPS),
     ("Optimizers", training::OPS),
+    ("Classical models", ml::OPS),
     ("Contributed", contrib::OPS),
 ];
 
