@@ -219,6 +219,8 @@ const TESTED: &[(&str, fn())] = &[
     ("Gather and scatter", gather_and_scatter),
     ("Contractions", contractions),
     ("Losses", losses),
+    ("Signals", signals),
+    ("Random numbers", random_numbers),
     ("Few bits", few_bits),
     ("Attention", attention),
     ("Recurrent layers", recurrent_layers),
@@ -228,6 +230,8 @@ const TESTED: &[(&str, fn())] = &[
     ("Results as long as data says", results_as_long_as_data_says),
     ("Loops over time", loops_over_time),
     ("Sequences without padding", sequences_without_padding),
+    ("Optimizers", optimizers),
+    ("Classical models", classical_models),
     ("Contributed", contributed),
 ];
 
@@ -326,6 +330,16 @@ fn contractions() {
 }
 
 #[test]
+fn signals() {
+    check("Signals");
+}
+
+#[test]
+fn random_numbers() {
+    check("Random numbers");
+}
+
+#[test]
 fn few_bits() {
     check("Few bits");
 }
@@ -373,6 +387,16 @@ fn sequences_without_padding() {
 #[test]
 fn loops_over_time() {
     check("Loops over time");
+}
+
+#[test]
+fn optimizers() {
+    check("Optimizers");
+}
+
+#[test]
+fn classical_models() {
+    check("Classical models");
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl Of<'_> {
                 self.same(&mut out, 0..rank);
                 self.reduced(&mut out, axis..axis + 1, None);
             }
-            "BatchNormalization" if node.outputs.len() == 1 => {
+            "BatchNormalization" if node.outputs.len() == 1 && cx.int("training_mode") == Ok(0) => {
                 self.same(&mut out, 0..rank);
                 for slot in 1..5 {
                     self.broadcast(&mut out, self.input(slot, 0), self.output(0, 1));

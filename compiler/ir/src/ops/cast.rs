@@ -1,13 +1,13 @@
 //! Conversions between element types, selection and clipping.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::binary::{larger, smaller};
 use crate::ops::pointwise::{self, RESULT, working};
 use crate::structured::{Binary, Body, Compute, ExprId};
 use crate::{Bounds, DType, Dim, Fact, Tensor};
 
 /// The operations of this family.
-pub const OPS: &[&dyn OpDef] = &[&Cast, &CastLike, &Where, &Clip];
+pub const OPS: &[&dyn OpDef] = &[&Cast, &CastLike, &BitCast, &Where, &Clip];
 
 const CONVERTED: &[Param] = &[Param::new("output", Types::ANY).group(2)];
 
@@ -111,6 +111,59 @@ impl OpDef for CastLike {
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         Ok(lower_cast(cx.fact(0)?, cx.fact(1)?.dtype))
+    }
+}
+
+struct BitCast;
+
+impl BitCast {
+    fn target(cx: &Cx) -> Result<DType, OpError> {
+        let (from, to) = (cx.fact(0)?.dtype, cx.dtype("to")?);
+        match from.size() == to.size() {
+            true => Ok(to),
+            false => invalid(format!("{from} and {to} have elements of different size")),
+        }
+    }
+}
+
+impl OpDef for BitCast {
+    fn schema(&self) -> &'static Schema {
+        static S: Schema = Schema::new(
+            "BitCast",
+            "the bits of x as element type `to` of the same size; to bool: whether any is set",
+            &[Param::new("input", Types::ANY)],
+            CONVERTED,
+            &[("to", AttrDef::ReqDType)],
+        )
+        .pointwise();
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        Ok(vec![Fact::new(Self::target(cx)?, cx.fact(0)?.shape.clone())])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let (x, to) = (cx.tensor(0)?, Self::target(cx)?);
+        if to == DType::Bool {
+            return Ok(vec![Tensor::bool(x.shape(), x.bytes().iter().map(|b| *b != 0))]);
+        }
+        match Tensor::new(to, x.shape().to_vec(), x.bytes().clone()) {
+            Ok(y) => Ok(vec![y]),
+            Err(e) => invalid(format!("{} bytes, {:?} wanted", e.got, e.expected)),
+        }
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let (x, to) = (cx.fact(0)?, Self::target(cx)?);
+        // Integers of one size are each other's bits; bodies have no other way to them.
+        if x.dtype != to && (x.dtype.is_float() || to.is_float()) {
+            return unsupported(format!(
+                "the bits of {} as {to} are not compiled yet, unless x is constant",
+                x.dtype
+            ));
+        }
+        Ok(lower_cast(x, to))
     }
 }
 
@@ -277,6 +330,23 @@ mod tests {
             eval("Cast", &[("to", Attr::DType(DType::U8))], &[x], 1)[0].to_i64(),
             [44, 255]
         );
+    }
+
+    #[test]
+    fn bits() {
+        for from in DType::ALL {
+            for to in DType::ALL.into_iter().filter(|to| to.size() == from.size()) {
+                check("BitCast", &[("to", Attr::DType(to))], &[sample(from, &[3, 5], 1)], 1);
+            }
+        }
+        let x = Some(Tensor::f32(&[3], [1.0, -2.5, 0.0]));
+        let bits = [("to", Attr::DType(DType::I32))];
+        let y = eval("BitCast", &bits, std::slice::from_ref(&x), 1).remove(0);
+        assert_eq!(y.to_i64(), [1_065_353_216, -1_071_644_672, 0]);
+        let back = [("to", Attr::DType(DType::F32))];
+        assert_eq!(eval("BitCast", &back, &[Some(y)], 1)[0].to_f64(), [1.0, -2.5, 0.0]);
+        let f = Fact::new(DType::F32, vec![]);
+        assert!(infer("BitCast", &[("to", Attr::DType(DType::I64))], &[f]).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Normalizations with parameters per channel: batch, instance and group.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::reshape;
 use crate::ops::fragment::Fragment;
 use crate::ops::norms::{EPSILON, STASH, affine, center, inverse_root, mean_square, moments};
 use crate::ops::pointwise::{RESULT, working};
@@ -43,7 +44,7 @@ impl OpDef for BatchNormalization {
     fn schema(&self) -> &'static Schema {
         static S: Schema = Schema::new(
             "BatchNormalization",
-            "(x - mean) / sqrt(var + epsilon) * scale + B, per channel (inference)",
+            "(x - mean) / sqrt(var + epsilon) * scale + B per channel; in training mode mean and var are those of x",
             &[
                 Param::new("X", Types::FLOAT),
                 Param::new("scale", Types::FLOAT).group(2),
@@ -51,7 +52,11 @@ impl OpDef for BatchNormalization {
                 Param::new("input_mean", Types::FLOAT).group(3),
                 Param::new("input_var", Types::FLOAT).group(3),
             ],
-            RESULT,
+            &[
+                Param::new("Y", Types::FLOAT),
+                Param::new("running_mean", Types::FLOAT).group(3).optional(),
+                Param::new("running_var", Types::FLOAT).group(3).optional(),
+            ],
             &[
                 EPSILON,
                 ("momentum", AttrDef::Float(0.9)),
@@ -62,31 +67,62 @@ impl OpDef for BatchNormalization {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        if cx.int("training_mode")? != 0 {
-            return unsupported("training mode: export the model for inference");
-        }
         check_channels(cx)?;
         cx.float("epsilon")?;
+        cx.float("momentum")?;
         let x = cx.fact(0)?;
-        Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+        let mut out = vec![Fact::new(x.dtype, x.shape.clone())];
+        if cx.outputs > 1 && cx.int("training_mode")? == 0 {
+            return invalid("running statistics are an output of the training mode only");
+        }
+        for _ in 1..cx.outputs.min(3) {
+            out.push(Fact::new(cx.fact(3)?.dtype, vec![x.shape[1].clone()]));
+        }
+        Ok(out)
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         let x = cx.tensor(0)?;
         let epsilon = f64::from(cx.float("epsilon")?);
         let [scale, bias, mean, var] = [1, 2, 3, 4].map(|i| cx.tensor(i).map(Tensor::to_f64));
-        let (scale, bias, mean, var) = (scale?, bias?, mean?, var?);
+        let (scale, bias, mut mean, mut var) = (scale?, bias?, mean?, var?);
         let (c, inner) = (x.shape()[1], x.shape()[2..].iter().product::<usize>());
+        if [&scale, &bias, &mean, &var].iter().any(|v| v.len() != c) {
+            return invalid(format!("parameters do not fit {c} channels"));
+        }
+        let mut running = vec![];
+        if cx.int("training_mode")? != 0 {
+            let momentum = f64::from(cx.float("momentum")?);
+            let (old_mean, old_var) = (mean.clone(), var.clone());
+            let v = x.to_f64();
+            for k in 0..c {
+                let channel: Vec<f64> = (0..v.len()).filter(|i| i / inner % c == k).map(|i| v[i]).collect();
+                let n = channel.len() as f64;
+                mean[k] = channel.iter().sum::<f64>() / n;
+                var[k] = channel.iter().map(|x| (x - mean[k]).powi(2)).sum::<f64>() / n;
+            }
+            let t = cx.fact(3)?.dtype;
+            let join = |old: &[f64], new: &[f64]| {
+                let both = old.iter().zip(new);
+                let joined = both.map(|(old, new)| old * momentum + new * (1.0 - momentum));
+                Tensor::from_f64(t, &[c], joined)
+            };
+            running = vec![join(&old_mean, &mean), join(&old_var, &var)];
+        }
         let y = x.to_f64().into_iter().enumerate().map(|(i, v)| {
             let k = i / inner % c;
             scale[k] * (v - mean[k]) / (var[k] + epsilon).sqrt() + bias[k]
         });
-        Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), y)])
+        let y = Tensor::from_f64(x.dtype(), x.shape(), y);
+        Ok(std::iter::once(y).chain(running).take(cx.outputs).collect())
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let x = cx.fact(0)?;
         let epsilon = f64::from(cx.float("epsilon")?);
+        if cx.int("training_mode")? != 0 {
+            return lower_training(cx, epsilon);
+        }
         let types = [
             x.dtype,
             cx.fact(1)?.dtype,
@@ -112,6 +148,38 @@ impl OpDef for BatchNormalization {
             b.cast(x.dtype, y)
         })]))
     }
+}
+
+/// Batch normalization by the statistics of the batch itself, which also move the running ones.
+fn lower_training(cx: &Cx, epsilon: f64) -> Result<Lowering, OpError> {
+    let fact = cx.fact(0)?;
+    let axes: Vec<usize> = (0..fact.rank()).filter(|a| *a != 1).collect();
+    let mut g = Fragment::new(cx);
+    let x = g.required(cx, 0)?;
+    let x = g.widen(x)?;
+    let (d, mean) = center(&mut g, x, &axes)?;
+    let var = mean_square(&mut g, d, &axes)?;
+    let inverse = inverse_root(&mut g, var, epsilon)?;
+    let y = g.binary("Mul", d, inverse)?;
+    let [scale, bias] = [1, 2].map(|i| {
+        let v = g.required(cx, i)?;
+        over_channels(&mut g, v, fact.rank())
+    });
+    let y = affine(&mut g, y, scale?, Some(bias?))?;
+    let mut outputs = vec![g.cast(y, fact.dtype)?];
+    let momentum = f64::from(cx.float("momentum")?);
+    for (i, new) in [(3, mean), (4, var)] {
+        let old = g.required(cx, i)?;
+        let dtype = g.dtype(old);
+        let old = g.cast(old, working(fact.dtype))?;
+        let new = reshape(&mut g, new, vec![fact.shape[1].clone()])?;
+        let (keep, move_by) = (g.number(old, momentum), g.number(new, 1.0 - momentum));
+        let old = g.binary("Mul", old, keep)?;
+        let new = g.binary("Mul", new, move_by)?;
+        let running = g.binary("Add", old, new)?;
+        outputs.push(g.cast(running, dtype)?);
+    }
+    Ok(g.finish(&outputs[..cx.outputs.min(3)]))
 }
 
 struct InstanceNormalization;
@@ -293,6 +361,30 @@ mod tests {
         assert!(infer("GroupNormalization", &groups(3), &[f(&[1, 4, 2]), f(&[4]), f(&[4])]).is_err());
         assert!(infer("GroupNormalization", &groups(0), &[f(&[1, 4, 2]), f(&[4]), f(&[4])]).is_err());
         assert!(infer("InstanceNormalization", &[], &[f(&[1, 4, 2]), f(&[3]), f(&[4])]).is_err());
+    }
+
+    #[test]
+    fn training() {
+        let attrs = [("training_mode", Attr::Int(1)), ("momentum", Attr::Float(0.75))];
+        for t in [DType::F32, DType::F64, DType::F16] {
+            for shape in [&[2, 4, 3, 5][..], &[3, 4, 2], &[3, 4]] {
+                let channel = |seed| sample(t, &[4], seed);
+                let variance = Some(Tensor::from_f64(t, &[4], [0.5, 1.0, 2.0, 4.0]));
+                let inputs = [sample(t, shape, 1), channel(2), channel(3), channel(4), variance];
+                check("BatchNormalization", &attrs, &inputs, 3);
+                check("BatchNormalization", &attrs, &inputs, 1);
+            }
+        }
+        let channel = |v: f32| Some(Tensor::f32(&[1], [v]));
+        let x = Some(Tensor::f32(&[2, 1, 2], [1.0, 3.0, 5.0, 7.0]));
+        // Mean 4 and variance 5.
+        let inputs = [x, channel(1.0), channel(0.0), channel(0.0), channel(1.0)];
+        let y = eval("BatchNormalization", &attrs, &inputs, 3);
+        assert_eq!((y[1].to_f64(), y[2].to_f64()), (vec![1.0], vec![2.0]));
+        assert!((y[0].to_f64()[0] + 3.0 / 5f64.sqrt()).abs() < 1e-5);
+        let facts = inputs.map(|t| t.expect("made").fact());
+        let inference = [("training_mode", Attr::Int(0))];
+        assert!(infer("BatchNormalization", &inference, &facts).is_ok());
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod conv_transpose;
 pub mod counted;
 mod deform_conv;
 mod det;
+pub mod draws;
 mod einsum;
 mod flex_attention;
 mod fragment;
@@ -31,6 +32,7 @@ mod grid_sample;
 mod linear_attention;
 pub mod logic;
 pub mod losses;
+pub mod ml;
 pub mod movement;
 pub mod norms;
 mod pad;
@@ -53,10 +55,12 @@ pub mod scan;
 mod scatter;
 mod sequences;
 pub mod shape;
+pub mod signal;
 mod slice;
 pub mod softmax;
 mod swiglu;
 mod topk;
+pub mod training;
 pub mod unary;
 mod unpool;
 mod window;
@@ -80,6 +84,8 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Gather and scatter", gather::OPS),
     ("Contractions", contraction::OPS),
     ("Losses", losses::OPS),
+    ("Signals", signal::OPS),
+    ("Random numbers", draws::OPS),
     ("Few bits", quantize::OPS),
     ("Attention", attention::OPS),
     ("Recurrent layers", recurrent::OPS),
@@ -89,6 +95,8 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Results as long as data says", counted::OPS),
     ("Loops over time", scan::OPS),
     ("Sequences without padding", ragged::OPS),
+    ("Optimizers", training::OPS),
+    ("Classical models", ml::OPS),
     ("Contributed", contrib::OPS),
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! Most are functions of floats: a row of data naming the scalar function of the body and its `f64` reference.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
 use crate::ops::pointwise::{self, FLOATS, RESULT};
 use crate::structured::{Binary, Compute, Unary};
 use crate::{DType, Dim, Fact, Tensor};
@@ -132,7 +132,6 @@ pub const OPS: &[&dyn OpDef] = &[
     &IsNan,
     &IsInf,
     &Identity,
-    &Dropout,
 ];
 
 /// The schema of a function of one float.
@@ -364,62 +363,6 @@ pub(crate) fn copy(x: &Fact) -> Compute {
     Compute::map(x.dtype, &x.shape, |b, i| b.load(0, x.dtype, i.to_vec()))
 }
 
-struct Dropout;
-
-impl OpDef for Dropout {
-    fn schema(&self) -> &'static Schema {
-        static S: Schema = Schema::new(
-            "Dropout",
-            "x (inference); the mask is all true",
-            &[
-                Param::new("data", Types::FLOAT),
-                Param::new("ratio", Types::FLOAT).group(2).optional(),
-                Param::new("training_mode", Types::BOOL).group(3).optional(),
-            ],
-            &[
-                Param::new("output", Types::FLOAT),
-                Param::new("mask", Types::BOOL).group(3).optional(),
-            ],
-            &[("seed", AttrDef::OptInt)],
-        );
-        &S
-    }
-
-    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        if let Some(mode) = cx.arg(2) {
-            match mode.fact.known.as_deref() {
-                Some([d]) if d.is_zero() => {}
-                _ => return unsupported("training mode: export the model for inference"),
-            }
-        }
-        let x = cx.fact(0)?;
-        let mut out = vec![x.clone()];
-        match cx.outputs {
-            0 | 1 => {}
-            2 => out.push(Fact::new(DType::Bool, x.shape.clone())),
-            n => return invalid(format!("{n} outputs wanted, at most 2 exist")),
-        }
-        Ok(out)
-    }
-
-    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        let x = cx.tensor(0)?;
-        let mask = Tensor::bool(x.shape(), std::iter::repeat_n(true, x.len()));
-        Ok([x.clone(), mask].into_iter().take(cx.outputs).collect())
-    }
-
-    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
-        let x = cx.fact(0)?;
-        let mut parts = vec![copy(x)];
-        if cx.outputs > 1 {
-            let mut mask = Compute::map(DType::Bool, &x.shape, |b, _| b.int(DType::Bool, 1));
-            mask.output = 1;
-            parts.push(mask);
-        }
-        Ok(Lowering::Compute(parts))
-    }
-}
-
 /// The error function to full `f64` precision, by `erf x = 2/sqrt(pi) e^(-x^2) sum 2^n x^(2n+1) / (1*3*...*(2n+1))`
 /// (Abramowitz and Stegun 7.1.6), whose terms all have one sign, so that nothing cancels.
 pub fn erf(x: f64) -> f64 {
@@ -537,19 +480,5 @@ mod tests {
         assert_eq!(known("Neg"), Some(vec![-s.clone(), Dim::from(3i64)]));
         assert_eq!(known("Identity"), Some(vec![s, Dim::from(-3i64)]));
         assert_eq!(known("Sign"), None, "the sign of a symbol is not asked");
-    }
-
-    #[test]
-    fn dropout_passes_through() {
-        let x = sample(DType::F32, &[2, 3], 7);
-        check("Dropout", &[], std::slice::from_ref(&x), 1);
-        check("Dropout", &[], &[x.clone(), Some(Tensor::f32(&[], [0.5]))], 2);
-        check("Dropout", &[], &[x.clone(), None, Some(Tensor::bool(&[], [false]))], 2);
-        let facts = [
-            Fact::new(DType::F32, vec![]),
-            Fact::new(DType::F32, vec![]),
-            Tensor::bool(&[], [true]).fact(),
-        ];
-        assert!(matches!(infer("Dropout", &[], &facts), Err(OpError::Unsupported(_))));
     }
 }
