@@ -1,7 +1,7 @@
 //! What each value of the expanded graph is: known, a view of another value, or computed by loops of some shape.
 
 use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
-use cameo_ir::{DType, Dim, Graph, NodeId, Op, Sym, ValueId};
+use cameo_ir::{DType, Dim, Fact, Graph, NodeId, Op, Sym, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::expand::Expanded;
@@ -41,6 +41,8 @@ pub struct Info {
     pub graph: Graph,
     pub loops: FxHashMap<NodeId, Vec<Compute>>,
     pub constant: Vec<bool>,
+    /// Inputs and outputs as callers see them.
+    pub io: [Vec<Fact>; 2],
     /// Nodes that outputs need and that compute something, producers first.
     pub order: Vec<NodeId>,
     pub position: FxHashMap<NodeId, usize>,
@@ -54,13 +56,19 @@ pub struct Info {
 impl Info {
     pub fn new(e: Expanded) -> Self {
         let Expanded {
-            graph, loops, constant, ..
+            graph,
+            loops,
+            constant,
+            inputs,
+            outputs,
+            ..
         } = e;
         let n = graph.value_count();
         let mut info = Self {
             graph,
             loops,
             constant,
+            io: [inputs, outputs],
             order: vec![],
             position: FxHashMap::default(),
             class: FxHashMap::default(),

@@ -24,6 +24,7 @@ pub mod logic;
 pub mod losses;
 pub mod movement;
 pub mod norms;
+pub mod packed;
 mod pad;
 pub(crate) mod pointwise;
 pub mod pool;
@@ -67,6 +68,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Contractions", contraction::OPS),
     ("Losses", losses::OPS),
     ("Few bits", quantize::OPS),
+    ("Elements that share bytes", packed::OPS),
     ("Attention", attention::OPS),
     ("Recurrent layers", recurrent::OPS),
     ("Convolution", conv::OPS),
