@@ -220,6 +220,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Contractions", contractions),
     ("Losses", losses),
     ("Few bits", few_bits),
+    ("Elements that share bytes", elements_that_share_bytes),
     ("Attention", attention),
     ("Recurrent layers", recurrent_layers),
     ("Convolution", convolution),
@@ -328,6 +329,11 @@ fn contractions() {
 #[test]
 fn few_bits() {
     check("Few bits");
+}
+
+#[test]
+fn elements_that_share_bytes() {
+    check("Elements that share bytes");
 }
 
 #[test]

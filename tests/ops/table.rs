@@ -343,6 +343,13 @@ pub const CASES: &[&str] = &[
     "MatMulInteger(u8[3,5], i8[5,4], u8[] = dense(3), i8[4] = dense(1,-2,3,0))",
     "MatMulInteger(i8[2,3,5], u8[5,4], i8[3] = dense(1,-2,3))",
     "QLinearMatMul(u8[3,5], f32[] = dense(0.25), u8[] = dense(3), i8[5,4], f32[4] = dense(0.25,0.5,1.0,2.0), i8[4] = dense(1,-2,3,0), f32[] = dense(0.5), u8[] = dense(100))",
+    // Elements that share bytes
+    "cameo::Pack(T[35]) : i4 u4 f4e2m1 i2 u2",
+    "cameo::Pack(T[3,7]) : i4 f4e2m1 u2",
+    "cameo::Unpack(u8[18] @ 0..255) {to=i4, shape=dims[5,7]}",
+    "cameo::Unpack(u8[18] @ 0..255) {to=f4e2m1, shape=dims[36]}",
+    "cameo::Unpack(u8[9] @ 0..255) {to=u2, shape=dims[5,7]}",
+    "cameo::Unpack(u8[9] @ 0..255) {to=i2, shape=dims[35]}",
     // Attention
     "Attention(T[2,3,5,8], T[2,3,7,8], T[2,3,7,8]) : f32 f64 f16",
     "Attention(f32[1,4,19,16], f32[1,2,33,16], f32[1,2,33,24], f32[19,33]) {scale=0.3}",

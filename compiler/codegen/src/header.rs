@@ -291,6 +291,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn elements_of_less_than_a_byte_share_it() {
+        let mut program = crate::sample::program();
+        program.inputs[0].dtype = DType::I4;
+        program.outputs[0].dtype = DType::F8E5M2;
+        let header = text(&program, "sample", false);
+        assert!(
+            header.contains("+ 1) / 2)") && header.contains("CAMEO_INT4"),
+            "{header}"
+        );
+        assert!(header.contains("const uint8_t *"), "{header}");
+    }
+
+    #[test]
     fn header_of_the_sample() {
         insta::assert_snapshot!(text(&crate::sample::program(), "sample", false));
     }

@@ -34,6 +34,15 @@ pub struct Expanded {
     recipe_max: u64,
 }
 
+/// How elements of less than a byte are in the inputs and outputs of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// Those of a model: packed.
+    Packed,
+    /// Those of a loop's body: as between other operations.
+    Apart,
+}
+
 /// A node that cannot be lowered.
 #[derive(Clone, Debug)]
 pub struct LowerError {
@@ -43,9 +52,10 @@ pub struct LowerError {
 }
 
 /// Expands `graph`; reports every node that cannot be lowered.
-pub fn expand(graph: &Graph) -> Result<Expanded, Vec<LowerError>> {
+pub fn expand(graph: &Graph, edges: Edges) -> Result<Expanded, Vec<LowerError>> {
     let weights = graph.value_ids().filter_map(|v| graph.constant(v));
     let weights = weights.fold(0, |n: u64, t| n.saturating_add(t.len() as u64));
+    let shares_bytes = |fact: &Fact| edges == Edges::Packed && fact.dtype.bits() < 8;
     let facts = |values: &mut dyn Iterator<Item = ValueId>| values.map(|v| graph.fact(v).clone()).collect();
     let mut out = Expanded {
         graph: Graph::new(&graph.name),
@@ -91,10 +101,6 @@ pub fn expand(graph: &Graph) -> Result<Expanded, Vec<LowerError>> {
         out.graph.add_output(name, new);
     }
     if errors.is_empty() { Ok(out) } else { Err(errors) }
-}
-
-fn shares_bytes(fact: &Fact) -> bool {
-    fact.dtype.bits() < 8
 }
 
 impl Expanded {

@@ -568,7 +568,7 @@ mod tests {
             x = g.apply("Add", &[], &[x, y]).expect("legal");
         }
         g.add_output("y", x);
-        let info = classify::Info::new(expand::expand(&g).expect("loops"));
+        let info = classify::Info::new(expand::expand(&g, expand::Edges::Packed).expect("loops"));
         form(&info).visited
     }
 

@@ -3,7 +3,7 @@
 //! Files and callers have them packed, the first one in the lowest bits of a byte; inside of programs each is a byte
 //! ([`crate::narrow`]). The partition puts these operations at inputs and outputs.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::volume;
 use crate::structured::{Binary, Body, Compute, Expr, ExprId, Scalar, Unary};
@@ -37,13 +37,10 @@ impl Unpack {
         }
         let x = cx.fact(0)?;
         let wanted = bytes(to, &shape);
-        let fits = match (&x.shape[..], wanted.as_const()) {
-            ([n], Some(wanted)) => n.as_const().is_none_or(|n| n == wanted),
-            ([_], None) => true,
-            _ => false,
-        };
-        if !fits {
-            return invalid(format!("{x} for {wanted} bytes"));
+        if x.shape != [wanted.clone()] {
+            let open = x.rank() == 1 && (x.shape[0].as_const().is_none() || wanted.as_const().is_none());
+            let message = format!("{x} for elements in {wanted} bytes");
+            return if open { unsupported(message) } else { invalid(message) };
         }
         Ok(Fact::new(to, shape))
     }

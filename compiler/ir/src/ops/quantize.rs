@@ -539,3 +539,90 @@ impl QLinearMatMul {
         quantized(g, real, scales[2], g.input(7), cx.fact(7)?.dtype)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::naive::check;
+    use crate::ops::samples::{eval, infer, sample};
+
+    const FLOATS: [DType; 5] = [
+        DType::F8E4M3FN,
+        DType::F8E4M3FNUZ,
+        DType::F8E5M2,
+        DType::F8E5M2FNUZ,
+        DType::F4E2M1,
+    ];
+    const INTS: [DType; 4] = [DType::I4, DType::U4, DType::I2, DType::U2];
+
+    fn scales(v: &[f64]) -> Option<Tensor> {
+        Some(Tensor::from_f64(DType::F32, &[v.len()], v.iter().copied()))
+    }
+
+    #[test]
+    fn narrow_types() {
+        for t in FLOATS.into_iter().chain(INTS) {
+            let attrs = [("output_dtype", Attr::DType(t)), ("axis", Attr::Int(0))];
+            // So that some of it is out of range, and much of it between two numbers.
+            let x = || {
+                Some(Tensor::from_f64(
+                    DType::F32,
+                    &[2, 200],
+                    (0..400).map(|i| (f64::from(i) - 190.0) * 3.3),
+                ))
+            };
+            check("QuantizeLinear", &attrs, &[x(), scales(&[1.0, 0.75])], 1);
+            let zero = Some(Tensor::from_i64(t, &[2], [1, 0]));
+            check("QuantizeLinear", &attrs, &[x(), scales(&[60.0, 1.5]), zero.clone()], 1);
+            for saturate in [0, 1] {
+                let attrs = [("output_dtype", Attr::DType(t)), ("saturate", Attr::Int(saturate))];
+                check("QuantizeLinear", &attrs, &[x(), scales(&[0.001])], 1);
+            }
+            let axis = [("axis", Attr::Int(0))];
+            check(
+                "DequantizeLinear",
+                &axis,
+                &[sample(t, &[2, 9], 1), scales(&[0.5, 3.0])],
+                1,
+            );
+            check(
+                "DequantizeLinear",
+                &axis,
+                &[sample(t, &[2, 9], 1), scales(&[0.5, 3.0]), zero],
+                1,
+            );
+            let blocks = [("axis", Attr::Int(1)), ("block_size", Attr::Int(3))];
+            let scale = sample(DType::F16, &[2, 3], 4);
+            check("DequantizeLinear", &blocks, &[sample(t, &[2, 9], 1), scale], 1);
+            let power = Some(Tensor::from_f64(DType::F8E8M0, &[], [0.25]));
+            let to = [("output_dtype", Attr::DType(DType::F32))];
+            check("DequantizeLinear", &to, &[sample(t, &[2, 9], 1), power], 1);
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_the_range() {
+        let quantized = |t: DType, saturate: i64| {
+            let attrs = [("output_dtype", Attr::DType(t)), ("saturate", Attr::Int(saturate))];
+            let x = Some(Tensor::f32(&[4], [-1e6, -1.5, 2.5, 1e6]));
+            eval("QuantizeLinear", &attrs, &[x, scales(&[1.0])], 1)[0].to_f64()
+        };
+        assert_eq!(quantized(DType::I4, 1), [-8.0, -2.0, 2.0, 7.0]);
+        assert_eq!(quantized(DType::U2, 1), [0.0, 0.0, 2.0, 3.0]);
+        assert_eq!(quantized(DType::F8E4M3FN, 1), [-448.0, -1.5, 2.5, 448.0]);
+        assert_eq!(
+            quantized(DType::F8E5M2, 0),
+            [f64::NEG_INFINITY, -1.5, 2.5, f64::INFINITY]
+        );
+        assert_eq!(quantized(DType::F4E2M1, 0), [-6.0, -1.5, 2.0, 6.0]);
+    }
+
+    #[test]
+    fn what_is_no_scale_or_result() {
+        let f = |t: DType| Fact::new(t, vec![]);
+        assert!(infer("DequantizeLinear", &[], &[f(DType::I4), f(DType::F8E8M0)]).is_err());
+        assert!(infer("DequantizeLinear", &[], &[f(DType::F8E8M0), f(DType::F32)]).is_err());
+        let to = [("output_dtype", Attr::DType(DType::F8E8M0))];
+        assert!(infer("QuantizeLinear", &to, &[f(DType::F32), f(DType::F32)]).is_err());
+    }
+}
