@@ -52,8 +52,13 @@ impl Sharing {
     /// Of scales (input 1, and zero points like it) for input 0.
     fn of(cx: &Cx) -> Result<Self, OpError> {
         let (x, scale) = (cx.fact(0)?, cx.fact(1)?);
-        if cx.has(2) && cx.fact(2)?.rank() != scale.rank() {
-            return invalid(format!("zero points {} with scales {scale}", cx.fact(2)?));
+        if cx.has(2) {
+            let zero = cx.fact(2)?;
+            // One zero point may be a vector of one where the scale is a scalar.
+            let single = scale.rank() == 0 && zero.rank() == 1 && zero.shape[0].as_const().is_none_or(|n| n == 1);
+            if zero.rank() != scale.rank() && !single {
+                return invalid(format!("zero points {zero} with scales {scale}"));
+            }
         }
         let block = cx.int("block_size")?;
         if block == 0 && (scale.rank() == 0 || (scale.rank() == 1 && scale.shape[0].is_one())) {
@@ -597,6 +602,10 @@ mod tests {
             let power = Some(Tensor::from_f64(DType::F8E8M0, &[], [0.25]));
             let to = [("output_dtype", Attr::DType(DType::F32))];
             check("DequantizeLinear", &to, &[sample(t, &[2, 9], 1), power], 1);
+            let one = Some(Tensor::from_i64(t, &[1], [1]));
+            let scalar = || Some(Tensor::from_f64(DType::F32, &[], [0.5]));
+            check("DequantizeLinear", &[], &[sample(t, &[2, 9], 1), scalar(), one.clone()], 1);
+            check("QuantizeLinear", &[], &[x(), scalar(), one], 1);
         }
     }
 
@@ -624,5 +633,7 @@ mod tests {
         assert!(infer("DequantizeLinear", &[], &[f(DType::F8E8M0), f(DType::F32)]).is_err());
         let to = [("output_dtype", Attr::DType(DType::F8E8M0))];
         assert!(infer("QuantizeLinear", &to, &[f(DType::F32), f(DType::F32)]).is_err());
+        let two = Fact::new(DType::I4, vec![Dim::from(2i64)]);
+        assert!(infer("QuantizeLinear", &[], &[f(DType::F32), f(DType::F32), two]).is_err());
     }
 }
