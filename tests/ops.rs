@@ -222,6 +222,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Signals", signals),
     ("Random numbers", random_numbers),
     ("Few bits", few_bits),
+    ("Elements that share bytes", elements_that_share_bytes),
     ("Attention", attention),
     ("Recurrent layers", recurrent_layers),
     ("Convolution", convolution),
@@ -342,6 +343,11 @@ fn random_numbers() {
 #[test]
 fn few_bits() {
     check("Few bits");
+}
+
+#[test]
+fn elements_that_share_bytes() {
+    check("Elements that share bytes");
 }
 
 #[test]

@@ -52,7 +52,9 @@ typedef enum cameo_status {
     CAMEO_THREAD_FAILED = 19      /* a thread could not be started */
 } cameo_status;
 
-/* Element types, numbered as in ONNX. Halves and bfloats are two bytes, booleans one byte of 0 or 1. */
+/* Element types, numbered as in ONNX. Halves and bfloats are two bytes, booleans one byte of 0 or 1. Elements of 4 and
+ * of 2 bits are packed, the first one in the lowest bits of a byte: a tensor of n of them takes (n * bits + 7) / 8 bytes,
+ * and what is left of the last byte is 0. */
 typedef enum cameo_dtype {
     CAMEO_FLOAT32 = 1,
     CAMEO_UINT8 = 2,
@@ -66,7 +68,17 @@ typedef enum cameo_dtype {
     CAMEO_FLOAT64 = 11,
     CAMEO_UINT32 = 12,
     CAMEO_UINT64 = 13,
-    CAMEO_BFLOAT16 = 16
+    CAMEO_BFLOAT16 = 16,
+    CAMEO_FLOAT8_E4M3FN = 17,
+    CAMEO_FLOAT8_E4M3FNUZ = 18,
+    CAMEO_FLOAT8_E5M2 = 19,
+    CAMEO_FLOAT8_E5M2FNUZ = 20,
+    CAMEO_UINT4 = 21,
+    CAMEO_INT4 = 22,
+    CAMEO_FLOAT4_E2M1FN = 23,
+    CAMEO_FLOAT8_E8M0FNU = 24,
+    CAMEO_UINT2 = 25,
+    CAMEO_INT2 = 26
 } cameo_dtype;
 
 /* What the compiler writes for each model; `extern const struct cameo_model_desc NAME_model;` is in the model's header. */

@@ -26,6 +26,7 @@ mod weights;
 
 pub use cameo_core::{
     DType, Dim, Element, Extents, ModelDesc, Parallel, Side, Sizes, Status, SymbolInfo, TensorInfo, TensorView,
+    byte_size,
 };
 pub use context::{Context, ContextOptions};
 pub use limits::{allowed_cpus, peak_rss_bytes};

@@ -271,7 +271,9 @@ fn random(fact: &str) -> String {
     let n: i64 = extents.map(|d| d.trim().parse::<i64>().expect("an extent")).product();
     let mut r = Rng::new(n as u64);
     let one = |r: &mut Rng| match dtype {
-        "f32" | "f64" | "f16" | "bf16" => format!("{:.3}", r.range(-16, 16) as f64 / 8.0),
+        t if t.parse().is_ok_and(DType::is_float) => format!("{:.3}", r.range(-16, 16) as f64 / 8.0),
+        "u2" => r.range(0, 3).to_string(),
+        "i2" => r.range(-2, 1).to_string(),
         _ => r.range(0, 4).to_string(),
     };
     let all: Vec<String> = (0..n).map(|_| one(&mut r)).collect();

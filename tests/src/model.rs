@@ -144,7 +144,7 @@ pub fn run_in(context: &mut Context, inputs: &[Tensor]) -> Result<Vec<Tensor>, E
             let view = context.output(i)?;
             let dtype = DType::ALL.into_iter().find(|t| *t as u32 == view.dtype() as u32);
             let shape = view.shape().iter().map(|d| *d as usize).collect();
-            let tensor = Tensor::new(dtype.expect("a dtype"), shape, view.bytes().to_vec().into());
+            let tensor = Tensor::from_packed(dtype.expect("a dtype"), shape, view.bytes().to_vec().into());
             Ok(tensor.expect("bytes fit the shape"))
         })
         .collect()
@@ -200,15 +200,15 @@ impl Aligned {
     /// # Panics
     /// When the runtime does not know the type.
     pub fn new(t: &Tensor) -> Self {
-        let mut words = vec![];
-        for chunk in t.bytes().chunks(8) {
+        let (mut words, packed) = (vec![], t.packed());
+        for chunk in packed.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
             words.push(u64::from_ne_bytes(word));
         }
         Self {
             words,
-            bytes: t.bytes().len(),
+            bytes: packed.len(),
             dtype: cameo_runtime::DType::from_raw(t.dtype() as u32).expect("a dtype"),
             shape: t.shape().iter().map(|d| *d as i64).collect(),
         }

@@ -55,12 +55,14 @@ fn c_type(dtype: DType) -> &'static str {
         // Halves as bits, booleans as bytes of 0 or 1.
         DType::U16 | DType::F16 | DType::BF16 => "uint16_t",
         DType::U8 | DType::Bool => "uint8_t",
+        // As bits; those of less than a byte are packed.
+        t if t.is_narrow() => "uint8_t",
         DType::I8 => "int8_t",
         DType::I16 => "int16_t",
         DType::I32 => "int32_t",
         DType::I64 => "int64_t",
         DType::U32 => "uint32_t",
-        DType::U64 => "uint64_t",
+        _ => "uint64_t",
     }
 }
 
@@ -247,6 +249,10 @@ pub fn text(program: &Program, name: &str, embedded: bool) -> String {
         for extent in &extents {
             let _ = write!(bytes, " * (size_t){extent}");
         }
+        let shared = 8 * input.io.dtype.size() / input.io.dtype.bits();
+        if shared > 1 {
+            bytes = format!("({bytes} + {}) / {shared}", shared - 1);
+        }
         if extents.is_empty() {
             // C has no arrays of no elements; the rank says that it is not read.
             extents.push("1".to_owned());
@@ -283,6 +289,19 @@ pub fn text(program: &Program, name: &str, embedded: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_of_less_than_a_byte_share_it() {
+        let mut program = crate::sample::program();
+        program.inputs[0].dtype = DType::I4;
+        program.outputs[0].dtype = DType::F8E5M2;
+        let header = text(&program, "sample", false);
+        assert!(
+            header.contains("+ 1) / 2)") && header.contains("CAMEO_INT4"),
+            "{header}"
+        );
+        assert!(header.contains("const uint8_t *"), "{header}");
+    }
 
     #[test]
     fn header_of_the_sample() {

@@ -126,13 +126,14 @@ fn element(dtype: DType) -> &'static str {
         DType::F32 => "f32",
         DType::F64 => "f64",
         DType::U8 | DType::Bool => "u8",
+        t if t.is_narrow() => "u8",
         DType::U16 | DType::F16 | DType::BF16 => "u16",
         DType::U32 => "u32",
         DType::U64 => "u64",
         DType::I8 => "i8",
         DType::I16 => "i16",
         DType::I32 => "i32",
-        DType::I64 => "i64",
+        _ => "i64",
     }
 }
 
@@ -277,7 +278,8 @@ use std::path::Path;
 
 core::arch::global_asm!(include_str!("model.s"), options({syntax}));
 {embed}
-/// A dense row-major tensor of `RANK` axes. Halves are their bits, booleans bytes of 0 or 1.
+/// A dense row-major tensor of `RANK` axes. Halves and floats of 8 bits are their bits, booleans bytes of 0 or 1; elements
+/// of less than a byte are packed, the first one in the lowest bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'a, T, const RANK: usize> {{
     /// The elements.
@@ -390,7 +392,7 @@ impl std::fmt::Debug for Model {{
 
 /// Whether the Rust type says the model's type.
 const fn same_element(dtype: DType) -> bool {
-    !matches!(dtype, DType::Bool | DType::F16 | DType::BF16)
+    !matches!(dtype, DType::Bool | DType::F16 | DType::BF16) && !dtype.is_narrow()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod graph;
 pub mod index;
 pub mod interp;
 pub mod naive;
+pub mod narrow;
 pub mod op;
 pub mod ops;
 pub mod random;

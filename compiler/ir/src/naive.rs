@@ -517,6 +517,7 @@ impl<'a> Program<'a> {
                     }
                 }
                 Expr::Cast(t, a) => cast(self.body.dtype(*a), *t, at(a)),
+                Expr::Bits(t, a) => scalar::bits(self.body.dtype(*a), *t, at(a)),
                 Expr::CheckedIndex(a, _) => {
                     let extent = self.dims[i][0].get(point, nodes)?;
                     let k = nodes[*a as usize].i();

@@ -80,7 +80,14 @@ impl Types {
     ]);
     pub const BOOL: Self = Self::of(&[DType::Bool]);
     pub const NUMBER: Self = Self(Self::FLOAT.0 | Self::INT.0);
-    pub const ANY: Self = Self(Self::NUMBER.0 | Self::BOOL.0);
+    /// What bodies compute with.
+    pub const PLAIN: Self = Self(Self::NUMBER.0 | Self::BOOL.0);
+    pub const FLOAT8: Self = Self::of(&[DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ]);
+    /// Integers of less than a byte.
+    pub const FEW_BITS: Self = Self::of(&[DType::I4, DType::U4, DType::I2, DType::U2]);
+    /// Without arithmetic: these are moved, and converted to others.
+    pub const NARROW: Self = Self(Self::FLOAT8.0 | Self::FEW_BITS.0 | Self::of(&[DType::F8E8M0, DType::F4E2M1]).0);
+    pub const ANY: Self = Self(Self::PLAIN.0 | Self::NARROW.0);
     pub const I64: Self = Self::of(&[DType::I64]);
     pub const INDEX: Self = Self::of(&[DType::I32, DType::I64]);
 

@@ -128,6 +128,8 @@ pub enum Expr {
     Select(ExprId, ExprId, ExprId),
     /// ONNX `Cast`: float to int truncates, to bool is `!= 0`.
     Cast(DType, ExprId),
+    /// The bits as those of another type of the same size; neither is bool.
+    Bits(DType, ExprId),
     /// An index from data (`i64`): negative counts from the end; outside `0..extent` it is clamped and the run reports an error.
     CheckedIndex(ExprId, Dim),
 }
@@ -162,7 +164,7 @@ impl Body {
             return *id;
         }
         let t = match &e {
-            Expr::Const(t, _) | Expr::Load { dtype: t, .. } | Expr::Cast(t, _) => *t,
+            Expr::Const(t, _) | Expr::Load { dtype: t, .. } | Expr::Cast(t, _) | Expr::Bits(t, _) => *t,
             Expr::Index(_) | Expr::CheckedIndex(..) => DType::I64,
             Expr::Unary(Unary::IsNan | Unary::IsInf | Unary::Not, _) => DType::Bool,
             Expr::Unary(_, a) => self.dtype(*a),
@@ -265,6 +267,7 @@ impl Body {
                 Expr::Binary(o, a, b) => self.push(Expr::Binary(*o, m(a), m(b))),
                 Expr::Select(c, a, b) => self.push(Expr::Select(m(c), m(a), m(b))),
                 Expr::Cast(t, a) => self.push(Expr::Cast(*t, m(a))),
+                Expr::Bits(t, a) => self.push(Expr::Bits(*t, m(a))),
                 Expr::CheckedIndex(a, d) => {
                     let (a, d) = (m(a), dim(d));
                     self.push(Expr::CheckedIndex(a, d))
@@ -327,6 +330,7 @@ impl Body {
                 Expr::Binary(o, a, b) => Expr::Binary(*o, m(a), m(b)),
                 Expr::Select(c, a, b) => Expr::Select(m(c), m(a), m(b)),
                 Expr::Cast(t, a) => Expr::Cast(*t, m(a)),
+                Expr::Bits(t, a) => Expr::Bits(*t, m(a)),
                 Expr::CheckedIndex(a, d) => Expr::CheckedIndex(m(a), dim(d)),
             };
             map[i] = out.push(new);
@@ -361,7 +365,7 @@ impl Body {
             Expr::Const(..) => {}
             Expr::Index(d) => aux(d, f),
             Expr::Load { index, .. } => index.iter().for_each(|d| aux(d, f)),
-            Expr::Unary(_, a) | Expr::Cast(_, a) => f(*a),
+            Expr::Unary(_, a) | Expr::Cast(_, a) | Expr::Bits(_, a) => f(*a),
             Expr::Binary(_, a, b) => {
                 f(*a);
                 f(*b);

@@ -1,13 +1,13 @@
 //! A dense tensor with static shape: a weight, a constant, or a value in the interpreter.
 //!
 //! The bytes are a slice of a mapped file or of memory, shared and never copied by cloning. They are little-endian and
-//! row-major, and need not be aligned.
+//! row-major, and need not be aligned. Elements of less than a byte have one each ([`crate::narrow`]).
 
 use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{DType, Dim, Fact};
+use crate::{DType, Dim, Fact, narrow};
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Tensor {
@@ -33,6 +33,32 @@ impl Tensor {
             });
         }
         Ok(Self { dtype, shape, data })
+    }
+
+    /// From bytes as files and callers have them: elements of less than a byte are packed.
+    pub fn from_packed(dtype: DType, shape: Vec<usize>, data: Bytes) -> Result<Self, SizeMismatch> {
+        if dtype.bits() >= 8 {
+            return Self::new(dtype, shape, data);
+        }
+        let count = shape.iter().try_fold(1usize, |a, d| a.checked_mul(*d));
+        match count {
+            Some(n) if narrow::packed_len(dtype, n) == data.len() => {
+                Self::new(dtype, shape, narrow::unpack(dtype, &data, n).into())
+            }
+            _ => Err(SizeMismatch {
+                expected: count.map(|n| narrow::packed_len(dtype, n)),
+                got: data.len(),
+            }),
+        }
+    }
+
+    /// The bytes as files and callers have them.
+    pub fn packed(&self) -> Bytes {
+        if self.dtype.bits() < 8 {
+            narrow::pack(self.dtype, &self.data).into()
+        } else {
+            self.data.clone()
+        }
     }
 
     pub fn dtype(&self) -> DType {
@@ -128,7 +154,8 @@ impl Tensor {
         Self::from_chunks(DType::Bool, shape, v.into_iter().map(|b| [u8::from(b)]))
     }
 
-    /// Converts from `f64`: floats round to nearest even, integers truncate and saturate, bool is `!= 0`.
+    /// Converts from `f64`: floats round to nearest even ([`narrow::encode`]), integers truncate and saturate, bool is `!= 0`.
+    /// Integers of less than a byte saturate as `i32` and wrap.
     ///
     /// # Panics
     /// As [`Tensor::f32`].
@@ -149,6 +176,8 @@ impl Tensor {
                 DType::U64 => data.extend((x as u64).to_le_bytes()),
                 DType::I64 => data.extend((x as i64).to_le_bytes()),
                 DType::Bool => data.push(u8::from(x != 0.0)),
+                _ if dtype.is_float() => data.push(narrow::encode(dtype, x)),
+                _ => data.push(narrow::wrapped(dtype, (x as i32).into()) as u8),
             }
         }
         assert_eq!(
@@ -175,6 +204,7 @@ impl Tensor {
         for x in v {
             match dtype {
                 DType::Bool => data.push(u8::from(x != 0)),
+                _ if dtype.is_narrow() => data.push(narrow::wrapped(dtype, x) as u8),
                 _ => data.extend(&x.to_le_bytes()[..dtype.size()]),
             }
         }
@@ -208,6 +238,7 @@ impl Tensor {
                 .map(|b| bf16_to_f32(u16::from_le_bytes([b[0], b[1]])).into())
                 .collect(),
             DType::U64 => d.chunks_exact(8).map(|b| le_u64(b) as f64).collect(),
+            t if t.is_float() => d.iter().map(|b| narrow::decode(t, *b).into()).collect(),
             _ => self.to_i64().into_iter().map(|x| x as f64).collect(),
         }
     }
@@ -247,6 +278,7 @@ impl Tensor {
                 .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]).into())
                 .collect(),
             DType::U64 | DType::I64 => d.chunks_exact(8).map(|b| le_u64(b) as i64).collect(),
+            t if t.bits() < 8 && !t.is_float() => d.iter().map(|b| narrow::wrapped(t, i64::from(*b)).into()).collect(),
             _ => self.to_f64().into_iter().map(|x| x as i64).collect(),
         }
     }

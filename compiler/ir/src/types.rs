@@ -24,10 +24,20 @@ pub enum DType {
     U32 = 12,
     U64 = 13,
     BF16 = 16,
+    F8E4M3FN = 17,
+    F8E4M3FNUZ = 18,
+    F8E5M2 = 19,
+    F8E5M2FNUZ = 20,
+    U4 = 21,
+    I4 = 22,
+    F4E2M1 = 23,
+    F8E8M0 = 24,
+    U2 = 25,
+    I2 = 26,
 }
 
 impl DType {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 23] = [
         Self::F32,
         Self::U8,
         Self::I8,
@@ -41,6 +51,16 @@ impl DType {
         Self::U32,
         Self::U64,
         Self::BF16,
+        Self::F8E4M3FN,
+        Self::F8E4M3FNUZ,
+        Self::F8E5M2,
+        Self::F8E5M2FNUZ,
+        Self::U4,
+        Self::I4,
+        Self::F4E2M1,
+        Self::F8E8M0,
+        Self::U2,
+        Self::I2,
     ];
 
     /// From the number in ONNX `TensorProto.DataType`.
@@ -48,18 +68,44 @@ impl DType {
         Self::ALL.into_iter().find(|d| *d as i32 == n)
     }
 
-    /// Bytes of one element.
+    /// Bytes of one element where each has its own: those of less than a byte do so inside of programs only (see
+    /// [`crate::narrow`]).
     pub const fn size(self) -> usize {
         match self {
             Self::U8 | Self::I8 | Self::Bool => 1,
+            Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F8E5M2FNUZ | Self::F8E8M0 => 1,
+            Self::U4 | Self::I4 | Self::F4E2M1 | Self::U2 | Self::I2 => 1,
             Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::I64 | Self::U64 | Self::F64 => 8,
         }
     }
 
+    /// Bits of one element where they are packed.
+    pub const fn bits(self) -> usize {
+        match self {
+            Self::U4 | Self::I4 | Self::F4E2M1 => 4,
+            Self::U2 | Self::I2 => 2,
+            _ => self.size() * 8,
+        }
+    }
+
+    /// Of a type without arithmetic: a float of at most eight bits, or an integer of less.
+    pub const fn is_narrow(self) -> bool {
+        self.is_small_float() || self.bits() < 8
+    }
+
+    /// A float of at most eight bits.
+    pub const fn is_small_float(self) -> bool {
+        matches!(
+            self,
+            Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F8E5M2FNUZ | Self::F8E8M0 | Self::F4E2M1
+        )
+    }
+
+    /// Whether elements are real numbers, narrow types included.
     pub const fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::BF16)
+        matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::BF16) || self.is_small_float()
     }
 
     /// Signed or unsigned integer, not bool.
@@ -68,7 +114,7 @@ impl DType {
     }
 
     pub const fn is_signed(self) -> bool {
-        self.is_float() || matches!(self, Self::I8 | Self::I16 | Self::I32 | Self::I64)
+        self.is_float() || matches!(self, Self::I8 | Self::I16 | Self::I32 | Self::I64 | Self::I4 | Self::I2)
     }
 
     pub const fn name(self) -> &'static str {
@@ -86,6 +132,16 @@ impl DType {
             Self::U32 => "u32",
             Self::U64 => "u64",
             Self::BF16 => "bf16",
+            Self::F8E4M3FN => "f8e4m3fn",
+            Self::F8E4M3FNUZ => "f8e4m3fnuz",
+            Self::F8E5M2 => "f8e5m2",
+            Self::F8E5M2FNUZ => "f8e5m2fnuz",
+            Self::U4 => "u4",
+            Self::I4 => "i4",
+            Self::F4E2M1 => "f4e2m1",
+            Self::F8E8M0 => "f8e8m0",
+            Self::U2 => "u2",
+            Self::I2 => "i2",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cameo_ir::interp::{constant_cost, eval_constant};
 use cameo_ir::op::Rule;
 use cameo_ir::structured::{Body, Compute, Expr, ExprId, Scalar};
-use cameo_ir::{Bounds, Dim, Graph, Origin, Sym, ValueId};
+use cameo_ir::{Bounds, Dim, Fact, Graph, Origin, Sym, ValueId};
 use rustc_hash::FxHashMap;
 
 use crate::cache::Growing;
@@ -56,11 +56,13 @@ const SCALAR_COST: u64 = 1 << 22;
 /// Builds the whole program from formed groups.
 pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) -> Result<Program, Vec<LowerError>> {
     let g = &info.graph;
-    let io = |name: &Arc<str>, v: ValueId| Io {
+    let io = |(name, fact): (&Arc<str>, &Fact)| Io {
         name: name.clone(),
-        dtype: g.fact(v).dtype,
-        shape: g.fact(v).shape.clone(),
+        dtype: fact.dtype,
+        shape: fact.shape.clone(),
     };
+    let inputs = g.inputs().iter().map(|v| &g.value(*v).name).zip(&info.io[0]);
+    let outputs = g.outputs().iter().map(|(name, _)| name).zip(&info.io[1]);
     let mut b = Builder {
         info,
         target,
@@ -69,8 +71,8 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
         program: Program {
             name: g.name.clone(),
             symbols: g.symbols.iter().map(|(n, r)| (n.clone(), *r)).collect(),
-            inputs: g.inputs().iter().map(|v| io(&g.value(*v).name, *v)).collect(),
-            outputs: g.outputs().iter().map(|(n, v)| io(n, *v)).collect(),
+            inputs: inputs.map(io).collect(),
+            outputs: outputs.map(io).collect(),
             storages: vec![],
             weights: vec![],
             kernels: vec![],

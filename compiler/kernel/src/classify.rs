@@ -2,7 +2,7 @@
 
 use cameo_ir::op::Rule;
 use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
-use cameo_ir::{DType, Dim, Graph, NodeId, Op, Sym, ValueId};
+use cameo_ir::{DType, Dim, Fact, Graph, NodeId, Op, Sym, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::expand::Expanded;
@@ -44,6 +44,8 @@ pub struct Info {
     pub constant: Vec<bool>,
     /// What must hold of the symbols.
     pub rules: Vec<Rule>,
+    /// Inputs and outputs as callers see them.
+    pub io: [Vec<Fact>; 2],
     /// Nodes that outputs need and that compute something, producers first.
     pub order: Vec<NodeId>,
     pub position: FxHashMap<NodeId, usize>,
@@ -61,6 +63,8 @@ impl Info {
             loops,
             constant,
             rules,
+            inputs,
+            outputs,
             ..
         } = e;
         let n = graph.value_count();
@@ -69,6 +73,7 @@ impl Info {
             loops,
             constant,
             rules,
+            io: [inputs, outputs],
             order: vec![],
             position: FxHashMap::default(),
             class: FxHashMap::default(),

@@ -459,7 +459,7 @@ impl Former<'_> {
             match e {
                 _ if !live[i] => {}
                 Expr::Load { .. } => loads += 1,
-                Expr::Const(..) | Expr::Index(_) | Expr::Cast(..) => {}
+                Expr::Const(..) | Expr::Index(_) | Expr::Cast(..) | Expr::Bits(..) => {}
                 _ => ops += 1,
             }
         }
@@ -568,7 +568,7 @@ mod tests {
             x = g.apply("Add", &[], &[x, y]).expect("legal");
         }
         g.add_output("y", x);
-        let info = classify::Info::new(expand::expand(&g).expect("loops"));
+        let info = classify::Info::new(expand::expand(&g, expand::Edges::Packed).expect("loops"));
         form(&info).visited
     }
 

@@ -32,6 +32,7 @@ mod testing;
 
 use std::sync::Arc;
 
+use expand::Edges;
 pub use expand::LowerError;
 pub use program::Program;
 pub use targets::Target;
@@ -51,7 +52,17 @@ pub struct Choices {
 
 /// Groups the nodes of a graph into kernels for a target.
 pub fn partition(graph: &Graph, target: &Target, choices: Choices) -> Result<Program, Vec<LowerError>> {
-    let info = classify::Info::new(expand::expand(graph)?);
+    partition_between(graph, Edges::Packed, target, choices)
+}
+
+/// [`partition`] of a model or of a loop's body.
+fn partition_between(
+    graph: &Graph,
+    edges: Edges,
+    target: &Target,
+    choices: Choices,
+) -> Result<Program, Vec<LowerError>> {
+    let info = classify::Info::new(expand::expand(graph, edges)?);
     let groups = group::form(&info);
     let mut program = build::build(&info, &groups, target, choices)?;
     chain::fuse(&mut program, target);

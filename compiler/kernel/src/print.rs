@@ -275,6 +275,7 @@ fn write_body(out: &mut String, body: &Body) -> fmt::Result {
             Expr::Binary(op, a, b) => writeln!(out, "{op:?} e{a} e{b}")?,
             Expr::Select(c, a, b) => writeln!(out, "Select e{c} e{a} e{b}")?,
             Expr::Cast(t, a) => writeln!(out, "{t} e{a}")?,
+            Expr::Bits(t, a) => writeln!(out, "{t} bits e{a}")?,
             Expr::CheckedIndex(a, d) => writeln!(out, "checked e{a} < {d}")?,
         }
     }

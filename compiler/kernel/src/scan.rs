@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::build::{Builder, Draft};
 use crate::chain::counted;
-use crate::expand::LowerError;
+use crate::expand::{Edges, LowerError};
 use crate::group::Group;
 use crate::program::{Buffer, Count, LOOP_DEPTH, Loop, Move, Place, Step, Storage, Store, Symbol, Way, Weight};
 
@@ -135,7 +135,7 @@ impl Builder<'_> {
             in_place_cache: false,
             ..self.choices.clone()
         };
-        let body = crate::partition(body, self.target, choices)?;
+        let body = crate::partition_between(body, Edges::Apart, self.target, choices)?;
         let around = |l: &Loop| {
             body.loops
                 .iter()

@@ -84,7 +84,7 @@ impl<'m> Importer<'m> {
                 Some(n) => (1..=Fact::KNOWN_MAX as i64).contains(&n),
                 None => fact.rank() <= 1,
             };
-            if !few || fact.dtype.is_float() || !seen.insert(v) {
+            if !few || fact.dtype.is_float() || fact.dtype.bits() < 8 || !seen.insert(v) {
                 continue;
             }
             match self.graph.producer(v) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cameo_ir::dim::COUNTED;
 use cameo_ir::op::{Arity, AttrDef};
-use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
+use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId, narrow};
 
 use crate::attributes;
 use crate::bounds;
@@ -191,6 +191,19 @@ pub(crate) fn unknown(op: &str) -> Fault {
     }
 }
 
+/// The tensor as elements of a type that files of arrays have no name for, where it may be that: those are stored as bytes.
+fn stored_as(t: &Tensor, dtype: DType) -> Tensor {
+    if !dtype.is_narrow() || !matches!(t.dtype(), DType::U8 | DType::I8) {
+        return t.clone();
+    }
+    let bytes = if dtype.bits() < 8 {
+        narrow::pack(dtype, t.bytes()).into()
+    } else {
+        t.bytes().clone()
+    };
+    Tensor::from_packed(dtype, t.shape().to_vec(), bytes).unwrap_or_else(|_| t.clone())
+}
+
 /// Whether the elements of an input may be those of the tensor.
 fn fits(t: &Tensor, fact: &Fact) -> bool {
     let extents = fact.shape.iter().zip(t.shape());
@@ -290,8 +303,8 @@ impl<'m> Importer<'m> {
                         let fact = self.with_elements(&input.name, fact);
                         Slot::Value(self.graph.add_input(&input.name, fact))
                     }
-                    Some((name, t)) => match fits(t, &fact) {
-                        true => Slot::Value(self.graph.add_weight(name, t.clone())),
+                    Some((name, t)) => match fits(&stored_as(t, fact.dtype), &fact) {
+                        true => Slot::Value(self.graph.add_weight(name, stored_as(t, fact.dtype))),
                         false => {
                             let given = t.fact();
                             let fault = format!("input `{name}` is {fact}, what it is to be frozen as is {given}");

@@ -1,12 +1,12 @@
 //! Tensor messages of all storage forms to bytes.
 //!
-//! Law: the element count is checked against the data before anything is allocated; only typed fields and sparse tensors
-//! are copied, and what sparse tensors may grow to is bounded by the size of the file.
+//! Law: the element count is checked against the data before anything is allocated; only typed fields, elements that share
+//! bytes and sparse tensors are copied, and what sparse tensors may grow to is bounded by the size of the file.
 
 use std::path::Path;
 
 use bytes::Bytes;
-use cameo_ir::{DType, Tensor};
+use cameo_ir::{DType, Tensor, narrow};
 
 use crate::error::Fault;
 use crate::external::ExternalFiles;
@@ -120,11 +120,11 @@ impl Weights {
             n => return Err(Fault::invalid(format!("data location {n} does not exist"))),
         };
         let data = if dtype == DType::Bool { zero_or_one(data) } else { data };
-        Tensor::new(dtype, shape, data).map_err(|e| {
+        Tensor::from_packed(dtype, shape, data).map_err(|e| {
             Fault::invalid(format!(
                 "{} elements of {dtype} need {} bytes, the data has {}",
                 count,
-                count * dtype.size(),
+                narrow::packed_len(dtype, count),
                 e.got
             ))
         })
@@ -211,7 +211,9 @@ fn inline(t: &TensorProto, dtype: DType, count: usize) -> Result<Bytes, Fault> {
         DType::U32 | DType::U64 => (4, "uint64_data"),
         _ => (1, "int32_data"),
     };
-    if lists[list] != count {
+    // Elements of less than a byte share the entries, as they do bytes.
+    let entries = narrow::packed_len(dtype, count) / dtype.size();
+    if lists[list] != entries {
         return Err(Fault::invalid(format!(
             "{count} elements of {dtype} wanted, `{name}` has {}",
             lists[list]
@@ -223,7 +225,7 @@ fn inline(t: &TensorProto, dtype: DType, count: usize) -> Result<Bytes, Fault> {
         }
         Ok(x)
     };
-    let mut data = Vec::with_capacity(count * dtype.size());
+    let mut data = Vec::with_capacity(entries * dtype.size());
     match dtype {
         DType::F32 => t.float_data.iter().for_each(|x| data.extend(x.to_le_bytes())),
         DType::I64 => t.int64_data.iter().for_each(|x| data.extend(x.to_le_bytes())),
@@ -236,12 +238,13 @@ fn inline(t: &TensorProto, dtype: DType, count: usize) -> Result<Bytes, Fault> {
             }
         }
         _ => {
-            // 16-bit floats are stored as their bits.
+            // Floats of 16 and 8 bits are stored as their bits, what shares bytes as those.
             let range = match dtype {
                 DType::I8 => (-128, 127),
                 DType::U8 => (0, 255),
                 DType::I16 => (-32_768, 32_767),
                 DType::Bool => (0, 1),
+                t if t.is_narrow() => (0, 255),
                 DType::I32 => (i32::MIN.into(), i32::MAX.into()),
                 _ => (0, 65_535),
             };
@@ -282,7 +285,7 @@ mod tests {
         for dtype in DType::ALL {
             let want = Tensor::from_i64(dtype, &[2], [1, 0]);
             let mut raw = typed(dtype, &[2]);
-            raw.raw_data = want.bytes().clone();
+            raw.raw_data = want.packed();
             assert_eq!(weights().dense(&raw).expect("raw"), want);
             let mut t = typed(dtype, &[2]);
             match dtype {
@@ -292,6 +295,7 @@ mod tests {
                 DType::U32 | DType::U64 => t.uint64_data = vec![1, 0],
                 DType::F16 => t.int32_data = vec![0x3c00, 0],
                 DType::BF16 => t.int32_data = vec![0x3f80, 0],
+                _ if dtype.is_narrow() => t.int32_data = want.packed().iter().map(|b| i32::from(*b)).collect(),
                 _ => t.int32_data = vec![1, 0],
             }
             assert_eq!(weights().dense(&t).expect("typed"), want, "{dtype}");
@@ -324,6 +328,25 @@ mod tests {
     }
 
     #[test]
+    fn elements_of_less_than_a_byte_share_it() {
+        let mut t = typed(DType::I4, &[3]);
+        t.raw_data = vec![0x8f, 0xf2].into();
+        assert_eq!(weights().dense(&t).expect("raw").to_i64(), [-1, -8, 2]);
+        t.raw_data = Bytes::new();
+        t.int32_data = vec![0x8f, 0x02];
+        assert_eq!(weights().dense(&t).expect("typed").to_i64(), [-1, -8, 2]);
+        t.int32_data = vec![0x8f, 0x02, 0];
+        assert!(weights().dense(&t).is_err());
+        t.int32_data = vec![0x8f, 0x102];
+        assert!(weights().dense(&t).is_err());
+        let mut t = typed(DType::U2, &[5]);
+        t.raw_data = vec![0b00_11_10_01, 2].into();
+        assert_eq!(weights().dense(&t).expect("raw").to_i64(), [1, 2, 3, 0, 2]);
+        t.raw_data = vec![0].into();
+        assert!(weights().dense(&t).is_err());
+    }
+
+    #[test]
     fn bools_become_zero_or_one() {
         let mut t = typed(DType::Bool, &[3]);
         t.raw_data = vec![0, 1, 200].into();
@@ -337,7 +360,7 @@ mod tests {
             ..TensorProto::default()
         });
         assert!(e.expect_err("string").message.contains("string"));
-        assert!(dtype(17).expect_err("float8").message.contains("float8e4m3fn"));
+        assert!(dtype(27).expect_err("float6").message.contains("float6e2m3"));
         assert!(dtype(99).expect_err("none").message.contains("does not exist"));
     }
 

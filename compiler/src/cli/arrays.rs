@@ -34,8 +34,9 @@ fn read(graph: &Graph, path: &Path) -> Result<Vec<Tensor>, Diagnostics> {
             .into());
     }
     names
-        .filter_map(|n| arrays.iter().find(|a| *a.name == *n))
-        .map(tensor)
+        .zip(graph.inputs())
+        .filter_map(|(n, v)| Some((arrays.iter().find(|a| *a.name == *n)?, graph.fact(*v).dtype)))
+        .map(|(a, dtype)| tensor(a, dtype))
         .collect()
 }
 
@@ -65,15 +66,19 @@ pub fn no_dimension(graph: &Graph, name: &str) -> Diagnostic {
 /// The array of an `.npy` file.
 pub fn single(path: &Path) -> Result<Tensor, Diagnostics> {
     let array = cameo_npz::read_npy(path).map_err(|e| Diagnostic::io(e.to_string()))?;
-    tensor(&array)
+    let dtype = DType::from_onnx(array.dtype as i32).unwrap_or(DType::U8);
+    tensor(&array, dtype)
 }
 
-/// An array as a tensor.
-pub fn tensor(a: &Array) -> Result<Tensor, Diagnostics> {
+/// An array as a tensor; of type `wanted` if that is one that files do not name and the array may have it.
+pub fn tensor(a: &Array, wanted: DType) -> Result<Tensor, Diagnostics> {
     let bad = || Diagnostic::invalid(format!("array {:?} does not have a shape that Cameo reads", a.name));
+    let wanted = cameo_npz::DType::from_raw(wanted as u32).ok_or_else(bad)?;
+    let a = a.clone().into_dtype(wanted);
     let dtype = DType::from_onnx(a.dtype as i32).ok_or_else(bad)?;
     let shape: Option<Vec<usize>> = a.shape.iter().map(|d| usize::try_from(*d).ok()).collect();
-    let tensor = Tensor::new(dtype, shape.ok_or_else(bad)?, a.data.clone().into());
+    let data = if dtype.bits() < 8 { a.packed() } else { a.data.clone() };
+    let tensor = Tensor::from_packed(dtype, shape.ok_or_else(bad)?, data.into());
     tensor.map_err(|_| bad().into())
 }
 
@@ -170,7 +175,7 @@ mod tests {
             let t = Tensor::from_i64(dtype, &[2, 1], [0, 1]);
             if write(&path, &[("x".into(), &t)]).is_ok() {
                 let back = cameo_npz::read(&path).expect("reads");
-                assert_eq!(tensor(&back[0]).expect("a tensor"), t);
+                assert_eq!(tensor(&back[0], dtype).expect("a tensor"), t);
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use cameo_ir::{Graph, Tensor, ValueId, interp, text};
+use cameo_ir::{DType, Dim, Graph, Sym, Tensor, ValueId, interp, text};
 
 use super::arrays::{self, Difference, difference};
 use super::execute::{Ran, run};
@@ -109,6 +109,31 @@ impl Compared {
     }
 }
 
+/// The graph and its inputs so that those of its program, in which elements that share bytes are bytes, tell all symbols.
+fn as_bytes(graph: &Graph, inputs: &[Tensor]) -> Result<(Graph, Vec<Tensor>), Diagnostics> {
+    if inputs.iter().all(|t| t.dtype().bits() >= 8) {
+        return Ok((graph.clone(), inputs.to_vec()));
+    }
+    let binding = interp::bind(graph, inputs).map_err(|e| Diagnostic::invalid(e.to_string()))?;
+    let value = |d: &Dim| {
+        d.eval(&|s| match s {
+            Sym::Named(n) => binding.get(n).copied(),
+            _ => None,
+        })
+    };
+    let graph = graph.map_dims(&|d| value(d).map_or_else(|| d.clone(), Dim::from));
+    let bytes = |t: &Tensor| {
+        if t.dtype().bits() >= 8 {
+            return Some(t.clone());
+        }
+        let packed = t.packed();
+        Tensor::new(DType::U8, vec![packed.len()], packed).ok()
+    };
+    let inputs: Option<Vec<Tensor>> = inputs.iter().map(bytes).collect();
+    let inputs = inputs.ok_or_else(|| Diagnostic::internal("bytes that are no tensor"))?;
+    Ok((graph, inputs))
+}
+
 /// Runs the graph both ways. A program that ends with an error is a diagnostic.
 pub fn compare(
     graph: &Graph,
@@ -117,6 +142,7 @@ pub fn compare(
     inputs: &[Tensor],
     threads: u32,
 ) -> Result<Comparison, Diagnostics> {
+    let (graph, inputs) = &as_bytes(graph, inputs)?;
     let machine = target.machine()?;
     let program = pipeline::partition(graph, artifact::kernel_target(&machine), options, &mut |_| {})?;
     // The same loops with every tensor that they write as an output. Later writers of a value complete it.

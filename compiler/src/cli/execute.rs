@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use cameo_ir::{Graph, Tensor};
+use cameo_ir::{DType, Graph, Tensor};
 
 use super::arrays;
 use crate::{Diagnostic, Diagnostics, Options, Output, Target, pipeline};
@@ -55,10 +55,16 @@ pub fn run(
             said
         }));
     }
-    read(&y).map(Ran::Outputs)
+    read(&y, graph).map(Ran::Outputs)
 }
 
-fn read(path: &Path) -> Result<Vec<(String, Tensor)>, Diagnostics> {
+fn read(path: &Path, graph: &Graph) -> Result<Vec<(String, Tensor)>, Diagnostics> {
     let all = cameo_npz::read(path).map_err(|e| Diagnostic::io(e.to_string()))?;
-    all.iter().map(|a| Ok((a.name.clone(), arrays::tensor(a)?))).collect()
+    let dtype = |name: &str| {
+        let output = graph.outputs().iter().find(|(n, _)| **n == *name);
+        output.map_or(DType::U8, |(_, v)| graph.fact(*v).dtype)
+    };
+    all.iter()
+        .map(|a| Ok((a.name.clone(), arrays::tensor(a, dtype(&a.name))?)))
+        .collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cameo_ir::op::Arg;
-use cameo_ir::{Graph, NodeId, Sym, Tensor, ValueId};
+use cameo_ir::{DType, Graph, NodeId, Sym, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::axes::cut::Net;
@@ -55,7 +55,7 @@ impl Live {
         for n in g.order() {
             let node = g.node(n);
             let any = node.inputs.iter().flatten().any(|v| out.knows(g, *v));
-            if any && node.outputs.iter().all(|v| g.fact(*v).dtype.is_float()) {
+            if any && node.outputs.iter().all(|v| computes(g.fact(*v).dtype)) {
                 let ties = net.ties(n);
                 out.node(net, n, &ties);
             }
@@ -90,7 +90,7 @@ impl Live {
     }
 
     fn constant(&mut self, v: ValueId, t: &Tensor) {
-        if !t.dtype().is_float() || t.is_empty() {
+        if !computes(t.dtype()) || t.is_empty() {
             return;
         }
         if t.shape().iter().all(|e| *e == 1) {
@@ -338,6 +338,11 @@ fn along(
         }
     }
     out
+}
+
+/// Floats that are computed with: zeros of other types are not followed.
+fn computes(t: DType) -> bool {
+    t.is_float() && !t.is_narrow()
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -61,11 +61,21 @@ pub enum DType {
     U32 = 12,
     U64 = 13,
     BF16 = 16,
+    F8E4M3FN = 17,
+    F8E4M3FNUZ = 18,
+    F8E5M2 = 19,
+    F8E5M2FNUZ = 20,
+    U4 = 21,
+    I4 = 22,
+    F4E2M1 = 23,
+    F8E8M0 = 24,
+    U2 = 25,
+    I2 = 26,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 23] = [
         Self::F32,
         Self::U8,
         Self::I8,
@@ -79,6 +89,16 @@ impl DType {
         Self::U32,
         Self::U64,
         Self::BF16,
+        Self::F8E4M3FN,
+        Self::F8E4M3FNUZ,
+        Self::F8E5M2,
+        Self::F8E5M2FNUZ,
+        Self::U4,
+        Self::I4,
+        Self::F4E2M1,
+        Self::F8E8M0,
+        Self::U2,
+        Self::I2,
     ];
 
     /// The element type of a number found in a descriptor, a header or a C call.
@@ -94,18 +114,31 @@ impl DType {
         None
     }
 
-    /// Bytes per element.
+    /// Bits per element. Those of less than a byte are packed, the first one in the lowest bits; what is left of the last
+    /// byte is 0 in outputs and not looked at in inputs.
+    #[must_use]
+    pub const fn bits(self) -> usize {
+        match self {
+            Self::U4 | Self::I4 | Self::F4E2M1 => 4,
+            Self::U2 | Self::I2 => 2,
+            _ => self.size() * 8,
+        }
+    }
+
+    /// Bytes of the memory that an element is in, which is what its address is a multiple of.
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
             Self::U8 | Self::I8 | Self::Bool => 1,
+            Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F8E5M2FNUZ | Self::F8E8M0 => 1,
+            Self::U4 | Self::I4 | Self::F4E2M1 | Self::U2 | Self::I2 => 1,
             Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
         }
     }
 
-    /// The name that numpy gives it.
+    /// The name that numpy and its package `ml_dtypes` give it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -122,6 +155,16 @@ impl DType {
             Self::U32 => "uint32",
             Self::U64 => "uint64",
             Self::BF16 => "bfloat16",
+            Self::F8E4M3FN => "float8_e4m3fn",
+            Self::F8E4M3FNUZ => "float8_e4m3fnuz",
+            Self::F8E5M2 => "float8_e5m2",
+            Self::F8E5M2FNUZ => "float8_e5m2fnuz",
+            Self::U4 => "uint4",
+            Self::I4 => "int4",
+            Self::F4E2M1 => "float4_e2m1fn",
+            Self::F8E8M0 => "float8_e8m0fnu",
+            Self::U2 => "uint2",
+            Self::I2 => "int2",
         }
     }
 }

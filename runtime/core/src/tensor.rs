@@ -46,7 +46,7 @@ pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
         DType::U16 => first!(u16),
         DType::U8 => first!(u8),
         DType::Bool => Some(i64::from(*bytes.first()? != 0)),
-        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => None,
+        _ => None,
     }
 }
 
@@ -71,7 +71,8 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// Elements of any type as bytes in the machine's order; booleans are bytes of 0 or 1, halves are two bytes.
+    /// Elements of any type as bytes in the machine's order; booleans are bytes of 0 or 1, halves are two bytes, elements of
+    /// less than a byte are packed ([`DType::bits`]).
     #[must_use]
     pub const fn from_bytes(dtype: DType, bytes: &'a [u8], shape: &'a [i64]) -> Self {
         Self { dtype, shape, bytes }
@@ -108,6 +109,7 @@ impl<'a> TensorView<'a> {
 
 /// Bytes of a dense tensor, `None` when an extent is negative or the product overflows the address space.
 pub fn byte_size(dtype: DType, shape: impl IntoIterator<Item = i64>) -> Option<usize> {
+    // Of elements that share bytes, the bytes are as good as counted by elements: there are fewer of them.
     let mut bytes = dtype.size();
     let mut empty = false;
     for extent in shape {
@@ -118,7 +120,8 @@ pub fn byte_size(dtype: DType, shape: impl IntoIterator<Item = i64>) -> Option<u
             .checked_mul(extent.max(1))
             .filter(|&bytes| bytes <= isize::MAX as usize)?;
     }
-    Some(if empty { 0 } else { bytes })
+    let shared = dtype.size() * 8 / dtype.bits();
+    Some(if empty { 0 } else { bytes.div_ceil(shared) })
 }
 
 #[cfg(test)]
@@ -145,6 +148,10 @@ mod tests {
         assert_eq!(byte_size(DType::F32, [2, 3]), Some(24));
         assert_eq!(byte_size(DType::F64, []), Some(8));
         assert_eq!(byte_size(DType::U8, [0, 5]), Some(0));
+        assert_eq!(byte_size(DType::I4, [3, 5]), Some(8));
+        assert_eq!(byte_size(DType::U2, []), Some(1));
+        assert_eq!(byte_size(DType::U2, [8, 0]), Some(0));
+        assert_eq!(byte_size(DType::F8E5M2, [3, 5]), Some(15));
         assert_eq!(byte_size(DType::U8, [-1]), None);
         assert_eq!(byte_size(DType::U8, [1 << 40, 1 << 40, 0]), None);
     }

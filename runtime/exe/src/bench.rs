@@ -2,7 +2,7 @@
 
 use crate::{Failure, USAGE};
 use cameo_npz::{Array, DType};
-use cameo_runtime::{Description, Dim, Error};
+use cameo_runtime::{Description, Dim, Error, byte_size};
 use std::time::Instant;
 
 /// Milliseconds of each timed run, ascending.
@@ -58,10 +58,7 @@ pub fn generated_inputs(description: &Description, flag: &str) -> Result<Vec<Arr
                     info.name
                 ),
             })?;
-            let count = shape.iter().try_fold(1usize, |count, &extent| {
-                count.checked_mul(usize::try_from(extent).ok()?)
-            });
-            let bytes = count.and_then(|count| count.checked_mul(info.dtype.size()));
+            let bytes = byte_size(info.dtype, shape.iter().copied());
             let bytes = bytes.ok_or_else(|| Failure::new(&format!("input {:?} is too large", info.name)))?;
             Ok(Array {
                 name: info.name.to_owned(),

@@ -181,13 +181,20 @@ fn main_with(
         .map(|(index, info)| Ok((info.name, context.output(index)?)))
         .collect::<Result<_, Error>>()?;
     if let Some(path) = &arguments.outputs {
+        // As numpy has elements of few bits.
+        let apart = |view: &TensorView<'_>| {
+            let count = view.shape().iter().product::<i64>() as usize;
+            (view.dtype().bits() < 8).then(|| cameo_npz::unpacked(view.dtype(), view.bytes(), count))
+        };
+        let apart: Vec<Option<Vec<u8>>> = outputs.iter().map(|(_, view)| apart(view)).collect();
         let arrays: Vec<ArrayRef<'_>> = outputs
             .iter()
-            .map(|(name, view)| ArrayRef {
+            .zip(&apart)
+            .map(|((name, view), apart)| ArrayRef {
                 name,
                 dtype: view.dtype(),
                 shape: view.shape(),
-                data: view.bytes(),
+                data: apart.as_deref().unwrap_or(view.bytes()),
             })
             .collect();
         return cameo_npz::write(path, &arrays).map_err(|error| Failure::new(&error));
@@ -246,7 +253,12 @@ fn read_inputs(description: &Description, arguments: &Arguments) -> Result<Optio
         .inputs()
         .map(|info| {
             let found = arrays.iter().position(|array| array.name == info.name);
-            found.map(|index| arrays.swap_remove(index)).ok_or_else(|| {
+            let found = found.map(|index| arrays.swap_remove(index).into_dtype(info.dtype));
+            let packed = found.map(|array| Array {
+                data: array.packed(),
+                ..array
+            });
+            packed.ok_or_else(|| {
                 Failure::new(&format!(
                     "{}: there is no array {:?}, which is an input",
                     path.display(),

@@ -24,7 +24,8 @@ pub struct Array {
     pub dtype: DType,
     /// Extent of each axis, outermost first.
     pub shape: Vec<i64>,
-    /// Product of `shape` times the element size bytes.
+    /// Product of `shape` times the element size bytes: elements of less than a byte are in the lowest bits of one, as
+    /// numpy has them.
     pub data: Vec<u8>,
 }
 
@@ -105,6 +106,29 @@ pub struct ArrayRef<'a> {
 }
 
 impl Array {
+    /// The same bytes as elements of a type that numpy has no name for: those are read as `uint8`, and integers of few bits
+    /// may be stored as `int8` too. Of any other type the array stays what it is.
+    #[must_use]
+    pub fn into_dtype(self, dtype: DType) -> Self {
+        if npy::is_nameless(dtype) && matches!(self.dtype, DType::U8 | DType::I8) {
+            Self { dtype, ..self }
+        } else {
+            self
+        }
+    }
+
+    /// The elements as programs take them: those of less than a byte share bytes, the first one in the lowest bits.
+    #[must_use]
+    pub fn packed(&self) -> Vec<u8> {
+        let bits = self.dtype.bits();
+        if bits >= 8 {
+            return self.data.clone();
+        }
+        let mask = (1u8 << bits) - 1;
+        let byte = |group: &[u8]| group.iter().rev().fold(0u8, |byte, e| byte << bits | (e & mask));
+        self.data.chunks(8 / bits).map(byte).collect()
+    }
+
     /// Borrows the array.
     #[must_use]
     pub fn as_ref(&self) -> ArrayRef<'_> {
@@ -115,6 +139,20 @@ impl Array {
             data: &self.data,
         }
     }
+}
+
+/// The way back from [`Array::packed`]: `count` elements in a byte each.
+#[must_use]
+pub fn unpacked(dtype: DType, bytes: &[u8], count: usize) -> Vec<u8> {
+    let bits = dtype.bits();
+    if bits >= 8 {
+        return bytes.to_vec();
+    }
+    let mask = (1u8 << bits) - 1;
+    let elements = bytes
+        .iter()
+        .flat_map(|b| (0..8 / bits).map(move |i| b >> (i * bits) & mask));
+    elements.take(count).collect()
 }
 
 /// Writes the arrays to a new file at `path`, replacing an older one.
@@ -203,7 +241,27 @@ mod tests {
                 }
             })
             .collect();
-        assert_eq!(read_bytes(&archive(&arrays)).unwrap(), arrays);
+        let back = read_bytes(&archive(&arrays)).unwrap();
+        assert!(back.iter().zip(&arrays).all(|(b, a)| a.dtype.bits() <= 8 || b == a));
+        let back: Vec<Array> = back.into_iter().zip(DType::ALL).map(|(a, t)| a.into_dtype(t)).collect();
+        assert_eq!(back, arrays);
+    }
+
+    #[test]
+    fn few_bits_share_bytes() {
+        let of = |dtype, data: &[u8]| Array {
+            name: "x".into(),
+            dtype,
+            shape: vec![data.len() as i64],
+            data: data.to_vec(),
+        };
+        let x = of(DType::I4, &[1, 0xff, 7]);
+        assert_eq!(x.packed(), [0xf1, 7]);
+        assert_eq!(unpacked(DType::I4, &[0xf1, 7], 3), [1, 15, 7]);
+        assert_eq!(of(DType::U2, &[1, 2, 3, 0, 2]).packed(), [0b0011_1001, 2]);
+        assert_eq!(of(DType::F8E5M2, &[5, 200]).packed(), [5, 200]);
+        assert_eq!(of(DType::F32, &[]).into_dtype(DType::I4).dtype, DType::F32);
+        assert_eq!(of(DType::U8, &[]).into_dtype(DType::I8).dtype, DType::U8);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! One `.npy` array: a Python dictionary as text, then the elements.
 //!
 //! Format: numpy's `numpy/lib/format.py`, versions 1.0 to 3.0. `bfloat16` has no numpy code of its own: the `ml_dtypes`
-//! package saves it as the two-byte void `V2`, and so does this file.
+//! package saves it as the two-byte void `V2`, and so does this file. Its types of at most a byte are all saved as `V1`,
+//! each element in the lowest bits of a byte: which of them it is the array does not say, and it is read as `uint8`
+//! ([`crate::Array::into_dtype`]).
 
 use crate::Error;
 use cameo_abi::DType;
@@ -14,7 +16,7 @@ const ALIGNMENT: usize = 64;
 /// numpy's own limit on axes is 64; it also bounds what a hostile header can ask for.
 const MAX_RANK: usize = 64;
 
-const CODES: [(&str, DType); 14] = [
+const CODES: [(&str, DType); 16] = [
     ("f4", DType::F32),
     ("u1", DType::U8),
     ("i1", DType::I8),
@@ -30,7 +32,13 @@ const CODES: [(&str, DType); 14] = [
     ("V2", DType::BF16),
     // What newer `ml_dtypes` may write.
     ("bfloat16", DType::BF16),
+    // Of an unknown type that is a byte; `ml_dtypes` has a code of its own for `float8_e5m2`.
+    (BYTE, DType::U8),
+    ("f1", DType::U8),
 ];
+
+/// The code of the types that numpy has no name for, and that are a byte.
+const BYTE: &str = "V1";
 
 /// An array without its name.
 pub struct Decoded {
@@ -39,9 +47,14 @@ pub struct Decoded {
     pub data: Vec<u8>,
 }
 
+/// Whether numpy has no name for a type that is no more than a byte.
+pub fn is_nameless(dtype: DType) -> bool {
+    CODES.iter().all(|(_, of)| *of != dtype)
+}
+
 /// Everything before the elements: magic, version 1.0, dictionary, padding.
 pub fn header(dtype: DType, shape: &[i64]) -> Vec<u8> {
-    let code = CODES.iter().find(|(_, of)| *of == dtype).map_or("", |(code, _)| code);
+    let code = CODES.iter().find(|(_, of)| *of == dtype).map_or(BYTE, |(code, _)| code);
     let order = if dtype.size() == 1 { '|' } else { '<' };
     let mut text = format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': (");
     for extent in shape {

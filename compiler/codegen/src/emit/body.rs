@@ -4,7 +4,7 @@
 //! there. What does not depend on the lanes stays scalar and is computed once.
 
 use cameo_ir::structured::{Binary, Body, Expr, ExprId, Scalar, Unary};
-use cameo_ir::{Atom, Bounds, DType, Dim, Sym};
+use cameo_ir::{Atom, Bounds, DType, Dim, Sym, narrow};
 use cameo_kernel::nest::{guards, lane_offsets};
 use cameo_kernel::program::{ACC, Buffer, RED, slot};
 use std::cell::RefCell;
@@ -25,6 +25,21 @@ pub const fn elem(t: DType) -> Elem {
         DType::I16 | DType::U16 => Elem::I16,
         DType::I8 | DType::U8 => Elem::I8,
         DType::Bool => Elem::I1,
+        // By their codes, integers extended: there is no arithmetic with them.
+        _ => Elem::I8,
+    }
+}
+
+/// A constant of a tensor's element type.
+fn constant(b: &Builder, t: DType, v: Scalar) -> Val {
+    let ty = elem(t).x(0);
+    match v {
+        Scalar::Float(bits) if t.is_small_float() => b.int(ty, narrow::encode(t, f64::from_bits(bits)).into()),
+        Scalar::Int(v) if t.is_small_float() => b.int(ty, narrow::encode(t, v as f64).into()),
+        Scalar::Float(bits) => b.float(ty, f64::from_bits(bits)),
+        Scalar::Int(v) if t.is_float() => b.float(ty, v as f64),
+        Scalar::Int(v) if t.is_narrow() => b.int(ty, narrow::wrapped(t, v).into()),
+        Scalar::Int(v) => b.int(ty, v),
     }
 }
 
@@ -229,9 +244,7 @@ impl<'f, 'c> Frame<'f, 'c> {
         let body = self.cx.body;
         let t = body.dtype(id);
         match body.get(id) {
-            Expr::Const(_, Scalar::Float(bits)) => b.float(elem(t).x(0), f64::from_bits(*bits)),
-            Expr::Const(_, Scalar::Int(v)) if t.is_float() => b.float(elem(t).x(0), *v as f64),
-            Expr::Const(_, Scalar::Int(v)) => b.int(elem(t).x(0), *v),
+            Expr::Const(_, v) => constant(b, t, *v),
             Expr::Index(d) => self.dim_lanes(d),
             Expr::Load { operand: ACC, .. } => self.acc.unwrap_or_else(|| b.f32(0.0)),
             Expr::Load { operand, .. } if *operand >= RED => self
@@ -272,6 +285,10 @@ impl<'f, 'c> Frame<'f, 'c> {
                 b.select(b.splat(c, n), b.splat(x, n), b.splat(y, n))
             }
             Expr::Cast(to, a) => self.cast(self.eval(*a), body.dtype(*a), *to),
+            Expr::Bits(to, a) => {
+                let v = self.eval(*a);
+                b.bitcast(v, v.ty().with_elem(elem(*to)))
+            }
             Expr::CheckedIndex(a, extent) => self.checked(self.eval(*a), extent),
         }
     }
@@ -320,11 +337,7 @@ impl<'f, 'c> Frame<'f, 'c> {
         let value = self.load_at(ptr, el, &offset, ok);
         match (ok, fill) {
             (Some(ok), Some(fill)) => {
-                let f = match fill {
-                    Scalar::Float(bits) => b.float(el.x(0), f64::from_bits(bits)),
-                    Scalar::Int(v) if el.is_float() => b.float(el.x(0), v as f64),
-                    Scalar::Int(v) => b.int(el.x(0), v),
-                };
+                let f = constant(b, buffer.dtype, fill);
                 let n = ok.lanes().max(value.lanes());
                 let ok = if ok.lanes() == 0 { ok } else { b.splat(ok, n) };
                 b.select(ok, b.splat(value, n), b.splat(f, n))
@@ -441,6 +454,9 @@ impl<'f, 'c> Frame<'f, 'c> {
         if from == to {
             return v;
         }
+        if from.is_narrow() || to.is_narrow() {
+            return self.cast_narrow(v, from, to);
+        }
         match (from, to) {
             (DType::Bool, _) => {
                 if to.is_float() {
@@ -470,6 +486,42 @@ impl<'f, 'c> Frame<'f, 'c> {
             }
             (f, t) if f.is_signed() => b.resize_s(v, elem(t)),
             (_, t) => b.resize_u(v, elem(t)),
+        }
+    }
+
+    /// [`Frame::cast`] from or to a type without arithmetic: by way of one that has.
+    fn cast_narrow(&self, v: Val, from: DType, to: DType) -> Val {
+        let b = self.b;
+        if from.is_small_float() {
+            return match to {
+                // There is no 0, and the smallest number would be taken for one.
+                DType::Bool if from == DType::F8E8M0 => b.splat(b.bool(true), v.lanes()),
+                DType::F64 if from == DType::F8E8M0 => b.power_to_double(v),
+                _ => self.cast(b.small_to_single(v, from), DType::F32, to),
+            };
+        }
+        if from.is_narrow() {
+            let byte = if from.is_signed() { DType::I8 } else { DType::U8 };
+            return self.cast(v, byte, to);
+        }
+        if to.is_small_float() {
+            return match from {
+                // Rounding twice would not be to the nearest.
+                DType::F64 if to != DType::F8E8M0 => b.single_to_small(b.to_odd_single(v), to),
+                _ => b.single_to_small(self.cast(v, from, DType::F32), to),
+            };
+        }
+        let byte = if from.is_float() {
+            b.resize_s(self.cast(v, from, DType::I32), Elem::I8)
+        } else {
+            self.cast(v, from, DType::I8)
+        };
+        let spare = b.int(byte.ty(), 8 - to.bits() as i64);
+        let high = b.shl(byte, spare);
+        if to.is_signed() {
+            b.shr_s(high, spare)
+        } else {
+            b.shr_u(high, spare)
         }
     }
 

@@ -17,6 +17,7 @@ pub mod math;
 pub mod memory;
 pub mod nest;
 pub mod panels;
+mod small;
 pub mod vector;
 pub mod window;
 mod winograd;

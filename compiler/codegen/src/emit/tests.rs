@@ -1,5 +1,6 @@
 //! Every family of builder operations, rendered, compiled, run, and compared with the same in Rust.
 
+mod small;
 mod structure;
 
 use super::*;

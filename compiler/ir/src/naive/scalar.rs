@@ -1,8 +1,8 @@
 //! Scalars with the exact semantics of every element type: rounding after each operation, integers that wrap.
 
-use crate::DType;
 use crate::structured::{Binary, Combine, Scalar, Unary};
 use crate::tensor::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use crate::{DType, Tensor, narrow};
 
 /// A scalar: floats of every type as the `f64` of the same value, integers by their value, `u64` by its bits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +33,7 @@ fn round(t: DType, x: f64) -> Num {
         DType::F32 => f64::from(x as f32),
         DType::F16 => f64::from(f16_to_f32(f32_to_f16(x as f32))),
         DType::BF16 => f64::from(bf16_to_f32(f32_to_bf16(x as f32))),
+        _ if t.is_small_float() => f64::from(narrow::decode(t, narrow::encode(t, x))),
         _ => x,
     })
 }
@@ -47,6 +48,7 @@ fn wrap(t: DType, x: i64) -> Num {
         DType::I16 => i64::from(x as i16),
         DType::U32 => i64::from(x as u32),
         DType::I32 => i64::from(x as i32),
+        _ if t.is_narrow() => i64::from(narrow::wrapped(t, x)),
         _ => x,
     })
 }
@@ -75,10 +77,24 @@ pub fn cast(from: DType, to: DType, x: Num) -> Num {
         (Num::F(v), DType::U32) => Num::I(i64::from(v as u32)),
         (Num::F(v), DType::I32) => Num::I(i64::from(v as i32)),
         (Num::F(v), DType::U64) => Num::I((v as u64) as i64),
+        (Num::F(v), _) if to.is_narrow() => wrap(to, (v as i32).into()),
         (Num::F(v), _) => Num::I(v as i64),
         (Num::I(v), _) if !to.is_float() => wrap(to, v),
         (Num::I(v), _) if from == DType::U64 => round(to, v as u64 as f64),
         (Num::I(v), _) => round(to, v as f64),
+    }
+}
+
+/// The bits of `x` as those of another type of the same size.
+pub fn bits(from: DType, to: DType, x: Num) -> Num {
+    let given = match x {
+        Num::F(v) => Tensor::from_f64(from, &[], [v]),
+        Num::I(v) => Tensor::from_i64(from, &[], [v]),
+    };
+    match Tensor::new(to, vec![], given.bytes().clone()) {
+        Ok(t) if to.is_float() => Num::F(t.to_f64().first().copied().unwrap_or(0.0)),
+        Ok(t) => Num::I(t.to_i64().first().copied().unwrap_or(0)),
+        Err(_) => x,
     }
 }
 

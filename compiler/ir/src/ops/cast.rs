@@ -1,10 +1,13 @@
 //! Conversions between element types, selection and clipping.
+//!
+//! Law: what lies beyond a small float's range, and how its powers of two are rounded, is decided here; bodies convert to the
+//! nearest value.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::binary::{larger, smaller};
 use crate::ops::pointwise::{self, RESULT, working};
-use crate::structured::{Binary, Body, Compute, ExprId};
-use crate::{Bounds, DType, Dim, Fact, Tensor};
+use crate::structured::{Binary, Body, Compute, Expr, ExprId, Unary};
+use crate::{Bounds, DType, Dim, Fact, Tensor, narrow};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[&Cast, &CastLike, &BitCast, &Where, &Clip];
@@ -35,19 +38,126 @@ fn convert_dim(d: &Dim, to: DType) -> Option<Dim> {
     }
 }
 
-fn convert(x: &Tensor, to: DType) -> Tensor {
+/// How a power of two is chosen for a number that is none.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Up,
+    Down,
+    /// Of two equally near ones the larger.
+    Nearest,
+}
+
+/// What small floats do with numbers that they do not have.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    /// Beyond the largest number is the largest; else what the type has there.
+    saturate: bool,
+    /// Of `f8e8m0`.
+    mode: Mode,
+}
+
+impl Manner {
+    fn of(cx: &Cx) -> Result<Self, OpError> {
+        let mode = match cx.str("round_mode")? {
+            "up" => Mode::Up,
+            "down" => Mode::Down,
+            "nearest" => Mode::Nearest,
+            other => return invalid(format!("round_mode {other:?}")),
+        };
+        let saturate = cx.int("saturate")? != 0;
+        Ok(Self { saturate, mode })
+    }
+
+    /// `x` as a value of `f8e8m0`, or NaN.
+    fn power(self, x: f64) -> f64 {
+        let (least, most) = (2f64.powi(-127), narrow::largest(DType::F8E8M0));
+        let mut x = f64::from(x as f32).abs();
+        if self.saturate {
+            x = x.clamp(least, most);
+        }
+        if !(least..=most).contains(&x) {
+            return f64::NAN;
+        }
+        let below = f64::from_bits(x.to_bits() >> 52 << 52);
+        match self.mode {
+            _ if x == below => below,
+            Mode::Up => 2.0 * below,
+            Mode::Nearest if x >= 1.5 * below => 2.0 * below,
+            Mode::Down | Mode::Nearest => below,
+        }
+    }
+
+    /// `v` as type `to`.
+    pub(crate) fn cast(self, b: &mut Body, v: ExprId, to: DType) -> ExprId {
+        let from = b.dtype(v);
+        if from == to {
+            return v;
+        }
+        if to == DType::F8E8M0 {
+            return self.cast_power(b, v);
+        }
+        if !self.saturate || !Types::FLOAT8.contains(to) {
+            return b.cast(to, v);
+        }
+        // Integers that are rounded on the way are far beyond the largest number.
+        let wide = if from == DType::F64 { from } else { DType::F32 };
+        let v = b.cast(wide, v);
+        let most = narrow::largest(to);
+        let (low, high) = (b.float(wide, -most), b.float(wide, most));
+        let v = b.binary(Binary::Max, v, low);
+        let v = b.binary(Binary::Min, v, high);
+        b.cast(to, v)
+    }
+
+    /// The conversion of bodies goes to the nearest power: one step from it is the other neighbour.
+    fn cast_power(self, b: &mut Body, v: ExprId) -> ExprId {
+        let (t, to) = (DType::F32, DType::F8E8M0);
+        let x = b.cast(t, v);
+        let mut x = b.unary(Unary::Abs, x);
+        let most = b.float(t, narrow::largest(to));
+        if self.saturate {
+            x = b.binary(Binary::Min, x, most);
+        } else {
+            // The smallest number is subnormal in `f32`; its double is not.
+            let (double, least) = (b.binary(Binary::Add, x, x), b.float(t, 2f64.powi(-126)));
+            let (above, below) = (b.binary(Binary::Le, least, double), b.binary(Binary::Le, x, most));
+            let (inside, nan) = (b.binary(Binary::And, above, below), b.float(t, f64::NAN));
+            x = b.select(inside, x, nan);
+        }
+        let nearest = b.cast(to, x);
+        let (other, further) = match self.mode {
+            Mode::Nearest => return nearest,
+            Mode::Up => (2.0, true),
+            Mode::Down => (0.5, false),
+        };
+        let near = b.cast(t, nearest);
+        let other = b.float(t, other);
+        let other = b.binary(Binary::Mul, near, other);
+        let (low, high) = if further { (near, x) } else { (x, near) };
+        let wrong = b.binary(Binary::Lt, low, high);
+        let chosen = b.select(wrong, other, near);
+        b.cast(to, chosen)
+    }
+}
+
+fn convert(x: &Tensor, to: DType, how: Manner) -> Tensor {
     match (x.dtype(), to) {
         (from, to) if from == to => x.clone(),
+        (_, DType::F8E8M0) => Tensor::from_f64(to, x.shape(), x.to_f64().into_iter().map(|v| how.power(v))),
+        (_, to) if how.saturate && Types::FLOAT8.contains(to) => {
+            let most = narrow::largest(to);
+            Tensor::from_f64(to, x.shape(), x.to_f64().into_iter().map(|v| v.clamp(-most, most)))
+        }
         // `u64` goes to floats by its value, to integers by its bits.
         (from, to) if from.is_float() || to.is_float() => Tensor::from_f64(to, x.shape(), x.to_f64()),
         _ => Tensor::from_i64(to, x.shape(), x.to_i64()),
     }
 }
 
-fn lower_cast(x: &Fact, to: DType) -> Lowering {
+fn lower_cast(x: &Fact, to: DType, how: Manner) -> Lowering {
     Lowering::Compute(vec![Compute::map(to, &x.shape, |b, i| {
         let v = b.load(0, x.dtype, i.to_vec());
-        b.cast(to, v)
+        how.cast(b, v, to)
     })])
 }
 
@@ -57,13 +167,14 @@ impl OpDef for Cast {
     fn schema(&self) -> &'static Schema {
         static S: Schema = Schema::new(
             "Cast",
-            "x as element type `to`; floats to integers truncate, to bool is x != 0",
+            "x as element type `to`; floats to integers truncate, to bool is x != 0, to floats goes to the nearest value",
             &[Param::new("input", Types::ANY)],
             CONVERTED,
             &[
                 ("to", AttrDef::ReqDType),
-                // Both concern 8-bit floats only.
+                // To a float of 8 bits: beyond its largest number is the largest, else infinity or NaN.
                 ("saturate", AttrDef::Int(1)),
+                // To `f8e8m0`: to which power of two.
                 ("round_mode", AttrDef::Str("up")),
             ],
         )
@@ -72,15 +183,16 @@ impl OpDef for Cast {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        Manner::of(cx)?;
         Ok(vec![converted(cx.fact(0)?, cx.dtype("to")?)])
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        Ok(vec![convert(cx.tensor(0)?, cx.dtype("to")?)])
+        Ok(vec![convert(cx.tensor(0)?, cx.dtype("to")?, Manner::of(cx)?)])
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
-        Ok(lower_cast(cx.fact(0)?, cx.dtype("to")?))
+        Ok(lower_cast(cx.fact(0)?, cx.dtype("to")?, Manner::of(cx)?))
     }
 }
 
@@ -102,15 +214,16 @@ impl OpDef for CastLike {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        Manner::of(cx)?;
         Ok(vec![converted(cx.fact(0)?, cx.fact(1)?.dtype)])
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        Ok(vec![convert(cx.tensor(0)?, cx.fact(1)?.dtype)])
+        Ok(vec![convert(cx.tensor(0)?, cx.fact(1)?.dtype, Manner::of(cx)?)])
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
-        Ok(lower_cast(cx.fact(0)?, cx.fact(1)?.dtype))
+        Ok(lower_cast(cx.fact(0)?, cx.fact(1)?.dtype, Manner::of(cx)?))
     }
 }
 
@@ -156,14 +269,21 @@ impl OpDef for BitCast {
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let (x, to) = (cx.fact(0)?, Self::target(cx)?);
-        // Integers of one size are each other's bits; bodies have no other way to them.
-        if x.dtype != to && (x.dtype.is_float() || to.is_float()) {
-            return unsupported(format!(
-                "the bits of {} as {to} are not compiled yet, unless x is constant",
-                x.dtype
-            ));
-        }
-        Ok(lower_cast(x, to))
+        Ok(Lowering::Compute(vec![Compute::map(to, &x.shape, |b, i| {
+            let v = b.load(0, x.dtype, i.to_vec());
+            // A bool is no byte in a body.
+            if x.dtype == DType::Bool || to == DType::Bool {
+                let byte = if x.dtype == DType::Bool { v } else { b.push(Expr::Bits(DType::U8, v)) };
+                return match to {
+                    DType::Bool => b.cast(DType::Bool, byte),
+                    _ => {
+                        let byte = b.cast(DType::U8, byte);
+                        b.push(Expr::Bits(to, byte))
+                    }
+                };
+            }
+            b.push(Expr::Bits(to, v))
+        })]))
     }
 }
 
@@ -332,6 +452,90 @@ mod tests {
         );
     }
 
+    /// All values of a narrow type, and of others what is at and between those of small floats.
+    fn values(t: DType) -> Option<Tensor> {
+        if t.is_narrow() {
+            let n = 1usize << t.bits();
+            return Some(if t.is_float() {
+                Tensor::new(t, vec![n], (0..n).map(|c| c as u8).collect::<Vec<_>>().into()).expect("fits")
+            } else {
+                Tensor::from_i64(t, &[n], 0..n as i64)
+            });
+        }
+        let numbers = (0..256).map(|c| f64::from(narrow::decode(DType::F8E5M2, c as u8)));
+        let scaled = numbers.flat_map(|v| [v, v * 1.0625, v * 1.125, v * 1.9, v * 0.01]);
+        let far = [
+            0.0,
+            -0.0,
+            2f64.powi(-126),
+            2f64.powi(127),
+            1.5 * 2f64.powi(127),
+            3e38,
+            1e6,
+            448.0,
+            464.0,
+            465.0,
+            240.0,
+            248.0,
+        ];
+        let all: Vec<f64> = scaled.chain(far).collect();
+        // Beyond the range of integers nothing is defined.
+        let all = all
+            .into_iter()
+            .filter(|v| t.is_float() || v.is_finite() && v.abs() < 100.0 && (t.is_signed() || *v >= 0.0));
+        let all: Vec<f64> = all.collect();
+        Some(Tensor::from_f64(t, &[all.len()], all.iter().copied()))
+    }
+
+    #[test]
+    fn narrow_casts() {
+        for narrow in DType::ALL.into_iter().filter(|t| t.is_narrow()) {
+            for other in DType::ALL {
+                for saturate in [0, 1] {
+                    for mode in ["up", "down", "nearest"] {
+                        if narrow != DType::F8E8M0 && mode != "up" {
+                            continue;
+                        }
+                        let attrs = |to: DType| {
+                            let mode = ("round_mode", Attr::Str(mode.into()));
+                            [("to", Attr::DType(to)), ("saturate", Attr::Int(saturate)), mode]
+                        };
+                        check("Cast", &attrs(narrow), &[values(other)], 1);
+                        // Negative floats as unsigned integers, and infinite ones, are not defined.
+                        if !narrow.is_float() || other.is_float() || other == DType::Bool {
+                            check("Cast", &attrs(other), &[values(narrow)], 1);
+                        }
+                    }
+                }
+            }
+        }
+        let cast = |x: &[f32], to: DType, saturate: i64, mode: &str| {
+            let mode = ("round_mode", Attr::Str(mode.into()));
+            let attrs = [("to", Attr::DType(to)), ("saturate", Attr::Int(saturate)), mode];
+            let x = Some(Tensor::f32(&[x.len()], x.iter().copied()));
+            eval("Cast", &attrs, &[x], 1)[0].bytes().to_vec()
+        };
+        let far = [500.0, f32::INFINITY, -f32::INFINITY, f32::NAN, -0.0];
+        assert_eq!(cast(&far, DType::F8E4M3FN, 1, "up"), [0x7e, 0x7e, 0xfe, 0x7f, 0x80]);
+        assert_eq!(cast(&far, DType::F8E4M3FN, 0, "up"), [0x7f, 0x7f, 0xff, 0x7f, 0x80]);
+        assert_eq!(cast(&far, DType::F8E4M3FNUZ, 1, "up"), [0x7f, 0x7f, 0xff, 0x80, 0]);
+        assert_eq!(cast(&far, DType::F8E4M3FNUZ, 0, "up"), [0x80, 0x80, 0x80, 0x80, 0]);
+        assert_eq!(cast(&far[1..], DType::F8E5M2, 1, "up"), [0x7b, 0xfb, 0x7e, 0x80]);
+        assert_eq!(cast(&far[1..], DType::F8E5M2, 0, "up"), [0x7c, 0xfc, 0x7e, 0x80]);
+        let powers = [0.0, 1.0, 1.1, 1.5, 3e38, f32::INFINITY, f32::NAN];
+        let power = |saturate, mode| cast(&powers, DType::F8E8M0, saturate, mode);
+        assert_eq!(power(1, "up"), [0, 127, 128, 128, 254, 254, 255]);
+        assert_eq!(power(1, "down"), [0, 127, 127, 127, 254, 254, 255]);
+        assert_eq!(power(0, "nearest"), [255, 127, 127, 128, 255, 255, 255]);
+        let from = |t: DType, x: &[f32]| cast(x, t, 1, "up");
+        assert_eq!(from(DType::I4, &[-9.0, -8.0, -1.0, 7.9, 8.0]), [7, 0xf8, 0xff, 7, 0xf8]);
+        assert_eq!(from(DType::U2, &[-3.0, -1.0, 3.0]), [1, 3, 3]);
+        assert_eq!(
+            from(DType::F4E2M1, &[0.25, 0.75, -5.0, 100.0, f32::NAN]),
+            [0, 2, 0xe, 7, 0]
+        );
+    }
+
     #[test]
     fn bits() {
         for from in DType::ALL {
@@ -351,7 +555,15 @@ mod tests {
 
     #[test]
     fn selection() {
-        for t in [DType::F32, DType::F16, DType::I64, DType::Bool, DType::U64] {
+        for t in [
+            DType::F32,
+            DType::F16,
+            DType::I64,
+            DType::Bool,
+            DType::U64,
+            DType::F8E5M2,
+            DType::I4,
+        ] {
             for (c, x, y) in [
                 (&[3, 4][..], &[3, 4][..], &[3, 4][..]),
                 (&[3, 1], &[4], &[]),

@@ -23,7 +23,7 @@ impl OpDef for NonZero {
         static S: Schema = Schema::new(
             "NonZero",
             "the coordinates of the elements that are not 0: y[axis, i], in row-major order",
-            &[Param::new("X", Types::ANY)],
+            &[Param::new("X", Types::PLAIN)],
             &[Param::new("Y", Types::I64).group(0)],
             &[(COUNT, AttrDef::Symbol)],
         );

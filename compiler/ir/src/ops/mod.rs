@@ -35,6 +35,7 @@ pub mod losses;
 pub mod ml;
 pub mod movement;
 pub mod norms;
+pub mod packed;
 mod pad;
 pub(crate) mod pointwise;
 pub mod pool;
@@ -87,6 +88,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Signals", signal::OPS),
     ("Random numbers", draws::OPS),
     ("Few bits", quantize::OPS),
+    ("Elements that share bytes", packed::OPS),
     ("Attention", attention::OPS),
     ("Recurrent layers", recurrent::OPS),
     ("Convolution", conv::OPS),

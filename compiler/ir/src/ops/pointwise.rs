@@ -26,10 +26,10 @@ pub(crate) fn int_range(t: DType) -> (i128, i128) {
     match t {
         DType::Bool => (0, 1),
         _ if t.is_signed() => {
-            let half = 1i128 << (t.size() * 8 - 1);
+            let half = 1i128 << (t.bits() - 1);
             (-half, half - 1)
         }
-        _ => (0, (1i128 << (t.size() * 8)) - 1),
+        _ => (0, (1i128 << t.bits()) - 1),
     }
 }
 

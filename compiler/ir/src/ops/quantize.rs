@@ -3,7 +3,7 @@
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::working;
-use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
+use crate::{Attr, DType, Dim, Fact, Tensor, ValueId, narrow};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
@@ -16,14 +16,19 @@ pub const OPS: &[&dyn OpDef] = &[
     &super::quantized_conv::QLINEAR_CONV,
 ];
 
-const FEW_BITS: Types = Types::of(&[DType::U8, DType::I8, DType::U16, DType::I16]);
+const SMALL_FLOATS: Types = Types(Types::FLOAT8.0 | Types::of(&[DType::F4E2M1]).0);
+/// What QuantizeLinear makes.
+const QUANTIZED: Types =
+    Types(Types::of(&[DType::U8, DType::I8, DType::U16, DType::I16]).0 | Types::FEW_BITS.0 | SMALL_FLOATS.0);
 pub(super) const BYTES: Types = Types::of(&[DType::U8, DType::I8]);
-const CODES: Types = Types(FEW_BITS.0 | Types::of(&[DType::I32]).0);
+const CODES: Types = Types(QUANTIZED.0 | Types::of(&[DType::I32]).0);
 const MEASURED: Types = Types(Types::FLOAT.0 | Types::of(&[DType::I32]).0);
+/// A scale that is a power of two may be stored as one.
+const POWERS: Types = Types::of(&[DType::F8E8M0]);
 
-/// Smallest and largest number of a type of at most 32 bits.
+/// Smallest and largest number of an integer type of at most 32 bits.
 fn limits(t: DType) -> [f64; 2] {
-    let bits = t.size() as i32 * 8;
+    let bits = t.bits() as i32;
     if t.is_signed() {
         [-2f64.powi(bits - 1), 2f64.powi(bits - 1) - 1.0]
     } else {
@@ -49,8 +54,13 @@ impl Sharing {
     /// Of scales (input 1, and zero points like it) for input 0.
     fn of(cx: &Cx) -> Result<Self, OpError> {
         let (x, scale) = (cx.fact(0)?, cx.fact(1)?);
-        if cx.has(2) && cx.fact(2)?.rank() != scale.rank() {
-            return invalid(format!("zero points {} with scales {scale}", cx.fact(2)?));
+        if cx.has(2) {
+            let zero = cx.fact(2)?;
+            // One zero point may be a vector of one where the scale is a scalar.
+            let single = scale.rank() == 0 && zero.rank() == 1 && zero.shape[0].as_const().is_none_or(|n| n == 1);
+            if zero.rank() != scale.rank() && !single {
+                return invalid(format!("zero points {zero} with scales {scale}"));
+            }
         }
         let block = cx.int("block_size")?;
         if block == 0 && (scale.rank() == 0 || (scale.rank() == 1 && scale.shape[0].is_one())) {
@@ -124,6 +134,22 @@ impl Sharing {
     }
 }
 
+/// `x / scale` plus the zero point as a small float.
+fn quantized_float(
+    g: &mut Fragment,
+    x: ValueId,
+    scale: ValueId,
+    zero: Option<ValueId>,
+    to: [(&str, Attr); 2],
+) -> Result<ValueId, OpError> {
+    let mut y = g.binary("Div", x, scale)?;
+    if let Some(zero) = zero {
+        let zero = g.cast(zero, g.dtype(y))?;
+        y = g.binary("Add", y, zero)?;
+    }
+    g.apply("Cast", &to, &[y])
+}
+
 /// `x / scale` rounded to the nearest, ties to even, plus the zero point, in the range of `t`.
 pub(super) fn quantized(
     g: &mut Fragment,
@@ -162,17 +188,20 @@ impl OpDef for QuantizeLinear {
     fn schema(&self) -> &'static Schema {
         static S: Schema = Schema::new(
             "QuantizeLinear",
-            "round(x / y_scale) + y_zero_point in the range of its type; ties go to the even number",
+            "round(x / y_scale) + y_zero_point in the range of its type; ties go to the even number; \
+             small floats are rounded after the sum",
             &[
                 Param::new("x", MEASURED),
-                Param::new("y_scale", MEASURED).group(2),
-                Param::new("y_zero_point", FEW_BITS).group(3).optional(),
+                Param::new("y_scale", Types(MEASURED.0 | POWERS.0)).group(2),
+                Param::new("y_zero_point", QUANTIZED).group(3).optional(),
             ],
-            &[Param::new("y", FEW_BITS).group(3)],
+            &[Param::new("y", QUANTIZED).group(3)],
             &[
                 ("axis", AttrDef::Int(1)),
                 ("block_size", AttrDef::Int(0)),
                 ("output_dtype", AttrDef::OptDType),
+                // As of Cast.
+                ("saturate", AttrDef::Int(1)),
             ],
         );
         &S
@@ -181,7 +210,7 @@ impl OpDef for QuantizeLinear {
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         Sharing::of(cx)?;
         let t = Self::result(cx)?;
-        if !FEW_BITS.contains(t) {
+        if !QUANTIZED.contains(t) {
             return invalid(format!("output_dtype {t}"));
         }
         Ok(vec![Fact::new(t, cx.fact(0)?.shape.clone())])
@@ -189,9 +218,10 @@ impl OpDef for QuantizeLinear {
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         let (x, scales, t) = (cx.tensor(0)?, cx.tensor(1)?.to_f64(), Self::result(cx)?);
-        let zeros = if cx.has(2) { Some(cx.tensor(2)?.to_i64()) } else { None };
+        let zeros = if cx.has(2) { Some(cx.tensor(2)?.to_f64()) } else { None };
         let index = Sharing::of(cx)?.index(cx)?;
         let single = working(x.dtype()) != DType::F64;
+        let saturate = cx.int("saturate")? != 0 && Types::FLOAT8.contains(t);
         let y = x.to_f64().into_iter().zip(index).map(|(x, i)| {
             // Ties are seen in the precision of the quotient.
             let quotient = if single {
@@ -199,12 +229,22 @@ impl OpDef for QuantizeLinear {
             } else {
                 x / scales[i]
             };
-            saturated(
-                quotient.round_ties_even() + zeros.as_ref().map_or(0.0, |z| z[i] as f64),
-                t,
-            ) as i64
+            let zero = zeros.as_ref().map_or(0.0, |z| z[i]);
+            if !t.is_float() {
+                return saturated(quotient.round_ties_even() + zero, t);
+            }
+            let sum = if single {
+                f64::from((quotient + zero) as f32)
+            } else {
+                quotient + zero
+            };
+            if saturate {
+                sum.clamp(-narrow::largest(t), narrow::largest(t))
+            } else {
+                sum
+            }
         });
-        Ok(vec![Tensor::from_i64(t, x.shape(), y)])
+        Ok(vec![Tensor::from_f64(t, x.shape(), y)])
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
@@ -224,7 +264,12 @@ impl OpDef for QuantizeLinear {
             Some(zero) => Some(sharing.spread(&mut g, zero, x)?),
             None => None,
         };
-        let y = quantized(&mut g, v, scale, zero, t)?;
+        let y = if t.is_float() {
+            let saturate = ("saturate", Attr::Int(cx.int("saturate")?));
+            quantized_float(&mut g, v, scale, zero, [("to", Attr::DType(t)), saturate])?
+        } else {
+            quantized(&mut g, v, scale, zero, t)?
+        };
         Ok(g.finish(&[y]))
     }
 }
@@ -238,7 +283,7 @@ impl OpDef for DequantizeLinear {
             "(x - x_zero_point) * x_scale",
             &[
                 Param::new("x", CODES),
-                Param::new("x_scale", Types::FLOAT).group(2),
+                Param::new("x_scale", Types(Types::FLOAT.0 | POWERS.0)).group(2),
                 Param::new("x_zero_point", CODES).optional(),
             ],
             &[Param::new("y", Types::FLOAT).group(3)],
@@ -254,20 +299,21 @@ impl OpDef for DequantizeLinear {
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         Sharing::of(cx)?;
         let t = cx.opt_dtype("output_dtype")?.unwrap_or(cx.fact(1)?.dtype);
-        if !t.is_float() {
-            return invalid(format!("output_dtype {t} is no float"));
+        if !Types::FLOAT.contains(t) {
+            return invalid(format!("{t} as the type of the result"));
         }
         Ok(vec![Fact::new(t, cx.fact(0)?.shape.clone())])
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         let (x, scales) = (cx.tensor(0)?, cx.tensor(1)?);
-        let zeros = if cx.has(2) { Some(cx.tensor(2)?.to_i64()) } else { None };
+        let zeros = if cx.has(2) { Some(cx.tensor(2)?.to_f64()) } else { None };
         let index = Sharing::of(cx)?.index(cx)?;
         let t = cx.opt_dtype("output_dtype")?.unwrap_or(scales.dtype());
         let scales = scales.to_f64();
-        let y = x.to_i64().into_iter().zip(index);
-        let y = y.map(|(x, i)| (x - zeros.as_ref().map_or(0, |z| z[i])) as f64 * scales[i]);
+        // Integers of 32 bits are exact, too.
+        let y = x.to_f64().into_iter().zip(index);
+        let y = y.map(|(x, i)| (x - zeros.as_ref().map_or(0.0, |z| z[i])) * scales[i]);
         Ok(vec![Tensor::from_f64(t, x.shape(), y)])
     }
 
@@ -276,15 +322,20 @@ impl OpDef for DequantizeLinear {
         let t = cx.opt_dtype("output_dtype")?.unwrap_or(cx.fact(1)?.dtype);
         let mut g = Fragment::new(cx);
         let scale = g.required(cx, 1)?;
-        let scale = g.widen(scale)?;
+        let scale = if POWERS.contains(g.dtype(scale)) {
+            g.cast(scale, DType::F32)?
+        } else {
+            g.widen(scale)?
+        };
         let work = g.dtype(scale);
         let scale = sharing.spread(&mut g, scale, x)?;
         let mut v = g.required(cx, 0)?;
         if let Some(zero) = g.input(2) {
             // The difference fits, but for numbers of 32 bits, which have no zero point.
-            let zero = g.cast(zero, DType::I32)?;
+            let exact = if x.dtype.is_float() { work } else { DType::I32 };
+            let zero = g.cast(zero, exact)?;
             let zero = sharing.spread(&mut g, zero, x)?;
-            v = g.cast(v, DType::I32)?;
+            v = g.cast(v, exact)?;
             v = g.binary("Sub", v, zero)?;
         }
         let v = g.cast(v, work)?;
@@ -493,5 +544,98 @@ impl QLinearMatMul {
         let factor = g.binary("Mul", scales[0], scales[1])?;
         let real = g.binary("Mul", sum, factor)?;
         quantized(g, real, scales[2], g.input(7), cx.fact(7)?.dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::naive::check;
+    use crate::ops::samples::{eval, infer, sample};
+
+    const FLOATS: [DType; 5] = [
+        DType::F8E4M3FN,
+        DType::F8E4M3FNUZ,
+        DType::F8E5M2,
+        DType::F8E5M2FNUZ,
+        DType::F4E2M1,
+    ];
+    const INTS: [DType; 4] = [DType::I4, DType::U4, DType::I2, DType::U2];
+
+    fn scales(v: &[f64]) -> Option<Tensor> {
+        Some(Tensor::from_f64(DType::F32, &[v.len()], v.iter().copied()))
+    }
+
+    #[test]
+    fn narrow_types() {
+        for t in FLOATS.into_iter().chain(INTS) {
+            let attrs = [("output_dtype", Attr::DType(t)), ("axis", Attr::Int(0))];
+            // So that some of it is out of range, and much of it between two numbers.
+            let x = || {
+                Some(Tensor::from_f64(
+                    DType::F32,
+                    &[2, 200],
+                    (0..400).map(|i| (f64::from(i) - 190.0) * 3.3),
+                ))
+            };
+            check("QuantizeLinear", &attrs, &[x(), scales(&[1.0, 0.75])], 1);
+            let zero = Some(Tensor::from_i64(t, &[2], [1, 0]));
+            check("QuantizeLinear", &attrs, &[x(), scales(&[60.0, 1.5]), zero.clone()], 1);
+            for saturate in [0, 1] {
+                let attrs = [("output_dtype", Attr::DType(t)), ("saturate", Attr::Int(saturate))];
+                check("QuantizeLinear", &attrs, &[x(), scales(&[0.001])], 1);
+            }
+            let axis = [("axis", Attr::Int(0))];
+            check(
+                "DequantizeLinear",
+                &axis,
+                &[sample(t, &[2, 9], 1), scales(&[0.5, 3.0])],
+                1,
+            );
+            check(
+                "DequantizeLinear",
+                &axis,
+                &[sample(t, &[2, 9], 1), scales(&[0.5, 3.0]), zero],
+                1,
+            );
+            let blocks = [("axis", Attr::Int(1)), ("block_size", Attr::Int(3))];
+            let scale = sample(DType::F16, &[2, 3], 4);
+            check("DequantizeLinear", &blocks, &[sample(t, &[2, 9], 1), scale], 1);
+            let power = Some(Tensor::from_f64(DType::F8E8M0, &[], [0.25]));
+            let to = [("output_dtype", Attr::DType(DType::F32))];
+            check("DequantizeLinear", &to, &[sample(t, &[2, 9], 1), power], 1);
+            let one = Some(Tensor::from_i64(t, &[1], [1]));
+            let scalar = || Some(Tensor::from_f64(DType::F32, &[], [0.5]));
+            check("DequantizeLinear", &[], &[sample(t, &[2, 9], 1), scalar(), one.clone()], 1);
+            check("QuantizeLinear", &[], &[x(), scalar(), one], 1);
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_the_range() {
+        let quantized = |t: DType, saturate: i64| {
+            let attrs = [("output_dtype", Attr::DType(t)), ("saturate", Attr::Int(saturate))];
+            let x = Some(Tensor::f32(&[4], [-1e6, -1.5, 2.5, 1e6]));
+            eval("QuantizeLinear", &attrs, &[x, scales(&[1.0])], 1)[0].to_f64()
+        };
+        assert_eq!(quantized(DType::I4, 1), [-8.0, -2.0, 2.0, 7.0]);
+        assert_eq!(quantized(DType::U2, 1), [0.0, 0.0, 2.0, 3.0]);
+        assert_eq!(quantized(DType::F8E4M3FN, 1), [-448.0, -1.5, 2.5, 448.0]);
+        assert_eq!(
+            quantized(DType::F8E5M2, 0),
+            [f64::NEG_INFINITY, -1.5, 2.5, f64::INFINITY]
+        );
+        assert_eq!(quantized(DType::F4E2M1, 0), [-6.0, -1.5, 2.0, 6.0]);
+    }
+
+    #[test]
+    fn what_is_no_scale_or_result() {
+        let f = |t: DType| Fact::new(t, vec![]);
+        assert!(infer("DequantizeLinear", &[], &[f(DType::I4), f(DType::F8E8M0)]).is_err());
+        assert!(infer("DequantizeLinear", &[], &[f(DType::F8E8M0), f(DType::F32)]).is_err());
+        let to = [("output_dtype", Attr::DType(DType::F8E8M0))];
+        assert!(infer("QuantizeLinear", &to, &[f(DType::F32), f(DType::F32)]).is_err());
+        let two = Fact::new(DType::I4, vec![Dim::from(2i64)]);
+        assert!(infer("QuantizeLinear", &[], &[f(DType::F32), f(DType::F32), two]).is_err());
     }
 }

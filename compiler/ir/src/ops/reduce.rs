@@ -124,7 +124,7 @@ pub const OPS: &[&dyn OpDef] = &[
 
 const AXES: Param = Param::new("axes", Types::I64).shape_like("axes");
 const NUMBERS: &[Param] = &[Param::new("data", Types::NUMBER), AXES];
-const ANYTHING: &[Param] = &[Param::new("data", Types::ANY), AXES];
+const ANYTHING: &[Param] = &[Param::new("data", Types::PLAIN), AXES];
 
 const fn schema(name: &'static str, doc: &'static str, inputs: &'static [Param]) -> Schema {
     Schema::new(

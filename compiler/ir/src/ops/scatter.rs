@@ -158,11 +158,11 @@ impl OpDef for ScatterElements {
             "ScatterElements",
             "data with [i,indices[i,j,k],k] = updates[i,j,k] (for axis 1)",
             &[
-                Param::new("data", Types::ANY),
+                Param::new("data", Types::PLAIN),
                 Param::new("indices", Types::INDEX).group(2),
-                Param::new("updates", Types::ANY),
+                Param::new("updates", Types::PLAIN),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::PLAIN)],
             &[("axis", AttrDef::Int(0)), ("reduction", AttrDef::Str("none"))],
         );
         &SCHEMA
@@ -255,11 +255,11 @@ impl OpDef for ScatterNd {
             "ScatterND",
             "data with the slices that the last axis of the indices names replaced by updates",
             &[
-                Param::new("data", Types::ANY),
+                Param::new("data", Types::PLAIN),
                 Param::new("indices", Types::I64).group(0),
-                Param::new("updates", Types::ANY),
+                Param::new("updates", Types::PLAIN),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::PLAIN)],
             &[("reduction", AttrDef::Str("none"))],
         );
         &SCHEMA
@@ -509,10 +509,10 @@ impl OpDef for Trilu {
             "Trilu",
             "upper: 0 where j-i < k; lower: 0 where j-i > k",
             &[
-                Param::new("input", Types::ANY),
+                Param::new("input", Types::PLAIN),
                 Param::new("k", Types::I64).shape_like("k"),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::PLAIN)],
             &[("upper", AttrDef::Int(1))],
         );
         &SCHEMA
@@ -579,9 +579,9 @@ impl OpDef for OneHot {
             &[
                 Param::new("indices", Types::NUMBER).group(0),
                 Param::new("depth", Types::NUMBER).shape_like("depth"),
-                Param::new("values", Types::ANY),
+                Param::new("values", Types::PLAIN),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::PLAIN)],
             &[("axis", AttrDef::Int(-1))],
         );
         &SCHEMA

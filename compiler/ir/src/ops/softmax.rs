@@ -131,7 +131,7 @@ impl OpDef for AtIndex {
         static S: Schema = Schema::new(
             "cameo::AtIndex",
             "1 where the position along an axis is `index`, else 0; of x only shape and type matter",
-            &[Param::new("X", Types::ANY), Param::new("index", Types::I64).group(2)],
+            &[Param::new("X", Types::PLAIN), Param::new("index", Types::I64).group(2)],
             RESULT,
             AXIS,
         );

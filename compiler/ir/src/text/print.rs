@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 use super::lex::{is_ident, quote};
 use super::{INLINE_MAX, content_hash};
 use crate::tensor::{bf16_to_f32, f16_to_f32};
-use crate::{Atom, Attr, Attrs, DType, Def, Dim, Fact, Graph, NodeId, Sym, Tensor, ValueId};
+use crate::{Atom, Attr, Attrs, DType, Def, Dim, Fact, Graph, NodeId, Sym, Tensor, ValueId, narrow};
 
 /// The graph in text form. Weights of more than [`INLINE_MAX`] elements are referred to; [`blobs`] gives them.
 pub fn print(g: &Graph) -> String {
@@ -348,6 +348,12 @@ fn elements(out: &mut String, t: &Tensor) {
             DType::I16 => write!(out, "{}", bits as i16),
             DType::I32 => write!(out, "{}", bits as i32),
             DType::I64 => write!(out, "{}", bits as i64),
+            t if t.is_float() => {
+                let x = narrow::decode(t, bits as u8);
+                let decimal = || format!("{x:?}");
+                write!(out, "{}", float_text(x.into(), bits, canonical_narrow(t), decimal))
+            }
+            t => write!(out, "{}", narrow::wrapped(t, bits as i64)),
         };
     }
     out.push(')');
@@ -358,6 +364,11 @@ pub(super) const CANONICAL_F32: u64 = 0x7fc0_0000;
 pub(super) const CANONICAL_F64: u64 = 0x7ff8_0000_0000_0000;
 pub(super) const CANONICAL_F16: u64 = 0x7e00;
 pub(super) const CANONICAL_BF16: u64 = 0x7fc0;
+
+/// The same of a small float.
+pub(super) fn canonical_narrow(t: DType) -> u64 {
+    narrow::encode(t, f64::NAN).into()
+}
 
 fn f32_text(x: f32) -> String {
     float_text(x.into(), x.to_bits().into(), CANONICAL_F32, || format!("{x:?}"))

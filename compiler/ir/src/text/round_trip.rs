@@ -145,6 +145,7 @@ fn tensor() -> impl Strategy<Value = Tensor> {
         let data: Vec<u8> = (0..len)
             .map(|i| match (t, i % t.size()) {
                 (DType::Bool, _) => byte() & 1,
+                (t, _) if t.bits() < 8 => crate::narrow::unpack(t, &[byte()], 1)[0],
                 // A third of all floats are infinite or not numbers.
                 (DType::F32, 3) if byte() < 85 => 0x7f,
                 (DType::F32, 2) if byte() < 85 => 0x80 | byte(),

@@ -379,7 +379,7 @@ pub fn wild(r: &mut Random) -> ModelProto {
                 D::Floats(_) | D::OptFloats => floats(name, &[0.5, -1.0][..r.below(3)]),
                 D::OptStrs => texts(name, &TEXTS[..r.below(3)]),
                 D::OptTensor | D::ReqTensor => tensor_attr(name, f32s("", &[1], &[2.0])),
-                D::OptDType | D::ReqDType => int(name, r.below(17) as i64),
+                D::OptDType | D::ReqDType => int(name, r.below(29) as i64),
                 D::Ints(_) | D::OptInts | D::ReqInts | D::OptDims | D::ReqDims | D::ReqGraph => ints(name, &list(r)),
             });
         }

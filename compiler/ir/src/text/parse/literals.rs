@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::{Fail, MAX_TERMS, Parser};
+use crate::narrow::encode;
 use crate::tensor::{f32_to_bf16, f32_to_f16};
 use crate::text::lex::Token;
-use crate::text::print::{CANONICAL_BF16, CANONICAL_F16, CANONICAL_F32, CANONICAL_F64};
+use crate::text::print::{CANONICAL_BF16, CANONICAL_F16, CANONICAL_F32, CANONICAL_F64, canonical_narrow};
 use crate::{Atom, DType, Dim, Fact, Tensor};
 
 impl Parser<'_> {
@@ -70,7 +71,7 @@ impl Parser<'_> {
             self.float_bits(t, at, &s)?
         } else {
             let v: i128 = s.parse().map_err(|_| (at, format!("`{s}` is not an integer")))?;
-            let width = 8 * t.size() as u32;
+            let width = t.bits() as u32;
             let range = if t.is_signed() {
                 -(1i128 << (width - 1))..1i128 << (width - 1)
             } else {
@@ -91,6 +92,7 @@ impl Parser<'_> {
                 DType::F64 => CANONICAL_F64,
                 DType::F16 => CANONICAL_F16,
                 DType::BF16 => CANONICAL_BF16,
+                _ if t.is_small_float() => canonical_narrow(t),
                 _ => CANONICAL_F32,
             });
         }
@@ -102,6 +104,7 @@ impl Parser<'_> {
         Ok(match t {
             DType::F16 => f32_to_f16(v).into(),
             DType::BF16 => f32_to_bf16(v).into(),
+            _ if t.is_small_float() => encode(t, v.into()).into(),
             _ => v.to_bits().into(),
         })
     }
