@@ -7,7 +7,7 @@ use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, inv
 use crate::ops::composed::differ;
 use crate::ops::movement::required_dims;
 use crate::ops::pointwise::working;
-use crate::structured::{Binary, Combine, Compute, Expr};
+use crate::structured::{Binary, Body, Combine, Compute, Expr};
 use crate::{Dim, Fact, Tensor};
 
 pub struct AffineGrid;
@@ -88,7 +88,7 @@ impl OpDef for AffineGrid {
         let work = working(theta.dtype);
         let shape = &self.infer(cx)?[0].shape;
         let compute = Compute::nest(theta.dtype, shape, &[], Combine::Add, |b, it, _| {
-            let entry = |b: &mut crate::structured::Body, j: usize| {
+            let entry = |b: &mut Body, j: usize| {
                 let v = b.load(0, theta.dtype, vec![it[0].clone(), it[n + 1].clone(), Dim::from(j)]);
                 b.cast(work, v)
             };

@@ -67,14 +67,14 @@ impl OpDef for CenterCropPad {
         let x = cx.tensor(0)?;
         let shape = static_shape(&self.infer(cx)?[0])?;
         Ok(vec![x.rearranged(&shape, None, |ix| {
-            let axes = ix.iter().zip(x.shape()).zip(&shape);
-            axes.fold(Some(0), |at, ((i, from), to)| {
+            let mut axes = ix.iter().zip(x.shape()).zip(&shape);
+            axes.try_fold(0, |at, ((i, from), to)| {
                 let i = if from >= to {
                     i + (from - to) / 2
                 } else {
                     i.checked_sub((to - from) / 2).filter(|i| i < from)?
                 };
-                Some(at? * from + i)
+                Some(at * from + i)
             })
         })])
     }

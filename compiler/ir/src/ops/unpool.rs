@@ -307,7 +307,7 @@ mod tests {
         let y = eval("MaxUnpool", &attrs, &[x, at, shape], 1)[0].to_i64();
         let mut want = vec![0; 25];
         index::for_each(&[2, 2], |ix| {
-            want[(2 * ix[0] + 1) * 5 + 2 * ix[1] + 1] = 5 + 2 * ix[0] as i64 + ix[1] as i64
+            want[(2 * ix[0] + 1) * 5 + 2 * ix[1] + 1] = 5 + 2 * ix[0] as i64 + ix[1] as i64;
         });
         assert_eq!(y, want);
     }
