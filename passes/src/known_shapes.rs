@@ -36,6 +36,7 @@ fn to_attributes(rw: &mut Rewriter, n: NodeId) -> Outcome {
     for (param, slot) in node.op.schema().inputs.iter().zip(&mut inputs) {
         if let (Some(name), Some(v)) = (param.attr, *slot)
             && param.arity != Arity::Variadic
+            && !rw.fact(v).dtype.is_float()
             && let Some(known) = &rw.fact(v).known
         {
             attrs.insert(name.into(), Attr::Dims(known.clone()));
@@ -57,7 +58,8 @@ fn to_weights(rw: &mut Rewriter, n: NodeId) -> Outcome {
         .iter()
         .map(|v| {
             let fact = g.fact(*v);
-            let elements: Vec<i64> = fact.known.as_ref()?.iter().map(Dim::as_const).collect::<Option<_>>()?;
+            let known = fact.known.as_ref().filter(|_| !fact.dtype.is_float())?;
+            let elements: Vec<i64> = known.iter().map(Dim::as_const).collect::<Option<_>>()?;
             let shape = fact.static_shape()?;
             let read = g.user_count(*v) > 0 && !g.is_output(*v);
             (read && shape.iter().product::<usize>() == elements.len())

@@ -243,11 +243,20 @@ pub(crate) fn elements(fact: &Fact, t: &Tensor) -> Vec<(Arc<str>, i64)> {
     if fact.known.is_none() {
         return vec![];
     }
-    let values = t.to_i64();
+    let values = whole_elements(t);
     let known = fact.elements();
     known
         .filter_map(|(name, i)| Some((name.clone(), *values.get(i)?)))
         .collect()
+}
+
+/// The elements as [`Fact::known`] has them.
+fn whole_elements(t: &Tensor) -> Vec<i64> {
+    if !t.dtype().is_float() {
+        return t.to_i64();
+    }
+    let unit = Fact::UNIT as f64;
+    t.to_f64().into_iter().map(|x| (x * unit).floor() as i64).collect()
 }
 
 /// Attributes with their dims replaced by integers; `None` where a symbol is not bound.
@@ -452,7 +461,7 @@ fn check_result(fact: &Fact, t: &Tensor, binding: &Binding) -> Result<(), String
         ));
     }
     if let Some(known) = &fact.known {
-        let real = t.to_i64();
+        let real = whole_elements(t);
         let equal = known
             .iter()
             .zip(&real)

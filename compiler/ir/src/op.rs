@@ -450,7 +450,11 @@ impl<'a> Cx<'a> {
         }
         let Some(arg) = self.arg(input) else { return Ok(None) };
         if let Some(k) = &arg.fact.known {
-            return Ok(Some(k.clone()));
+            let unit = Dim::from(if arg.fact.dtype.is_float() { Fact::UNIT } else { 1 });
+            return Ok(Some(k.iter().map(|d| d.floor_div(&unit)).collect()));
+        }
+        if arg.fact.element_count().is_zero() {
+            return Ok(Some(vec![]));
         }
         if let Some(t) = arg.constant
             && !t.dtype().is_float()

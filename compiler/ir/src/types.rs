@@ -165,13 +165,17 @@ pub struct Fact {
     pub dtype: DType,
     /// Extent of each axis, outermost first; empty for a scalar.
     pub shape: Vec<Dim>,
-    /// The elements in row-major order. Only for integer and bool tensors of at most [`Fact::KNOWN_MAX`] elements.
+    /// The elements in row-major order, of integer and bool tensors of at most [`Fact::KNOWN_MAX`] elements. Of floats, which
+    /// only inputs of a model have that give scales and bounds, and what movement makes of them: in parts of [`Fact::UNIT`].
     pub known: Option<Vec<Dim>>,
 }
 
 impl Fact {
     /// Shapes have at most a few dozen elements; above this a tensor is data, not a shape.
     pub const KNOWN_MAX: usize = 64;
+
+    /// What a float of 1 is where elements are known, which are rounded down: exact for what `f32` has from 2^-9 on.
+    pub const UNIT: i64 = 1 << 32;
 
     pub fn new(dtype: DType, shape: impl Into<Vec<Dim>>) -> Self {
         Self {

@@ -122,8 +122,9 @@ impl Info {
 
     /// The dim that a one-element integer value equals.
     pub fn known_dim(&self, v: ValueId) -> Option<Dim> {
-        match self.graph.fact(v).known.as_deref() {
-            Some([d]) if !self.constant[v.0 as usize] => Some(d.clone()),
+        let fact = self.graph.fact(v);
+        match fact.known.as_deref() {
+            Some([d]) if !fact.dtype.is_float() && !self.constant[v.0 as usize] => Some(d.clone()),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cameo_ir::dim::ELEMENT;
-use cameo_ir::{Dim, Fact, Op, ValueId};
+use cameo_ir::{DType, Dim, Fact, Op, ValueId};
 
 use crate::DimBinding;
 use crate::dims::dimension_names;
@@ -71,7 +71,10 @@ impl<'m> Importer<'m> {
             .find(|name| !self.graph.symbols.contains_key(format!("{ELEMENT}{name}.0").as_str()));
         let name = first.unwrap_or(plain);
         let known = (0..count).map(|i| Dim::sym(&format!("{ELEMENT}{name}.{i}"))).collect();
-        Fact::with_known(fact.dtype, fact.shape, known)
+        Fact {
+            known: Some(known),
+            ..fact
+        }
     }
 
     /// Notes the inputs of the model that the elements of a value come from, if they are few integers.
@@ -84,7 +87,8 @@ impl<'m> Importer<'m> {
                 Some(n) => (1..=Fact::KNOWN_MAX as i64).contains(&n),
                 None => fact.rank() <= 1,
             };
-            if !few || fact.dtype.is_float() || fact.dtype.bits() < 8 || !seen.insert(v) {
+            let read = !fact.dtype.is_float() && fact.dtype.bits() >= 8 || matches!(fact.dtype, DType::F32 | DType::F64);
+            if !few || !read || !seen.insert(v) {
                 continue;
             }
             match self.graph.producer(v) {

@@ -353,7 +353,7 @@ pub struct Cache {
 pub struct InputElement {
     /// Index into [`ModelDesc::symbols`].
     pub symbol: u32,
-    /// Index of the input, which has integers or bools.
+    /// Index of the input, which has integers, bools or floats; floats are read in parts of 2^-32, rounded down.
     pub input: u32,
     /// Row-major position in it.
     pub at: u64,

@@ -27,7 +27,7 @@ macro_rules! elements {
 elements!(f32 => F32, f64 => F64, u8 => U8, i8 => I8, u16 => U16, i16 => I16, i32 => I32, i64 => I64, u32 => U32,
           u64 => U64);
 
-/// The integer, or bool as 0 or 1, that these bytes begin with, in the machine's order; `None` for other types, for fewer bytes, and for one
+/// The integer, or bool as 0 or 1, or float in parts of 2^-32, rounded down, that these bytes begin with, in the machine's order; `None` for other types, for fewer bytes, and for one
 /// beyond `i64`.
 #[must_use]
 pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
@@ -36,6 +36,11 @@ pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
             i64::try_from(<$ty>::from_ne_bytes(*bytes.first_chunk()?)).ok()
         };
     }
+    let parts = |x: f64| {
+        let scaled = x * 4294967296.0;
+        let whole = scaled as i64;
+        whole - i64::from(whole as f64 > scaled)
+    };
     match dtype {
         DType::I64 => first!(i64),
         DType::I32 => first!(i32),
@@ -46,6 +51,8 @@ pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
         DType::U16 => first!(u16),
         DType::U8 => first!(u8),
         DType::Bool => Some(i64::from(*bytes.first()? != 0)),
+        DType::F32 => Some(parts(f32::from_ne_bytes(*bytes.first_chunk()?).into())),
+        DType::F64 => Some(parts(f64::from_ne_bytes(*bytes.first_chunk()?))),
         _ => None,
     }
 }

@@ -151,7 +151,7 @@ fn a_run_in_arrays() {
             .check_input::<&str>(0, DType::F32, &extents, x.as_ptr().cast(), 4 * s)
             .unwrap();
         let mut plan = Plan::new::<&str>(tables, &mut symbols, &mut dims, &mut offsets).unwrap();
-        let sizes = plan.evaluate::<&str>(|_| &extents, |_| None).unwrap();
+        let sizes = plan.evaluate::<&str>(|_| &extents, |_| None, |_| 0).unwrap();
         let expected = Sizes {
             arena_bytes: 4 * s,
             scratch_bytes: 64,
@@ -223,7 +223,7 @@ fn wrong_arguments_are_errors() {
     let short = Plan::new::<&str>(tables, &mut one, &mut [0; 1], &mut other).map(|_| ());
     assert!(matches!(short, Err(Error::InvalidArgument(_))));
     let mut plan = Plan::new::<&str>(tables, &mut one, &mut two, &mut other).unwrap();
-    let large = plan.evaluate::<&str>(|_| &[S as i64 + 1], |_| None).unwrap_err();
+    let large = plan.evaluate::<&str>(|_| &[S as i64 + 1], |_| None, |_| 0).unwrap_err();
     assert_eq!(
         large.to_string(),
         "axis 0 of input \"x\" is dimension \"S\", compiled for 1 to 40000; got 40001"

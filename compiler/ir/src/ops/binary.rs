@@ -5,6 +5,7 @@
 
 use crate::index::{broadcast_index, broadcast_linear, broadcast_shape, for_each};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::ops::chosen::negative;
 use crate::ops::pointwise::{self, RESULT, working};
 use crate::structured::{Binary, Compute, ExprId};
 use crate::{Bounds, DType, Dim, Fact, Tensor};
@@ -137,7 +138,13 @@ fn divide(a: &Dim, b: &Dim) -> Option<Dim> {
     if let (Some(x), Some(y)) = (a.as_const(), b.as_const()) {
         return x.checked_div(y).map(Dim::from);
     }
-    (range(b).0 >= 1 && range(a).0 >= 0).then(|| a.floor_div(b))
+    let signed = a.has_elements() && range(a).0 < 0;
+    if range(b).0 < 1 || range(a).0 < 0 && !signed {
+        return None;
+    }
+    // Towards zero.
+    let up = if signed { negative(a) * (b.clone() - Dim::ONE) } else { Dim::ZERO };
+    Some((a.clone() + up).floor_div(b))
 }
 
 /// The minimum, without the atom where the ranges decide.

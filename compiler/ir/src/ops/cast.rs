@@ -18,6 +18,7 @@ const CONVERTED: &[Param] = &[Param::new("output", Types::ANY).group(2)];
 fn converted(x: &Fact, to: DType) -> Fact {
     let mut out = Fact::new(to, x.shape.clone());
     if !to.is_float()
+        && !x.dtype.is_float()
         && let Some(known) = &x.known
     {
         out.known = known.iter().map(|d| convert_dim(d, to)).collect();

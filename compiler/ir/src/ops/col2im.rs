@@ -3,7 +3,7 @@
 //! Law: loops gather, one element of the image at a time, over the positions in a block; blocks are columns of the input.
 
 use crate::index::{self, linear, linear_dim, static_shape};
-use crate::op::{Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
 use crate::structured::{Binary, Combine, Compute, Expr, Scalar};
 use crate::{Dim, Fact, Tensor};
 
@@ -41,7 +41,11 @@ impl Col2Im {
         if below(&output, 0) || differ(&Dim::product(&output), &x.shape[2]) {
             return invalid(format!("{} blocks, the image has {output:?}", x.shape[2]));
         }
-        let channels = per_group(&x.shape[1], &Dim::product(&block))?;
+        let each = Dim::product(&block);
+        let channels = match each.has_elements() {
+            true => x.shape[1].floor_div(&each.maximum(&Dim::ONE)),
+            false => per_group(&x.shape[1], &each)?,
+        };
         let window = Window {
             input: image,
             kernel: block,
@@ -69,6 +73,22 @@ impl OpDef for Col2Im {
             &[DILATIONS, PADS, STRIDES],
         );
         &S
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let x = cx.fact(0)?;
+        let (window, channels) = Self::parts(cx)?;
+        let each = Dim::product(&window.kernel);
+        let blocks = Dim::product(&window.output);
+        let equal = |a: &Dim, b: &Dim| [(a.clone(), b.clone()), (b.clone(), a.clone())];
+        let mut rules = vec![];
+        if each.has_elements() {
+            rules.extend(equal(&(channels * each), &x.shape[1]));
+        }
+        if blocks.has_elements() {
+            rules.extend(equal(&blocks, &x.shape[2]));
+        }
+        Ok(rules)
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {

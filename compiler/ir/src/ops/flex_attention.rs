@@ -5,7 +5,7 @@
 
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::composed::{Composed, differ};
-use crate::{Attr, Dim, Tensor};
+use crate::{Attr, Tensor};
 
 pub(super) const FLEX_ATTENTION: Composed = Composed {
     schema: &Schema::new(
@@ -95,7 +95,7 @@ fn eval(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
 
 #[cfg(test)]
 mod tests {
-    use super::Dim;
+    use crate::Dim;
     use crate::naive::check;
     use crate::ops::samples::{eval, infer, sample};
     use crate::{Attr, DType, Fact, Tensor};

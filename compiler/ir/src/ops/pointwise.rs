@@ -94,7 +94,8 @@ pub(crate) fn fits(t: DType, d: &Dim) -> bool {
 
 /// The known elements, unless one is an unsigned number that wrapped around.
 pub(crate) fn in_range(x: &Fact) -> Option<&Vec<Dim>> {
-    x.known.as_ref().filter(|k| k.iter().all(|d| fits(x.dtype, d)))
+    let known = x.known.as_ref().filter(|_| !x.dtype.is_float());
+    known.filter(|k| k.iter().all(|d| fits(x.dtype, d)))
 }
 
 /// Loads every present input at the broadcast index, in working type; absent inputs are skipped.

@@ -33,15 +33,54 @@ pub(super) enum Mode {
     Cubic { a: f32, exclude_outside: bool },
 }
 
+/// A number of the operation.
+#[derive(Clone)]
+pub(super) enum Given {
+    Number(f32),
+    /// An element of an operand, which only a run knows.
+    Element { operand: u32, at: usize, dtype: DType },
+    /// The quotient of two dims.
+    Ratio(Dim, Dim),
+}
+
+impl Given {
+    fn number(&self) -> Option<f32> {
+        match self {
+            Self::Number(v) => Some(*v),
+            Self::Ratio(a, b) => Some(a.as_const()? as f32 / b.as_const()? as f32),
+            Self::Element { .. } => None,
+        }
+    }
+
+    fn node(&self, b: &mut Body) -> ExprId {
+        const F: DType = DType::F32;
+        match (self.number(), self) {
+            (Some(v), _) => b.float(F, v.into()),
+            (None, Self::Element { operand, at, dtype }) => {
+                let v = b.load(*operand, *dtype, vec![Dim::from(*at)]);
+                b.cast(F, v)
+            }
+            (None, Self::Ratio(x, y)) => {
+                let [x, y] = [x, y].map(|d| {
+                    let i = b.push(Expr::Index(d.clone()));
+                    b.cast(F, i)
+                });
+                b.binary(Binary::Div, x, y)
+            }
+            (None, Self::Number(v)) => b.float(F, (*v).into()),
+        }
+    }
+}
+
 /// An axis that is resampled.
 pub(super) struct Axis {
     pub axis: usize,
     pub input: Dim,
     pub output: Dim,
     /// Output positions per input position, where it is not `output / input`.
-    pub scale: Option<f32>,
+    pub scale: Option<Given>,
     /// The part of the axis that `Crop` takes, in fractions of it.
-    pub roi: (f32, f32),
+    pub roi: (Given, Given),
 }
 
 /// How coordinates become values.
@@ -55,12 +94,12 @@ impl Axis {
     /// Output over input extent, when it is a whole number and also the scale.
     pub(super) fn factor(&self) -> Option<i64> {
         let k = self.output.div_exact(&self.input)?.as_const()?;
-        (k >= 1 && self.scale.is_none_or(|s| s == k as f32)).then_some(k)
+        (k >= 1 && self.scale.as_ref().is_none_or(|s| s.number() == Some(k as f32))).then_some(k)
     }
 
     pub(super) fn enlarges(&self) -> bool {
-        match (self.scale, self.input.as_const(), self.output.as_const()) {
-            (Some(s), ..) => s >= 1.0,
+        match (&self.scale, self.input.as_const(), self.output.as_const()) {
+            (Some(s), ..) => s.number().is_some_and(|s| s >= 1.0),
             (None, Some(d), Some(o)) => o >= d,
             _ => self.factor().is_some(),
         }
@@ -70,7 +109,9 @@ impl Axis {
     pub(super) fn at(&self, how: Coordinates, x: usize) -> f32 {
         let number = |d: &Dim| d.as_const().unwrap_or(0) as f32;
         let (x, input, output) = (x as f32, number(&self.input), number(&self.output));
-        let scale = self.scale.unwrap_or(output / input);
+        let scale = self.scale.as_ref().and_then(Given::number).unwrap_or(output / input);
+        let end_of = |v: &Given| v.number().unwrap_or(0.0);
+        let (start, end) = (end_of(&self.roi.0), end_of(&self.roi.1));
         let half_pixel = (x + 0.5) / scale - 0.5;
         match how {
             Coordinates::HalfPixel => half_pixel,
@@ -84,10 +125,9 @@ impl Axis {
             Coordinates::AlignCorners => x * (input - 1.0) / (output - 1.0),
             Coordinates::Asymmetric => x / scale,
             Coordinates::Crop if output > 1.0 => {
-                let (start, end) = self.roi;
                 start * (input - 1.0) + x * (end - start) * (input - 1.0) / (output - 1.0)
             }
-            Coordinates::Crop => 0.5 * (self.roi.0 + self.roi.1) * (input - 1.0),
+            Coordinates::Crop => 0.5 * (start + end) * (input - 1.0),
         }
     }
 
@@ -104,8 +144,8 @@ impl Axis {
         let last = |d: &Dim| d.clone() - Dim::ONE;
         // Where the output has one element, a quotient by it is taken of 0.
         let steps = last(&self.output).maximum(&Dim::ONE);
-        let scale = |b: &mut Body| match (self.scale, self.input.as_const(), self.output.as_const()) {
-            (Some(s), ..) => b.float(F, s.into()),
+        let scale = |b: &mut Body| match (&self.scale, self.input.as_const(), self.output.as_const()) {
+            (Some(s), ..) => s.node(b),
             (None, Some(d), Some(o)) => b.float(F, f64::from(o as f32 / d as f32)),
             _ => {
                 let (o, d) = (number(b, &self.output), number(b, &self.input));
@@ -153,16 +193,16 @@ impl Axis {
                 b.binary(Binary::Div, x, scale)
             }
             Coordinates::Crop => {
-                let (start, end) = self.roi;
+                let (start, end) = (self.roi.0.node(b), self.roi.1.node(b));
                 let (x, span, steps) = (number(b, x), number(b, &last(&self.input)), number(b, &steps));
-                let part = b.float(F, (end - start).into());
+                let part = b.binary(Binary::Sub, end, start);
                 let moved = b.binary(Binary::Mul, x, part);
                 let moved = b.binary(Binary::Mul, moved, span);
                 let moved = b.binary(Binary::Div, moved, steps);
-                let first = b.float(F, start.into());
-                let first = b.binary(Binary::Mul, first, span);
+                let first = b.binary(Binary::Mul, start, span);
                 let many = b.binary(Binary::Add, first, moved);
-                let middle = b.float(F, (0.5 * (start + end)).into());
+                let (half, both) = (b.float(F, 0.5), b.binary(Binary::Add, start, end));
+                let middle = b.binary(Binary::Mul, half, both);
                 let one = b.binary(Binary::Mul, middle, span);
                 unless_single(b, many, one)
             }

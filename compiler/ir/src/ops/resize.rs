@@ -11,7 +11,8 @@ use crate::{DType, Dim, Fact, Tensor};
 
 use super::movement::axes_of;
 use super::pointwise::working;
-use super::resample::{Axis, Coordinates, Mode, Rounding, Sampling, tap_nodes, taps};
+use super::chosen::{choose, negative};
+use super::resample::{Axis, Coordinates, Given, Mode, Rounding, Sampling, tap_nodes, taps};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
@@ -43,6 +44,13 @@ fn floats(cx: &Cx, input: usize, name: &'static str) -> Result<Option<Vec<f32>>,
         },
     };
     Ok((!list.is_empty()).then_some(list))
+}
+
+/// The first `n` elements of an operand that only a run knows.
+fn elements(cx: &Cx, operand: usize, n: usize) -> Vec<Given> {
+    let dtype = cx.arg(operand).map_or(DType::F32, |a| a.fact.dtype);
+    let operand = operand as u32;
+    (0..n).map(|at| Given::Element { operand, at, dtype }).collect()
 }
 
 /// `floor(d * scale)`: in `f32` for constants, exactly for symbols.
@@ -104,10 +112,17 @@ impl Plan {
         };
         let targets = Self::targets(cx, &listed)?;
         let roi = match coordinates {
-            Coordinates::Crop => match floats(cx, 1, "roi")? {
-                Some(v) if v.len() == 2 * listed.len() => Some(v),
-                _ => return invalid("roi must have two elements per axis"),
-            },
+            Coordinates::Crop => {
+                let n = cx.arg(1).and_then(|a| a.fact.element_count().as_const());
+                let given = match floats(cx, 1, "roi") {
+                    Err(OpError::Unknown { .. }) => n.map(|n| elements(cx, 1, n as usize)),
+                    other => other?.map(|v| v.into_iter().map(Given::Number).collect()),
+                };
+                match given {
+                    Some(v) if v.len() == 2 * listed.len() => Some(v),
+                    _ => return invalid("roi must have two elements per axis"),
+                }
+            }
             _ => None,
         };
         let (mut shape, mut axes) = (x.clone(), vec![]);
@@ -117,7 +132,7 @@ impl Plan {
                 return invalid(format!("axis {axis} of extent {input} resized to {output}"));
             }
             shape[axis] = output.clone();
-            if roi.is_none() && input == output && scale.is_none_or(|s| s == 1.0) {
+            if roi.is_none() && input == output && scale.as_ref().is_none_or(|s| matches!(s, Given::Number(1.0))) {
                 continue;
             }
             axes.push(Axis {
@@ -125,7 +140,9 @@ impl Plan {
                 input,
                 output,
                 scale,
-                roi: roi.as_ref().map_or((0.0, 1.0), |r| (r[i], r[listed.len() + i])),
+                roi: roi.as_ref().map_or((Given::Number(0.0), Given::Number(1.0)), |r| {
+                    (r[i].clone(), r[listed.len() + i].clone())
+                }),
             });
         }
         if cx.int("antialias")? != 0 && !matches!(mode, Mode::Nearest(_)) && !axes.iter().all(Axis::enlarges) {
@@ -140,10 +157,20 @@ impl Plan {
     }
 
     /// Output extent and explicit scale of each listed axis.
-    fn targets(cx: &Cx, listed: &[usize]) -> Result<Vec<(Dim, Option<f32>)>, OpError> {
+    fn targets(cx: &Cx, listed: &[usize]) -> Result<Vec<(Dim, Option<Given>)>, OpError> {
         let x = &cx.fact(0)?.shape;
         let n = listed.len();
         let sizes = cx.dims(3)?.filter(|s| !s.is_empty());
+        let parts = cx.arg(2).and_then(|a| a.fact.known.as_deref());
+        if let (Some(parts), None, None) = (parts, &sizes, cx.arg(2).and_then(|a| a.constant))
+            && parts.len() == n
+        {
+            let unit = Dim::from(Fact::UNIT);
+            let scaled = listed.iter().zip(parts).zip(elements(cx, 2, n));
+            return Ok(scaled
+                .map(|((a, s), given)| ((x[*a].clone() * s.clone()).floor_div(&unit), Some(given)))
+                .collect());
+        }
         let (scales, sizes) = match (floats(cx, 2, "scales")?, sizes) {
             (Some(s), None) if s.len() == n => (s, None),
             (None, Some(s)) if s.len() == n => (vec![], Some(s)),
@@ -154,7 +181,7 @@ impl Plan {
             return listed
                 .iter()
                 .zip(scales)
-                .map(|(a, s)| Ok((scaled(&x[*a], s)?, Some(s))))
+                .map(|(a, s)| Ok((scaled(&x[*a], s)?, Some(Given::Number(s)))))
                 .collect();
         };
         let pick: fn(f32, f32) -> f32 = match cx.str("keep_aspect_ratio_policy")? {
@@ -168,13 +195,81 @@ impl Plan {
             match (x[*a].as_const(), s.as_const()) {
                 (Some(d), Some(s)) if d > 0 && s > 0 => extents.push((d as f32, s as f32)),
                 (Some(_), Some(_)) => return invalid(format!("axis {a} of extent {} resized to {s}", x[*a])),
-                _ => return unsupported("keep_aspect_ratio_policy with symbolic extents"),
+                _ => return Ok(Self::in_proportion(x, listed, &sizes, cx.str("keep_aspect_ratio_policy")?)),
             }
         }
         let scale = extents.iter().map(|(d, s)| s / d).reduce(pick).unwrap_or(1.0);
         // Halves round up.
         let size = |d: f32| Dim::from((d * scale + 0.5).floor() as i64);
-        Ok(extents.iter().map(|(d, _)| (size(*d), Some(scale))).collect())
+        Ok(extents
+            .iter()
+            .map(|(d, _)| (size(*d), Some(Given::Number(scale))))
+            .collect())
+    }
+
+    /// All axes by the smallest quotient of size and extent, or the largest one.
+    fn in_proportion(x: &[Dim], listed: &[usize], sizes: &[Dim], policy: &str) -> Vec<(Dim, Option<Given>)> {
+        let mut quotients = listed.iter().zip(sizes).map(|(a, size)| (size.clone(), x[*a].clone()));
+        let first = quotients.next().unwrap_or((Dim::ONE, Dim::ONE));
+        let (size, extent) = quotients.fold(first, |(s, d), (other_s, other_d)| {
+            let more = other_s.clone() * d.clone() - s.clone() * other_d.clone();
+            let other = negative(&if policy == "not_larger" { more } else { -more });
+            (choose(&other, other_s, s), choose(&other, other_d, d))
+        });
+        // Of an empty axis there is no quotient, and `infer` refuses it where it can.
+        let extent = extent.maximum(&Dim::ONE);
+        let two = Dim::from(2i64);
+        let scaled = |d: &Dim| (d.clone() * size.clone() * two.clone() + extent.clone()).floor_div(&(extent.clone() * two.clone()));
+        listed
+            .iter()
+            .map(|a| (scaled(&x[*a]), Some(Given::Ratio(size.clone(), extent.clone()))))
+            .collect()
+    }
+}
+
+impl Plan {
+    /// Axis after axis: weights along several are products of those along each.
+    fn one_by_one(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        if self.sampling.coordinates == Coordinates::Crop {
+            return unsupported(format!(
+                "interpolation along {} axes of a part of the input is not compiled yet",
+                self.axes.len()
+            ));
+        }
+        let mut g = Fragment::new(cx);
+        let x = g.required(cx, 0)?;
+        let t = g.dtype(x);
+        let mut y = g.cast(x, if t.is_float() { working(t) } else { DType::F32 })?;
+        let how = [
+            "mode",
+            "coordinate_transformation_mode",
+            "nearest_mode",
+        ];
+        let numbers = ["cubic_coeff_a", "extrapolation_value"];
+        for a in &self.axes {
+            let mut attrs: Vec<(&str, Attr)> = vec![("axes", Attr::Ints(vec![a.axis as i64]))];
+            for name in how {
+                attrs.push((name, Attr::Str(cx.str(name)?.into())));
+            }
+            for name in numbers {
+                attrs.push((name, Attr::Float(cx.float(name)?)));
+            }
+            attrs.push(("exclude_outside", Attr::Int(cx.int("exclude_outside")?)));
+            let mut inputs = vec![Some(y)];
+            match &a.scale {
+                Some(Given::Element { operand, at, .. }) => {
+                    let all = g.required(cx, *operand as usize)?;
+                    let which = g.constant(Tensor::i64(&[1], [*at as i64]));
+                    let one = g.apply("Gather", &[("axis", Attr::Int(0))], &[all, which])?;
+                    inputs.extend([None, Some(one)]);
+                }
+                Some(Given::Number(s)) => attrs.push(("scales", Attr::Floats(vec![*s]))),
+                Some(Given::Ratio(..)) | None => attrs.push(("sizes", Attr::Dims(vec![a.output.clone()]))),
+            }
+            y = g.node("Resize", &attrs, &inputs)?;
+        }
+        let y = g.cast(y, t)?;
+        Ok(g.finish(&[y]))
     }
 }
 
@@ -276,10 +371,7 @@ impl OpDef for Resize {
             4
         };
         if !matches!(plan.sampling.mode, Mode::Nearest(_)) && plan.axes.len() > most {
-            return unsupported(format!(
-                "interpolation along {} axes is not compiled yet",
-                plan.axes.len()
-            ));
+            return plan.one_by_one(cx);
         }
         let wide = if x.dtype.is_float() {
             working(x.dtype)

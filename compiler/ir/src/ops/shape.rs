@@ -196,6 +196,9 @@ impl Range {
 
     fn length(cx: &Cx) -> Result<Dim, OpError> {
         if cx.fact(0)?.dtype.is_float() {
+            if let Some([start, limit, delta]) = Self::given(cx)? {
+                return Ok(Self::counted(start, limit, delta));
+            }
             let [start, limit, delta] = Self::floats(cx)?;
             let n = ((limit - start) / delta).ceil().max(0.0);
             // A range of more elements than f64 can count has no meaning.
@@ -213,19 +216,44 @@ impl Range {
             // Only a run knows in which direction.
             None => {
                 let [start, limit, delta] = [start, limit, delta].map(|d| chosen::cut(&d));
-                let size = delta.maximum(&-delta.clone()).maximum(&Dim::ONE);
-                let span = limit - start;
-                chosen::choose(&negative(&delta), -span.clone(), span).ceil_div(&size)
+                Self::counted(start, limit, delta)
             }
         };
         Ok(larger(&n, &Dim::ZERO))
+    }
+
+    /// Elements of a range whose direction only a run knows.
+    fn counted(start: Dim, limit: Dim, delta: Dim) -> Dim {
+        let size = delta.maximum(&-delta.clone()).maximum(&Dim::ONE);
+        let span = limit - start;
+        let n = chosen::choose(&negative(&delta), -span.clone(), span).ceil_div(&size);
+        larger(&n, &Dim::ZERO)
+    }
+
+    /// Bounds and step of a range of floats that a run gives, in parts.
+    fn given(cx: &Cx) -> Result<Option<[Dim; 3]>, OpError> {
+        let mut all = vec![];
+        for i in 0..3 {
+            let Some(arg) = cx.arg(i) else { return Ok(None) };
+            let part = match (arg.fact.known.as_deref(), arg.constant.map(Tensor::scalar_f64)) {
+                (Some([d]), _) => d.clone(),
+                (_, Some(Some(v))) => Dim::from((v * Fact::UNIT as f64).floor() as i64),
+                _ => return Ok(None),
+            };
+            all.push(part);
+        }
+        let some = all.iter().any(|d| d.as_const().is_none());
+        Ok(<[Dim; 3]>::try_from(all).ok().filter(|_| some))
     }
 
     fn floats(cx: &Cx) -> Result<[f64; 3], OpError> {
         let one = |i: usize| match cx.arg(i).and_then(|a| a.constant).map(Tensor::scalar_f64) {
             Some(Some(v)) => Ok(v),
             Some(None) => invalid(format!("input {i} wants one element")),
-            None => unsupported("a range of floats whose bounds are not constants"),
+            None => Err(OpError::Unknown {
+                input: i,
+                name: ["start", "limit", "delta"][i],
+            }),
         };
         Ok([one(0)?, one(1)?, one(2)?])
     }
@@ -296,13 +324,21 @@ impl OpDef for Range {
         let t = cx.fact(0)?.dtype;
         let length = Self::length(cx)?;
         if t.is_float() {
-            let [start, _, delta] = Self::floats(cx)?;
+            let given = Self::given(cx)?.is_some();
+            let [start, _, delta] = if given { [0.0; 3] } else { Self::floats(cx)? };
             return Ok(Lowering::Compute(vec![Compute::map(t, &[length], |b, i| {
                 // In f64, as the elements are defined by products, not by a running sum.
                 let k = b.push(Expr::Index(i[0].clone()));
                 let k = b.cast(DType::F64, k);
-                let delta = b.float(DType::F64, delta);
-                let start = b.float(DType::F64, start);
+                let mut number = |operand: u32, v: f64| {
+                    if !given {
+                        return b.float(DType::F64, v);
+                    }
+                    let at = vec![Dim::ZERO; cx.arg(operand as usize).map_or(0, |a| a.fact.rank())];
+                    let v = b.load(operand, t, at);
+                    b.cast(DType::F64, v)
+                };
+                let (delta, start) = (number(2, delta), number(0, start));
                 let d = b.binary(Binary::Mul, k, delta);
                 let v = b.binary(Binary::Add, d, start);
                 b.cast(t, v)

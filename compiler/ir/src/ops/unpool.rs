@@ -3,7 +3,7 @@
 //! Laws: positions are those of the whole tensor in row-major order, or column-major within each image, and of equal
 //! maxima the first one counts. An element that is put back stays in its own image; a position elsewhere is an error of the run.
 
-use crate::index::{self, linear, linear_dim, static_shape};
+use crate::index::{linear, linear_dim, static_shape};
 use crate::op::{Attr, AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, count, differ, reshape};
 use crate::ops::fragment::Fragment;
@@ -241,7 +241,7 @@ fn unpooled(cx: &Cx) -> Result<Vec<Dim>, OpError> {
 
 #[cfg(test)]
 mod tests {
-    use super::index;
+    use crate::index;
     use crate::naive::check;
     use crate::ops::samples::{eval, sample};
     use crate::{Attr, DType, Tensor};
