@@ -419,7 +419,9 @@ mod tests {
             248.0,
         ];
         let mut r = crate::random::Rng::new(1);
-        let random: Vec<f64> = (0..500).map(|_| r.normal() * 2f64.powi(r.range(-20, 20) as i32)).collect();
+        let random: Vec<f64> = (0..500)
+            .map(|_| r.normal() * 2f64.powi(r.range(-20, 20) as i32))
+            .collect();
         let all: Vec<f64> = scaled.chain(far).chain(random).collect();
         // Beyond the range of integers nothing is defined.
         let all = all
