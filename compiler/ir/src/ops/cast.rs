@@ -479,7 +479,11 @@ mod tests {
             240.0,
             248.0,
         ];
-        let all: Vec<f64> = scaled.chain(far).collect();
+        let mut r = crate::random::Rng::new(1);
+        let random: Vec<f64> = (0..500)
+            .map(|_| r.normal() * 2f64.powi(r.range(-20, 20) as i32))
+            .collect();
+        let all: Vec<f64> = scaled.chain(far).chain(random).collect();
         // Beyond the range of integers nothing is defined.
         let all = all
             .into_iter()

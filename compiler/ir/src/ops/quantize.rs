@@ -140,14 +140,14 @@ fn quantized_float(
     x: ValueId,
     scale: ValueId,
     zero: Option<ValueId>,
-    to: [(&str, Attr); 2],
+    to: &[(&str, Attr)],
 ) -> Result<ValueId, OpError> {
     let mut y = g.binary("Div", x, scale)?;
     if let Some(zero) = zero {
         let zero = g.cast(zero, g.dtype(y))?;
         y = g.binary("Add", y, zero)?;
     }
-    g.apply("Cast", &to, &[y])
+    g.apply("Cast", to, &[y])
 }
 
 /// `x / scale` rounded to the nearest, ties to even, plus the zero point, in the range of `t`.
@@ -266,7 +266,7 @@ impl OpDef for QuantizeLinear {
         };
         let y = if t.is_float() {
             let saturate = ("saturate", Attr::Int(cx.int("saturate")?));
-            quantized_float(&mut g, v, scale, zero, [("to", Attr::DType(t)), saturate])?
+            quantized_float(&mut g, v, scale, zero, &[("to", Attr::DType(t)), saturate])?
         } else {
             quantized(&mut g, v, scale, zero, t)?
         };
@@ -606,7 +606,12 @@ mod tests {
             check("DequantizeLinear", &to, &[sample(t, &[2, 9], 1), power], 1);
             let one = Some(Tensor::from_i64(t, &[1], [1]));
             let scalar = || Some(Tensor::from_f64(DType::F32, &[], [0.5]));
-            check("DequantizeLinear", &[], &[sample(t, &[2, 9], 1), scalar(), one.clone()], 1);
+            check(
+                "DequantizeLinear",
+                &[],
+                &[sample(t, &[2, 9], 1), scalar(), one.clone()],
+                1,
+            );
             check("QuantizeLinear", &[], &[x(), scalar(), one], 1);
         }
     }
