@@ -68,9 +68,12 @@ fn moves_single_elements(kernel: &Kernel) -> bool {
     let exact = |(i, e): (usize, &Expr)| match e {
         Expr::Load { operand, .. } => *operand < RED,
         Expr::Unary(..) | Expr::Binary(..) => !n.body.dtype(i as u32).is_float(),
-        Expr::Const(..) | Expr::Index(_) | Expr::Select(..) | Expr::Cast(..) | Expr::Bits(..) | Expr::CheckedIndex(..) => {
-            true
-        }
+        Expr::Const(..)
+        | Expr::Index(_)
+        | Expr::Select(..)
+        | Expr::Cast(..)
+        | Expr::Bits(..)
+        | Expr::CheckedIndex(..) => true,
     };
     let moves = n.body.nodes().iter().enumerate().all(exact) && n.reductions.is_empty();
     moves && n.schedule.vector.is_none_or(|v| scattered(kernel, n, v))

@@ -43,7 +43,9 @@ pub fn run_node(op: Op, attrs: &Attrs, inputs: &[Option<Tensor>], outputs: usize
     }
     match run_with_facts(op, attrs, inputs, &visible, outputs, &|_| None) {
         // An operation may need elements that its schema does not call shape-like.
-        Err(OpError::Unsupported(_) | OpError::Unknown { .. }) => run_with_facts(op, attrs, inputs, &all, outputs, &|_| None),
+        Err(OpError::Unsupported(_) | OpError::Unknown { .. }) => {
+            run_with_facts(op, attrs, inputs, &all, outputs, &|_| None)
+        }
         other => other,
     }
 }

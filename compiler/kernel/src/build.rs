@@ -15,8 +15,8 @@ use crate::group::{Group, Groups};
 use crate::nest::finish_nest;
 use crate::order::{Rows, memory_extent};
 use crate::program::{
-    Buffer, Element, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Step, Storage, Store,
-    Weight,
+    Buffer, Element, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Step,
+    Storage, Store, Weight,
 };
 use crate::targets::Target;
 use crate::{Choices, bounds};

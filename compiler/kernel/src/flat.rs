@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
-use cameo_ir::structured::Expr;
 use cameo_ir::dim::ELEMENT;
+use cameo_ir::structured::Expr;
 use cameo_ir::{Atom, Dim, Sym};
 
 use crate::program::{BOperand, Kernel, KernelBody};

@@ -87,7 +87,8 @@ impl<'m> Importer<'m> {
                 Some(n) => (1..=Fact::KNOWN_MAX as i64).contains(&n),
                 None => fact.rank() <= 1,
             };
-            let read = !fact.dtype.is_float() && fact.dtype.bits() >= 8 || matches!(fact.dtype, DType::F32 | DType::F64);
+            let read =
+                !fact.dtype.is_float() && fact.dtype.bits() >= 8 || matches!(fact.dtype, DType::F32 | DType::F64);
             if !few || !read || !seen.insert(v) {
                 continue;
             }

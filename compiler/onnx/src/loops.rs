@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cameo_ir::ops::scan::Parts;
 use cameo_ir::dim::ELEMENT;
+use cameo_ir::ops::scan::Parts;
 use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId, interp};
 
 use crate::error::{Fault, Site};

@@ -10,9 +10,9 @@
 use crate::error::{Error, Side};
 use crate::tensor::{byte_size, integer};
 use cameo_abi::{
-    ABI_VERSION, Buffer, Cache, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, InputElement, Io, LOOP_DEPTH, Level,
-    Loop, MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step,
-    Str, Symbol,
+    ABI_VERSION, Buffer, Cache, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, InputElement, Io,
+    LOOP_DEPTH, Level, Loop, MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT,
+    REGION_WEIGHTS, Slice, Step, Str, Symbol,
 };
 
 /// The descriptor's tables as slices.

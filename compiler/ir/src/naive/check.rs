@@ -102,7 +102,9 @@ fn check_symbolic(case: &str, mode: Symbolic, op: Op, attrs: &Attrs, inputs: &[O
                 .map(|(axis, d)| {
                     let name = match (mode, *d) {
                         // Symbols are at least 1.
-                        (_, 0) | (Symbolic::Elements, _) | (Symbolic::ByExtent | Symbolic::ByExtentAndElements, 1) => return Dim::from(*d),
+                        (_, 0) | (Symbolic::Elements, _) | (Symbolic::ByExtent | Symbolic::ByExtentAndElements, 1) => {
+                            return Dim::from(*d);
+                        }
                         (Symbolic::EveryAxis | Symbolic::ElementsAndEveryAxis, _) => format!("I{i}A{axis}"),
                         _ => format!("D{d}"),
                     };
@@ -146,7 +148,9 @@ fn check_symbolic(case: &str, mode: Symbolic, op: Op, attrs: &Attrs, inputs: &[O
         inputs: &args,
         outputs: want.len(),
     };
-    let rules = op.0.rules(&cx).unwrap_or_else(|e| panic!("{case}\nrules, {stage}: {e}"));
+    let rules =
+        op.0.rules(&cx)
+            .unwrap_or_else(|e| panic!("{case}\nrules, {stage}: {e}"));
     for (a, b) in rules {
         let value = |d: &Dim| {
             d.eval(&|s| match s {

@@ -143,7 +143,11 @@ fn divide(a: &Dim, b: &Dim) -> Option<Dim> {
         return None;
     }
     // Towards zero.
-    let up = if signed { negative(a) * (b.clone() - Dim::ONE) } else { Dim::ZERO };
+    let up = if signed {
+        negative(a) * (b.clone() - Dim::ONE)
+    } else {
+        Dim::ZERO
+    };
     Some((a.clone() + up).floor_div(b))
 }
 

@@ -274,7 +274,11 @@ impl OpDef for BitCast {
             let v = b.load(0, x.dtype, i.to_vec());
             // A bool is no byte in a body.
             if x.dtype == DType::Bool || to == DType::Bool {
-                let byte = if x.dtype == DType::Bool { v } else { b.push(Expr::Bits(DType::U8, v)) };
+                let byte = if x.dtype == DType::Bool {
+                    v
+                } else {
+                    b.push(Expr::Bits(DType::U8, v))
+                };
                 return match to {
                     DType::Bool => b.cast(DType::Bool, byte),
                     _ => {

@@ -54,7 +54,9 @@ pub(crate) fn named(list: &[Dim], rank: usize) -> (Vec<Dim>, Vec<Rule>) {
     let hits = (0..rank).map(|i| table.iter().fold(Dim::ZERO, |sum, row| sum + row[i].clone()));
     let hits: Vec<Dim> = hits.collect();
     let (low, high) = (Dim::ZERO - Dim::from(rank), Dim::from(rank) - Dim::ONE);
-    let inside = list.iter().flat_map(|a| [(low.clone(), a.clone()), (a.clone(), high.clone())]);
+    let inside = list
+        .iter()
+        .flat_map(|a| [(low.clone(), a.clone()), (a.clone(), high.clone())]);
     let mut rules: Vec<Rule> = inside.collect();
     if list.len() > 1 {
         rules.extend(hits.iter().map(|hit| (hit.clone(), Dim::ONE)));
@@ -76,9 +78,7 @@ pub(crate) fn listed(list: &[Dim], values: &[Dim], absent: &[Dim]) -> Vec<Dim> {
     let table = table(list, absent.len());
     let of = |i: usize| {
         let rows = table.iter().zip(values);
-        rows.fold(absent[i].clone(), |old, (row, value)| {
-            choose(&row[i], cut(value), old)
-        })
+        rows.fold(absent[i].clone(), |old, (row, value)| choose(&row[i], cut(value), old))
     };
     (0..absent.len()).map(of).collect()
 }
@@ -153,6 +153,10 @@ pub(super) const APART: View = View {
         Ok(both.collect())
     },
     source: |_, from, to| super::reshape::same_order(from, to),
-    index: |_, from, _, it| Ok((0..from.len()).map(|i| it[2 * i].clone() + it[2 * i + 1].clone()).collect()),
+    index: |_, from, _, it| {
+        Ok((0..from.len())
+            .map(|i| it[2 * i].clone() + it[2 * i + 1].clone())
+            .collect())
+    },
     rules: |_| Ok(vec![]),
 };

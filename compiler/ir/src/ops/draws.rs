@@ -5,7 +5,7 @@
 //! A uniform number is made of the hash's highest bits, as many as the element type's significand has. Laws: elements do
 //! not depend on how the loops run; without a seed the key is that of seed 0; nodes of the same seed draw the same numbers.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, reshape, slice};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{volume, working};
@@ -446,17 +446,17 @@ const MULTINOMIAL: Composed = Composed {
     },
 };
 
-/// The ratio's share of what is dropped where the model is trained; `None` where it is not.
-fn training(cx: &Cx) -> Result<bool, OpError> {
+/// Whether the model is trained; `None` where data says so.
+fn training(cx: &Cx) -> Result<Option<bool>, OpError> {
     if let Some(ratio) = cx.arg(1)
         && !ratio.fact.element_count().is_one()
     {
         return invalid(format!("ratio is {}, one element is wanted", ratio.fact));
     }
     match cx.arg(2).map(|mode| mode.fact.known.as_deref()) {
-        None => Ok(false),
-        Some(Some([d])) if d.as_const().is_some() => Ok(!d.is_zero()),
-        Some(_) => unsupported("training_mode must be known at compile time"),
+        None => Ok(Some(false)),
+        Some(Some([d])) if d.as_const().is_some() => Ok(Some(!d.is_zero())),
+        Some(_) => Ok(None),
     }
 }
 
@@ -478,7 +478,8 @@ const DROPOUT: Composed = Composed {
     build: |cx, g| {
         let x = g.required(cx, 0)?;
         let (dtype, shape) = (g.dtype(x), g.fact(x).shape.clone());
-        if !training(cx)? {
+        let mode = training(cx)?;
+        if mode == Some(false) {
             let yes = g.constant(Tensor::bool(&[], [true]));
             let mask = g.apply("Expand", &[("shape", Attr::Dims(shape))], &[yes])?;
             let y = g.unary("Identity", x)?;
@@ -502,11 +503,23 @@ const DROPOUT: Composed = Composed {
         let y = g.binary("Div", x, kept)?;
         let zero = g.number(y, 0.0);
         let y = g.apply("Where", &[], &[mask, y, zero])?;
+        if mode.is_some() {
+            return Ok(vec![g.cast(y, dtype)?, mask]);
+        }
+        let mode = g.required(cx, 2)?;
+        let mode = reshape(g, mode, vec![])?;
+        let y = g.apply("Where", &[], &[mode, y, x])?;
+        let off = g.unary("Not", mode)?;
+        let mask = g.binary("Or", off, mask)?;
         Ok(vec![g.cast(y, dtype)?, mask])
     },
     eval: |cx| {
         let x = cx.tensor(0)?;
-        if !training(cx)? {
+        let off = match training(cx)? {
+            Some(on) => !on,
+            None => cx.tensor(2)?.to_i64().first().is_none_or(|on| *on == 0),
+        };
+        if off {
             let mask = Tensor::bool(x.shape(), std::iter::repeat_n(true, x.len()));
             return Ok(vec![x.clone(), mask]);
         }
@@ -680,6 +693,6 @@ mod tests {
         assert!(same && y[0].to_f64().iter().all(|y| *y == 0.0 || (y - 1.25).abs() < 1e-6));
         let fact = |t: DType| Fact::new(t, vec![]);
         let unknown = [fact(DType::F32), fact(DType::F32), fact(DType::Bool)];
-        assert!(matches!(infer("Dropout", &[], &unknown), Err(OpError::Unsupported(_))));
+        assert!(infer("Dropout", &[], &unknown).is_ok(), "data may say it");
     }
 }

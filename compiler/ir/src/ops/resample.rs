@@ -38,7 +38,11 @@ pub(super) enum Mode {
 pub(super) enum Given {
     Number(f32),
     /// An element of an operand, which only a run knows.
-    Element { operand: u32, at: usize, dtype: DType },
+    Element {
+        operand: usize,
+        at: usize,
+        dtype: DType,
+    },
     /// The quotient of two dims.
     Ratio(Dim, Dim),
 }

@@ -7,11 +7,12 @@
 use crate::index::{self, linear, static_shape};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::structured::{Binary, Combine, Compute, Expr, ExprId};
-use crate::{DType, Dim, Fact, Tensor};
+use crate::{Attr, DType, Dim, Fact, Tensor};
 
+use super::chosen::{choose, negative};
+use super::fragment::Fragment;
 use super::movement::axes_of;
 use super::pointwise::working;
-use super::chosen::{choose, negative};
 use super::resample::{Axis, Coordinates, Given, Mode, Rounding, Sampling, tap_nodes, taps};
 
 /// The operations of this family.
@@ -49,7 +50,6 @@ fn floats(cx: &Cx, input: usize, name: &'static str) -> Result<Option<Vec<f32>>,
 /// The first `n` elements of an operand that only a run knows.
 fn elements(cx: &Cx, operand: usize, n: usize) -> Vec<Given> {
     let dtype = cx.arg(operand).map_or(DType::F32, |a| a.fact.dtype);
-    let operand = operand as u32;
     (0..n).map(|at| Given::Element { operand, at, dtype }).collect()
 }
 
@@ -195,7 +195,14 @@ impl Plan {
             match (x[*a].as_const(), s.as_const()) {
                 (Some(d), Some(s)) if d > 0 && s > 0 => extents.push((d as f32, s as f32)),
                 (Some(_), Some(_)) => return invalid(format!("axis {a} of extent {} resized to {s}", x[*a])),
-                _ => return Ok(Self::in_proportion(x, listed, &sizes, cx.str("keep_aspect_ratio_policy")?)),
+                _ => {
+                    return Ok(Self::in_proportion(
+                        x,
+                        listed,
+                        &sizes,
+                        cx.str("keep_aspect_ratio_policy")?,
+                    ));
+                }
             }
         }
         let scale = extents.iter().map(|(d, s)| s / d).reduce(pick).unwrap_or(1.0);
@@ -219,7 +226,9 @@ impl Plan {
         // Of an empty axis there is no quotient, and `infer` refuses it where it can.
         let extent = extent.maximum(&Dim::ONE);
         let two = Dim::from(2i64);
-        let scaled = |d: &Dim| (d.clone() * size.clone() * two.clone() + extent.clone()).floor_div(&(extent.clone() * two.clone()));
+        let scaled = |d: &Dim| {
+            (d.clone() * size.clone() * two.clone() + extent.clone()).floor_div(&(extent.clone() * two.clone()))
+        };
         listed
             .iter()
             .map(|a| (scaled(&x[*a]), Some(Given::Ratio(size.clone(), extent.clone()))))
@@ -240,11 +249,7 @@ impl Plan {
         let x = g.required(cx, 0)?;
         let t = g.dtype(x);
         let mut y = g.cast(x, if t.is_float() { working(t) } else { DType::F32 })?;
-        let how = [
-            "mode",
-            "coordinate_transformation_mode",
-            "nearest_mode",
-        ];
+        let how = ["mode", "coordinate_transformation_mode", "nearest_mode"];
         let numbers = ["cubic_coeff_a", "extrapolation_value"];
         for a in &self.axes {
             let mut attrs: Vec<(&str, Attr)> = vec![("axes", Attr::Ints(vec![a.axis as i64]))];
@@ -258,7 +263,7 @@ impl Plan {
             let mut inputs = vec![Some(y)];
             match &a.scale {
                 Some(Given::Element { operand, at, .. }) => {
-                    let all = g.required(cx, *operand as usize)?;
+                    let all = g.required(cx, *operand)?;
                     let which = g.constant(Tensor::i64(&[1], [*at as i64]));
                     let one = g.apply("Gather", &[("axis", Attr::Int(0))], &[all, which])?;
                     inputs.extend([None, Some(one)]);

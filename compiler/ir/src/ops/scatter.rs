@@ -5,7 +5,9 @@
 //! when several updates meet. An index outside of its axis is found by gathering it from the positions that there are.
 
 use crate::index::{self, element_count, linear, static_shape, strides};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::op::{
+    AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis, unsupported,
+};
 use crate::structured::{Binary, Combine, Compute, Expr};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
@@ -444,9 +446,7 @@ impl OpDef for Running {
 
     fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
         let rank = cx.fact(0)?.rank();
-        Ok(Self::chosen(cx)?
-            .map(|axis| named(&[axis], rank).1)
-            .unwrap_or_default())
+        Ok(Self::chosen(cx)?.map(|axis| named(&[axis], rank).1).unwrap_or_default())
     }
 
     /// A masked reduction over the whole axis: quadratic work, but without order among the outputs.

@@ -330,11 +330,11 @@ impl OpDef for Range {
                 // In f64, as the elements are defined by products, not by a running sum.
                 let k = b.push(Expr::Index(i[0].clone()));
                 let k = b.cast(DType::F64, k);
-                let mut number = |operand: u32, v: f64| {
+                let mut number = |operand: usize, v: f64| {
                     if !given {
                         return b.float(DType::F64, v);
                     }
-                    let at = vec![Dim::ZERO; cx.arg(operand as usize).map_or(0, |a| a.fact.rank())];
+                    let at = vec![Dim::ZERO; cx.arg(operand).map_or(0, |a| a.fact.rank())];
                     let v = b.load(operand, t, at);
                     b.cast(DType::F64, v)
                 };

@@ -270,31 +270,6 @@ fn dft(cx: &Cx) -> Result<(usize, Transform), OpError> {
     Ok((axis, transform))
 }
 
-/// Along an axis that only a run knows: the axes before it are one, and those behind it.
-fn chosen_axis(cx: &Cx, g: &mut Fragment, axis: &Dim) -> Result<Vec<ValueId>, OpError> {
-    let shape = cx.fact(0)?.shape.clone();
-    let part = Dim::from(parts(cx.fact(0)?)?);
-    let rank = shape.len();
-    let [outer, count, inner] = around(&shape, axis);
-    let x = g.required(cx, 0)?;
-    let x = reshape(g, x, vec![outer, count, inner.floor_div(&part), part])?;
-    let mut attrs = vec![("axis", Attr::Dims(vec![Dim::ONE]))];
-    attrs.extend(["inverse", "onesided"].map(|name| (name, Attr::Int(cx.int(name).unwrap_or(0)))));
-    if let Some(length) = cx.dims(1)? {
-        attrs.push(("dft_length", Attr::Dims(length)));
-    }
-    let y = g.apply("DFT", &attrs, &[x])?;
-    let made = g.fact(y).shape.clone();
-    let (hits, _) = named(std::slice::from_ref(axis), rank);
-    let mut out: Vec<Dim> = shape[..rank - 1]
-        .iter()
-        .zip(&hits)
-        .map(|(d, hit)| whole(choose(hit, made[1].clone(), d.clone())))
-        .collect();
-    out.push(made[3].clone());
-    Ok(vec![reshape(g, y, out)?])
-}
-
 pub(super) const DFT: Composed = Composed {
     schema: &Schema::new(
         "DFT",
@@ -308,11 +283,6 @@ pub(super) const DFT: Composed = Composed {
         &[("inverse", AttrDef::Int(0)), ("onesided", AttrDef::Int(0))],
     ),
     build: |cx, g| {
-        if let Some([axis]) = cx.dims(2)?.as_deref()
-            && axis.as_const().is_none()
-        {
-            return chosen_axis(cx, g, axis);
-        }
         let (axis, transform) = dft(cx)?;
         let x = g.required(cx, 0)?;
         let dtype = g.dtype(x);
