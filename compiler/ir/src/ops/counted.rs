@@ -11,10 +11,17 @@ use crate::ops::fragment::Fragment;
 use crate::structured::{Compute, Expr};
 use crate::{Attr, DType, Dim, Fact, Tensor};
 
-pub const OPS: &[&dyn OpDef] = &[&NonZero, &Compact, &Unravel];
+pub const OPS: &[&dyn OpDef] = &[
+    &NonZero,
+    &super::compress::COMPRESS,
+    &super::unique::UNIQUE,
+    &super::suppression::NON_MAX_SUPPRESSION,
+    &Compact,
+    &Unravel,
+];
 
 /// Attribute that names the symbol.
-const COUNT: &str = "count";
+pub(super) const COUNT: &str = "count";
 
 struct NonZero;
 

@@ -89,3 +89,51 @@ pub(crate) fn pairs(op: &str, types: &[DType]) {
         }
     }
 }
+
+/// Checks an operation whose results are as long as data says: its reference meaning and the naively run loops agree, and
+/// inference with both, with concrete shapes and with symbols for all extents.
+///
+/// # Panics
+/// When they disagree, or one of them fails.
+pub(crate) fn in_both_meanings(op: &str, attrs: &[(&str, crate::Attr)], inputs: &[Option<Tensor>], outputs: usize) {
+    let def = crate::Op::find(op).expect("an operation of the table");
+    let owned = attrs.iter().map(|(k, v)| (std::sync::Arc::from(*k), v.clone()));
+    for symbolic in [false, true] {
+        let mut g = crate::Graph::new("g");
+        let (mut operands, mut given, mut symbols) = (vec![], vec![], vec![]);
+        for (i, t) in inputs.iter().enumerate() {
+            let operand = t.as_ref().map(|t| {
+                let dim = |(axis, n): (usize, &usize)| {
+                    if !symbolic {
+                        return crate::Dim::from(*n);
+                    }
+                    let name = format!("I{i}A{axis}");
+                    g.symbols
+                        .insert(name.as_str().into(), crate::SymbolRange { min: 0, max: i64::MAX });
+                    symbols.push((name.clone(), *n as i64));
+                    crate::Dim::sym(&name)
+                };
+                let shape: Vec<crate::Dim> = t.shape().iter().enumerate().map(dim).collect();
+                given.push(t.clone());
+                g.add_input(&format!("x{i}"), crate::Fact::new(t.dtype(), shape))
+            });
+            operands.push(operand);
+        }
+        let results = g.add_node(
+            def,
+            owned.clone().collect(),
+            operands,
+            outputs,
+            crate::Origin::default(),
+        );
+        for (i, v) in results.expect("types").into_iter().enumerate() {
+            g.add_output(&format!("y{i}"), v);
+        }
+        crate::verify::verify(&g).expect("sound");
+        let value = |n: &str| symbols.iter().find(|(name, _)| name == n).map(|(_, v)| *v);
+        let want = crate::interp::run(&g, &given).unwrap_or_else(|e| panic!("{op}{attrs:?}({inputs:?}): {e}"));
+        let got = crate::naive::run_graph(&g, &given, &value);
+        let got = got.unwrap_or_else(|e| panic!("{op}{attrs:?}({inputs:?}): {e}"));
+        assert_eq!(got, want, "{op}{attrs:?}({inputs:?}), symbolic: {symbolic}");
+    }
+}
