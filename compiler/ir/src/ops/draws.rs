@@ -541,7 +541,7 @@ mod tests {
     use super::{key, squares};
     use crate::naive::check;
     use crate::ops::samples::{eval, infer, sample};
-    use crate::{Attr, DType, Dim, Fact, OpError, Tensor};
+    use crate::{Attr, DType, Dim, Fact, Tensor};
 
     fn shape(d: &[i64]) -> (&'static str, Attr) {
         ("shape", Attr::Dims(d.iter().map(|d| Dim::from(*d)).collect()))
