@@ -50,8 +50,8 @@ fn agree(text: &str, runs: &[Vec<Tensor>], wrong: &[Vec<Tensor>]) {
 
 #[test]
 fn axes_of_a_reduction() {
-    let text = r#"graph @g (%0 "x": f32[N,3,4], %1 "axes": i64[2]=[element.axes.0,element.axes.1])
-        symbols N=0.., element.axes.0=-9223372036854775808.., element.axes.1=-9223372036854775808.. {
+    let text = r#"graph @g (%0 "x": f32[N,3,4], %1 "axes": i64[2]=[element.axes_0,element.axes_1])
+        symbols N=0.., element.axes_0=-9223372036854775808.., element.axes_1=-9223372036854775808.. {
         %2 = ReduceSum(%0, %1) {keepdims=0}
         %3 = ReduceMax(%0, %1) {keepdims=1}
         %4 = ReduceLogSumExp(%0, %1) {keepdims=0}
@@ -67,10 +67,10 @@ fn axes_of_a_reduction() {
 
 #[test]
 fn shapes_and_slices() {
-    let text = r#"graph @g (%0 "x": f32[4,6], %1 "shape": i64[3]=[element.s.0,element.s.1,element.s.2],
-        %2 "from": i64[1]=[element.f.0], %3 "to": i64[1]=[element.t.0], %4 "step": i64[1]=[element.p.0])
-        symbols element.s.0=-9223372036854775808.., element.s.1=-9223372036854775808.., element.s.2=-9223372036854775808..,
-        element.f.0=-9223372036854775808.., element.t.0=-9223372036854775808.., element.p.0=-9223372036854775808.. {
+    let text = r#"graph @g (%0 "x": f32[4,6], %1 "shape": i64[3]=[element.s_0,element.s_1,element.s_2],
+        %2 "from": i64[1]=[element.f_0], %3 "to": i64[1]=[element.t_0], %4 "step": i64[1]=[element.p_0])
+        symbols element.s_0=-9223372036854775808.., element.s_1=-9223372036854775808.., element.s_2=-9223372036854775808..,
+        element.f_0=-9223372036854775808.., element.t_0=-9223372036854775808.., element.p_0=-9223372036854775808.. {
         weight %5: i64[1] = dense(1)
         %6 = Reshape(%0, %1)
         %7 = Slice(%0, %2, %3, %5, %4)
@@ -98,8 +98,8 @@ fn shapes_and_slices() {
 
 #[test]
 fn one_axis_of_several() {
-    let text = r#"graph @g (%0 "x": f32[2,3,N], %1 "axis": i64[]=[element.a.0], %2 "new": i64[1]=[element.n.0])
-        symbols N=1.., element.a.0=-9223372036854775808.., element.n.0=-9223372036854775808.. {
+    let text = r#"graph @g (%0 "x": f32[2,3,N], %1 "axis": i64[]=[element.a_0], %2 "new": i64[1]=[element.n_0])
+        symbols N=1.., element.a_0=-9223372036854775808.., element.n_0=-9223372036854775808.. {
         %3 = CumSum(%0, %1) {exclusive=1}
         %4 = Unsqueeze(%0, %2)
         %5 = Squeeze(%4, %2)

@@ -189,7 +189,8 @@ cameo_status cameo_bind_cache(cameo_context *context, size_t index, uint32_t dty
 /* Binds an output to the caller's memory of capacity bytes, apart from all other tensors. Null: the context's own. */
 cameo_status cameo_bind_output(cameo_context *context, size_t index, void *data, size_t capacity);
 
-/* Evaluates the shapes of the bound inputs, after which cameo_output_get knows shapes and bytes. Optional. */
+/* Evaluates the shapes of the bound inputs, after which cameo_output_get knows shapes and bytes; where elements of inputs
+ * decide shapes, it reads these. Optional. */
 cameo_status cameo_prepare(cameo_context *context);
 
 /* Computes the outputs. Allocates nothing when the shapes are those of the run before. The caller's floating-point

@@ -9,7 +9,7 @@ left open; `constants`, inputs are weights, so that the compiler computes the re
 `cameo compile` does, by tests/src/bin/backend.rs, which takes many at once; results are compared as ONNX's runner does.
 
 backend/MODE.txt lists the cases that pass in a mode; one of them that fails, and one that passes and is not on the
-list, fails the check. --record writes the lists anew.
+list, fails the check. backend/MODE-misses.txt has the others, with what is wrong with each. --record writes both anew.
 """
 
 import argparse
@@ -236,6 +236,12 @@ def check(mode, cases, program):
     return results
 
 
+def reason(wrong):
+    """The first thing that is wrong, without the place in the model."""
+    first = wrong.split(" | ")[0].removeprefix("error: ")
+    return first if len(first) <= 160 else first[:160] + "…"
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     ap.add_argument("names", nargs="*", help="only cases whose names contain one of these")
@@ -261,6 +267,9 @@ def main():
             whole = not args.names and args.suite == SUITES
             listed = (set() if whole else listed - set(results)) | set(passing)
             path.write_text("".join(f"{name}\n" for name in sorted(listed)), encoding="utf-8")
+            if whole:
+                misses = [f"{name}: {reason(wrong)}\n" for name, wrong in sorted(results.items()) if wrong is not None]
+                path.with_name(f"{mode}-misses.txt").write_text("".join(misses), encoding="utf-8")
         for name, wrong in sorted(results.items()):
             if wrong is not None:
                 failures.append(f"{mode} {name}: {wrong}\n")

@@ -149,7 +149,7 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
         };
         for (a, b) in g.with_cx(n, |cx| node.op.0.rules(cx)).map_err(named)? {
             let both = concrete_ints(&[a, b], symbols);
-            if !both.is_some_and(|v| v[0] <= v[1]) {
+            if both.is_none_or(|v| v[0] > v[1]) {
                 return invalid(format!("{}: a rule does not hold", node.op));
             }
         }

@@ -497,8 +497,8 @@ impl Kernels {
 
 /// Which of a step's dims a symbol of a kernel stands for.
 pub fn slot(symbol: &str) -> Option<usize> {
-    let number = symbol.strip_prefix(ELEMENT).or_else(|| symbol.strip_prefix('d'))?;
-    number.parse().ok()
+    let number = symbol.strip_prefix(ELEMENT).unwrap_or(symbol);
+    number.strip_prefix('d')?.parse().ok()
 }
 
 impl Step {
@@ -614,7 +614,7 @@ impl Kernel {
     }
 
     /// The kernel with the model's symbols renamed to `d0, d1, …` in order of first use, those that are elements of inputs to
-    /// `element.0`, …, and what those stand for.
+    /// `element.d0`, …, and what those stand for.
     #[must_use]
     pub fn numbered(self) -> (Self, Vec<Dim>) {
         let (kernel, whole) = crate::flat::one_symbol(self);
@@ -633,8 +633,8 @@ impl Kernel {
                 Sym::Named(n) => {
                     let i = symbols.iter().position(|x| x == n)?;
                     // What may be negative still says so.
-                    let start = if n.starts_with(ELEMENT) { ELEMENT } else { "d" };
-                    Some(Dim::sym(&format!("{start}{i}")))
+                    let start = if n.starts_with(ELEMENT) { ELEMENT } else { "" };
+                    Some(Dim::sym(&format!("{start}d{i}")))
                 }
                 _ => None,
             })

@@ -38,9 +38,10 @@ impl Importer<'_> {
                 return Err(too_complex());
             }
         }
-        let added = self.graph.add_node(op, attrs, inputs.clone(), outputs, origin.clone());
+        let given = inputs.clone();
+        let added = self.graph.add_node(op, attrs, inputs, outputs, origin.clone());
         if let Err(OpError::Unknown { input, .. }) = &added
-            && let Some(Some(v)) = inputs.get(*input)
+            && let Some(Some(v)) = given.get(*input)
         {
             self.want_elements(*v);
             self.unknown = Some(*input);

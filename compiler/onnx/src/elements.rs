@@ -68,9 +68,9 @@ impl<'m> Importer<'m> {
         // Two inputs may be called the same but for what no symbol can have.
         let first = (0..)
             .map(|n| if n == 0 { plain.clone() } else { format!("{plain}_{n}") })
-            .find(|name| !self.graph.symbols.contains_key(format!("{ELEMENT}{name}.0").as_str()));
+            .find(|name| !self.graph.symbols.contains_key(format!("{ELEMENT}{name}_0").as_str()));
         let name = first.unwrap_or(plain);
-        let known = (0..count).map(|i| Dim::sym(&format!("{ELEMENT}{name}.{i}"))).collect();
+        let known = (0..count).map(|i| Dim::sym(&format!("{ELEMENT}{name}_{i}"))).collect();
         Fact {
             known: Some(known),
             ..fact

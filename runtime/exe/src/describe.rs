@@ -15,7 +15,7 @@ pub fn json(description: &Description, inputs: Option<&[Array]>) -> Result<Strin
             let shapes: Vec<&[i64]> = inputs.iter().map(|array| &*array.shape).collect();
             description.bind_symbols(&shapes)?
         }
-        None => description.symbols().map(|symbol| symbol.min).collect(),
+        None => description.symbols().map(|symbol| symbol.min.max(0)).collect(),
     };
     let sizes = description.sizes(&symbols).ok();
     let names: Vec<&str> = description.symbols().map(|symbol| symbol.name).collect();

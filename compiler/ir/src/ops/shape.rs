@@ -196,8 +196,8 @@ impl Range {
 
     fn length(cx: &Cx) -> Result<Dim, OpError> {
         if cx.fact(0)?.dtype.is_float() {
-            if let Some([start, limit, delta]) = Self::given(cx)? {
-                return Ok(Self::counted(start, limit, delta));
+            if let Some(given) = Self::given(cx)? {
+                return Ok(Self::counted(given));
             }
             let [start, limit, delta] = Self::floats(cx)?;
             let n = ((limit - start) / delta).ceil().max(0.0);
@@ -214,16 +214,13 @@ impl Range {
             Some(_) => return invalid(format!("a step of {delta}")),
             None if !delta.has_elements() => return unsupported("a range whose step is symbolic"),
             // Only a run knows in which direction.
-            None => {
-                let [start, limit, delta] = [start, limit, delta].map(|d| chosen::cut(&d));
-                Self::counted(start, limit, delta)
-            }
+            None => Self::counted([start, limit, delta].map(|d| chosen::cut(&d))),
         };
         Ok(larger(&n, &Dim::ZERO))
     }
 
     /// Elements of a range whose direction only a run knows.
-    fn counted(start: Dim, limit: Dim, delta: Dim) -> Dim {
+    fn counted([start, limit, delta]: [Dim; 3]) -> Dim {
         let size = delta.maximum(&-delta.clone()).maximum(&Dim::ONE);
         let span = limit - start;
         let n = chosen::choose(&negative(&delta), -span.clone(), span).ceil_div(&size);

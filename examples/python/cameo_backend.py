@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Cameo as a backend of ONNX: `CameoBackend` compiles a model to a shared library and runs it through the C interface.
+
+    import onnx, cameo_backend
+    outputs = cameo_backend.CameoBackend.prepare(onnx.load("model.onnx")).run([x])
+
+As a program it runs ONNX's own backend tests; names are patterns of tests, without them all run:
+
+    CAMEO=target/release/cameo python cameo_backend.py [PATTERN...]
+
+The compiler is the program that the variable CAMEO names, or `cameo` on the PATH. Wants the packages `onnx` and `numpy`.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.backend.base import Backend, BackendRep
+
+BITS = {name: int("".join(c for c in name.lower() if c.isdigit())[:1]) for name in
+        ["UINT4", "INT4", "UINT2", "INT2", "FLOAT4E2M1"]}
+BITS = {onnx.TensorProto.DataType.Value(name): bits for name, bits in BITS.items()}
+
+
+class Refused(RuntimeError):
+    """What the compiler or the runtime says of a model or of its inputs."""
+
+
+class Dim(ctypes.Structure):
+    _fields_ = [("extent", ctypes.c_int64), ("symbol", ctypes.c_int64)]
+
+
+class TensorInfo(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("dtype", ctypes.c_uint32), ("rank", ctypes.c_size_t),
+                ("dims", ctypes.POINTER(Dim))]
+
+
+class OutputInfo(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("dtype", ctypes.c_uint32),
+                ("rank", ctypes.c_size_t), ("shape", ctypes.POINTER(ctypes.c_int64))]
+
+
+def compiler():
+    program = os.environ.get("CAMEO") or shutil.which("cameo")
+    if not program:
+        raise Refused("set CAMEO to the compiler, or put `cameo` on the PATH")
+    return program
+
+
+def packed(array, dtype):
+    """The elements as bytes: those of less than a byte share one, the first in the lowest bits."""
+    array = np.ascontiguousarray(array)
+    bits = BITS.get(dtype)
+    if bits is None:
+        return array.tobytes()
+    codes = array.reshape(-1).view(np.uint8) & ((1 << bits) - 1)
+    per_byte = 8 // bits
+    codes = np.pad(codes, (0, -len(codes) % per_byte)).reshape(-1, per_byte)
+    return sum(codes[:, i] << (bits * i) for i in range(per_byte)).astype(np.uint8).tobytes()
+
+
+def unpacked(raw, dtype, shape):
+    numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
+    bits = BITS.get(dtype)
+    count = int(np.prod(shape, dtype=np.int64))
+    if bits is None:
+        return np.frombuffer(raw, numpy_type, count).reshape(shape).copy()
+    data = np.frombuffer(raw, np.uint8)
+    codes = np.stack([data >> (bits * i) for i in range(8 // bits)], axis=1).reshape(-1)[:count] & ((1 << bits) - 1)
+    if np.dtype(numpy_type).name.startswith("int"):
+        codes = codes.astype(np.int8)
+        codes[codes >= 1 << (bits - 1)] -= 1 << bits
+        return codes.astype(numpy_type).reshape(shape)
+    return codes.astype(np.uint8).view(numpy_type).reshape(shape)
+
+
+class CameoRep(BackendRep):
+    """A compiled model."""
+
+    def __init__(self, model, **flags):
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name)
+        onnx.save(model, path / "model.onnx")
+        command = [compiler(), "compile", path / "model.onnx", "--emit", "shared", "-o", path / "out"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Refused(done.stderr.strip() or done.stdout.strip())
+        library = next((path / "out").glob("*.so"))
+        weights = next((path / "out").glob("*.weights"), None)
+        self.api = ctypes.CDLL(str(library))
+        self.api.cameo_last_error.restype = ctypes.c_char_p
+        for count in (self.api.cameo_input_count, self.api.cameo_output_count):
+            count.restype = ctypes.c_size_t
+        name = library.stem.removeprefix("lib")
+        descriptor = ctypes.addressof(ctypes.c_char.in_dll(self.api, f"{name}_model"))
+        self.model, self.context = ctypes.c_void_p(), ctypes.c_void_p()
+        weights = str(weights).encode() if weights else None
+        self.call("cameo_model_open", ctypes.c_void_p(descriptor), weights, ctypes.byref(self.model))
+        self.call("cameo_context_create", self.model, None, ctypes.byref(self.context))
+        self.inputs = [self.describe("cameo_input_describe", i) for i in range(self.api.cameo_input_count(self.model))]
+
+    def call(self, function, *arguments):
+        if getattr(self.api, function)(*arguments):
+            raise Refused(self.api.cameo_last_error().decode())
+
+    def describe(self, function, index):
+        info = TensorInfo()
+        self.call(function, self.model, ctypes.c_size_t(index), ctypes.byref(info))
+        return info
+
+    def run(self, inputs, **kwargs):
+        if isinstance(inputs, dict):
+            inputs = [inputs[info.name.decode()] for info in self.inputs]
+        if len(inputs) != len(self.inputs):
+            raise Refused(f"{len(inputs)} inputs given, the model has {len(self.inputs)}")
+        kept = []
+        for index, (info, value) in enumerate(zip(self.inputs, inputs)):
+            array = np.asarray(value)
+            raw = packed(array, info.dtype)
+            # Aligned as the widest element type is.
+            memory = np.zeros(len(raw) // 8 + 1, np.int64)
+            ctypes.memmove(memory.ctypes.data, raw, len(raw))
+            shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
+            self.call("cameo_bind_input", self.context, ctypes.c_size_t(index), ctypes.c_uint32(info.dtype), shape,
+                      ctypes.c_size_t(array.ndim), ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(len(raw)))
+            kept.append(memory)
+        self.call("cameo_run", self.context)
+        outputs = []
+        for index in range(self.api.cameo_output_count(self.model)):
+            info = OutputInfo()
+            self.call("cameo_output_get", self.context, ctypes.c_size_t(index), ctypes.byref(info))
+            raw = ctypes.string_at(info.data, info.bytes) if info.bytes else b""
+            outputs.append(unpacked(raw, info.dtype, tuple(info.shape[i] for i in range(info.rank))))
+        return outputs
+
+    def __del__(self):
+        if getattr(self, "context", None):
+            self.api.cameo_context_destroy(self.context)
+            self.api.cameo_model_close(self.model)
+
+
+class CameoBackend(Backend):
+    """What `onnx.backend.test.runner.Runner` wants."""
+
+    @classmethod
+    def prepare(cls, model, device="CPU", **kwargs):
+        return CameoRep(model)
+
+    @classmethod
+    def supports_device(cls, device):
+        return device == "CPU"
+
+
+def main():
+    from onnx.backend.test.runner import Runner
+    runner = Runner(CameoBackend, __name__)
+    for pattern in sys.argv[1:]:
+        runner.include(pattern)
+    suite = unittest.TestSuite()
+    for case in runner.test_cases.values():
+        suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(case))
+    result = unittest.TextTestRunner().run(suite)
+    sys.exit(not result.wasSuccessful())
+
+
+if __name__ == "__main__":
+    main()
