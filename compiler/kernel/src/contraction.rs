@@ -130,6 +130,18 @@ impl Builder<'_> {
                 inner.is_some_and(|i| s0.uses(i) && !s1.uses(i))
             }
         };
+        let columns = |first_is_b: bool| {
+            let (x, y, fx, fy) = if first_is_b {
+                (&s0, &s1, &f0, &f1)
+            } else {
+                (&s1, &s0, &f1, &f0)
+            };
+            let repeated = (0..c.parallel).any(|i| !c.extents[i].is_one() && fx.uses(i) && !fy.uses(i));
+            !own(x, y).is_empty() || repeated
+        };
+        // The innermost axis may be one that both have, and only the other side columns.
+        let padded = if first_is_b { s1.fill } else { s0.fill };
+        let first_is_b = first_is_b ^ (!columns(first_is_b) && columns(!first_is_b) && !padded);
         let (mut a, b) = if first_is_b { (s1, s0) } else { (s0, s1) };
         let mut n_candidates = own(&b, &a);
         if n_candidates.is_empty() {
