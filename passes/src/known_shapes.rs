@@ -37,6 +37,7 @@ fn to_attributes(rw: &mut Rewriter, n: NodeId) -> Outcome {
         if let (Some(name), Some(v)) = (param.attr, *slot)
             && param.arity != Arity::Variadic
             && !rw.fact(v).dtype.is_float()
+            && !rw.fact(v).is_open()
             && let Some(known) = &rw.fact(v).known
         {
             attrs.insert(name.into(), Attr::Dims(known.clone()));

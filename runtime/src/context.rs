@@ -731,12 +731,15 @@ impl Context {
 
 const NOT_COMPUTED: Error = Error::InvalidArgument("the outputs have not been computed: run first");
 
-/// The element of an input; `None` when it is not bound.
+/// The element of an input, 0 of one that is shorter; `None` when it is not bound.
 fn element(tables: Tables, inputs: &[Input], e: &InputElement) -> Option<i64> {
     let input = &inputs[e.input as usize];
     let dtype = tables.input(e.input as usize).dtype;
     let first = usize::try_from(e.at).ok()?.checked_mul(dtype.size())?;
-    if input.data.is_null() || first >= input.bytes {
+    if input.bytes == 0 && input.shaped || !input.data.is_null() && first >= input.bytes {
+        return Some(0);
+    }
+    if input.data.is_null() {
         return None;
     }
     // SAFETY: bound memory is as long as the binding said.

@@ -280,7 +280,8 @@ impl Graph {
     /// Whether the results of `n` are constant, when those of its operands are as `known` says.
     pub(crate) fn computes_constant(&self, n: NodeId, known: &[bool]) -> bool {
         let node = self.node(n);
-        node.inputs.iter().flatten().all(|v| known[v.0 as usize]) && self.is_fixed(n)
+        let bodies = node.attrs.values().any(|a| matches!(a, Attr::Graph(_)));
+        !bodies && node.inputs.iter().flatten().all(|v| known[v.0 as usize]) && self.is_fixed(n)
     }
 
     /// Whether nothing of the node has symbols: neither the shapes of its results nor its attributes.
@@ -290,7 +291,7 @@ impl Graph {
         node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
             && node.attrs.values().all(|a| match a {
                 Attr::Dims(d) => d.iter().all(|d| d.as_const().is_some()),
-                Attr::Graph(_) => false,
+                Attr::Graph(g) => g.symbols.is_empty(),
                 _ => true,
             })
     }

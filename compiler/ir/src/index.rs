@@ -1,6 +1,6 @@
 //! Walking dense row-major index spaces: shapes, strides and broadcasting, concrete and symbolic.
 
-use crate::op::{OpError, invalid};
+use crate::op::{OpError, Rule, invalid};
 use crate::{Dim, Fact};
 
 /// Row-major strides in elements.
@@ -99,6 +99,22 @@ pub fn broadcast_static(shapes: &[&[usize]]) -> Result<Vec<usize>, OpError> {
         }
     }
     Ok(out)
+}
+
+/// That an operand broadcasts to `to` without widening it: what must hold where that is not certain.
+pub fn broadcasts_to(operand: &[Dim], to: &[Dim]) -> Result<Vec<Rule>, OpError> {
+    let Some(skip) = to.len().checked_sub(operand.len()) else {
+        return invalid(format!("shape {operand:?} does not broadcast to {to:?}"));
+    };
+    let mut rules = vec![];
+    for (d, o) in operand.iter().zip(&to[skip..]) {
+        match o.broadcast(d) {
+            Some(both) if both == *o => {}
+            Some(_) if d.as_const().is_none() || o.as_const().is_none() => rules.push((d.clone(), o.clone())),
+            _ => return invalid(format!("extents {d} and {o} do not broadcast to {o}")),
+        }
+    }
+    Ok(rules)
 }
 
 /// Index into an operand of shape `operand` that is broadcast to `out`, whose iterators are `iters`.

@@ -246,7 +246,7 @@ pub(crate) fn elements(fact: &Fact, t: &Tensor) -> Vec<(Arc<str>, i64)> {
     let values = whole_elements(t);
     let known = fact.elements();
     known
-        .filter_map(|(name, i)| Some((name.clone(), *values.get(i)?)))
+        .map(|(name, i)| (name.clone(), values.get(i).copied().unwrap_or(0)))
         .collect()
 }
 

@@ -405,6 +405,14 @@ impl<'a> Cx<'a> {
         self.opt_ints(name)?.map_or_else(|| self.bad(name), Ok)
     }
 
+    /// An attribute of dims.
+    pub fn dim_list(&self, name: &str) -> Result<Vec<Dim>, OpError> {
+        match self.attrs.get(name) {
+            Some(Attr::Dims(d)) => Ok(d.clone()),
+            _ => self.bad(name),
+        }
+    }
+
     pub fn opt_floats(&self, name: &str) -> Result<Option<Vec<f32>>, OpError> {
         match (self.attrs.get(name), self.schema.attr(name)) {
             (Some(Attr::Floats(v)), _) => Ok(Some(v.clone())),
@@ -449,7 +457,7 @@ impl<'a> Cx<'a> {
             }
         }
         let Some(arg) = self.arg(input) else { return Ok(None) };
-        if let Some(k) = &arg.fact.known {
+        if let Some(k) = arg.fact.known.as_ref().filter(|_| !arg.fact.is_open()) {
             let unit = Dim::from(if arg.fact.dtype.is_float() { Fact::UNIT } else { 1 });
             return Ok(Some(k.iter().map(|d| d.floor_div(&unit)).collect()));
         }
@@ -465,6 +473,16 @@ impl<'a> Cx<'a> {
             input,
             name: param.name,
         })
+    }
+
+    /// [`Cx::dims`] of a list that may be open, and its length if it is.
+    pub fn open_dims(&self, input: usize) -> Result<Option<(Vec<Dim>, Option<Dim>)>, OpError> {
+        match self.arg(input) {
+            Some(Arg { fact, .. }) if fact.is_open() => {
+                Ok(fact.known.clone().map(|list| (list, Some(fact.shape[0].clone()))))
+            }
+            _ => Ok(self.dims(input)?.map(|list| (list, None))),
+        }
     }
 
     /// [`Cx::dims`] where all of them are constants.

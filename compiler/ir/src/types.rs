@@ -167,6 +167,7 @@ pub struct Fact {
     pub shape: Vec<Dim>,
     /// The elements in row-major order, of integer and bool tensors of at most [`Fact::KNOWN_MAX`] elements. Of floats, which
     /// only inputs of a model have that give scales and bounds, and what movement makes of them: in parts of [`Fact::UNIT`].
+    /// Of a list whose length is a symbol, as many as it has at most: those that it lacks are 0.
     pub known: Option<Vec<Dim>>,
 }
 
@@ -214,6 +215,11 @@ impl Fact {
             Some(Sym::Named(name)) if name.starts_with(ELEMENT) => Some((name, i)),
             _ => None,
         })
+    }
+
+    /// Whether this is a list of which some known elements may be missing.
+    pub fn is_open(&self) -> bool {
+        self.known.is_some() && self.rank() == 1 && self.shape[0].as_const().is_none()
     }
 
     pub fn element_count(&self) -> Dim {

@@ -124,7 +124,7 @@ impl Info {
     pub fn known_dim(&self, v: ValueId) -> Option<Dim> {
         let fact = self.graph.fact(v);
         match fact.known.as_deref() {
-            Some([d]) if !fact.dtype.is_float() && !self.constant[v.0 as usize] => Some(d.clone()),
+            Some([d]) if !fact.is_open() && !fact.dtype.is_float() && !self.constant[v.0 as usize] => Some(d.clone()),
             _ => None,
         }
     }

@@ -174,11 +174,6 @@ impl Builder<'_> {
             origin: Origin::default(),
             error: OpError::Unsupported(what),
         };
-        for l in &program.loops {
-            if let Some(s) = symbols.iter().find(|s| l.count.uses(&Sym::Named(s.name.clone()))) {
-                return Err(refuse(format!("a loop whose length {} only the run knows", s.name)));
-            }
-        }
         for s in &mut program.storages {
             // The runtime makes room for outputs with every count at its largest: that must be their largest size.
             let grows = |d: &Dim| at_most(d, &symbols) == Some(largest(d, &symbols));
@@ -219,6 +214,15 @@ fn used_late(p: &Program) -> Result<(), LowerError> {
                 op: String::new(),
                 origin: early.origin.clone(),
                 error: OpError::Unsupported(format!("its size {} is counted behind it", c.symbol.name)),
+            });
+        }
+        // One inside of a loop cannot say how often that runs.
+        let early = p.loops.iter().find(|l| l.steps.start < c.step && l.count.uses(&symbol));
+        if let Some(early) = early {
+            return Err(LowerError {
+                op: String::new(),
+                origin: p.steps[early.steps.start].origin.clone(),
+                error: OpError::Unsupported(format!("how often it runs, {}, is counted behind it", c.symbol.name)),
             });
         }
     }

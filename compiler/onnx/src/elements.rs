@@ -2,7 +2,7 @@
 //!
 //! Each element of such an input is a symbol. Which inputs they are is seen where an operator needs to know its operand; then
 //! the import begins again, so that what other inputs have stays data. A list of open length has as many elements as the
-//! operator's ranks want: those are fixed, so is the length.
+//! operator's ranks want: those are fixed, so is the length; where they only say how many there are at most, it stays open.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,13 @@ pub(crate) struct Elements {
     /// Those whose elements are symbols.
     inputs: BTreeSet<String>,
     /// Lengths of lists that the model leaves open.
-    lengths: BTreeMap<String, i64>,
+    lengths: BTreeMap<String, Length>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Length {
+    Exactly(i64),
+    AtMost(i64),
 }
 
 impl Elements {
@@ -39,7 +45,9 @@ impl Elements {
         for (name, length) in &self.lengths {
             let input = inputs.iter().find(|i| i.name == *name);
             let names = input.map(|i| dimension_names(i)).unwrap_or_default();
-            let [axis] = names.as_slice() else { continue };
+            let ([axis], Length::Exactly(length)) = (names.as_slice(), length) else {
+                continue;
+            };
             if bindings.iter().all(|(bound, _)| bound != axis) {
                 bindings.push((axis.clone(), DimBinding::Fixed(*length)));
             }
@@ -61,7 +69,14 @@ impl<'m> Importer<'m> {
     /// The fact of an input with its elements as symbols, if they decide shapes.
     pub fn with_elements(&self, input: &str, fact: Fact) -> Fact {
         let wanted = self.elements.inputs.contains(input);
-        let Some(count) = fact.element_count().as_const().filter(|_| wanted) else {
+        let count = fact
+            .element_count()
+            .as_const()
+            .or_else(|| match self.elements.lengths.get(input) {
+                Some(Length::AtMost(n)) if fact.rank() == 1 => Some(*n),
+                _ => None,
+            });
+        let Some(count) = count.filter(|_| wanted) else {
             return fact;
         };
         let plain = input.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
@@ -115,7 +130,7 @@ impl<'m> Importer<'m> {
         }
     }
 
-    fn length(&self, node: &'m NodeProto, op: Op, inputs: &[Option<ValueId>], i: usize) -> Option<i64> {
+    fn length(&self, node: &'m NodeProto, op: Op, inputs: &[Option<ValueId>], i: usize) -> Option<Length> {
         let count = |i: usize| {
             let v = inputs.get(i).copied().flatten()?;
             self.graph.fact(v).element_count().as_const()
@@ -125,11 +140,20 @@ impl<'m> Importer<'m> {
             let rank = self.ranks.get(node.output.first()?.as_str())?;
             Some(*rank as i64)
         };
+        // An operator about some of the axes says which.
+        let of_axes = || {
+            let axes = node.attribute.iter().find(|a| a.name == "axes");
+            axes.map_or_else(rank, |a| Some(a.ints.len() as i64))
+        };
         let name = op.schema().input(i)?.name;
-        match (op.name(), name) {
-            ("Reshape" | "Expand", "shape") | ("ConstantOfShape", _) => declared(),
+        let exactly = match (op.name(), name) {
+            ("Reshape" | "Expand", "shape") | ("ConstantOfShape" | "AffineGrid", _) => declared(),
+            ("Col2Im", _) => Some(declared()? - 2),
+            ("MaxUnpool", _) => rank(),
+            ("CenterCropPad", _) => of_axes(),
             ("Tile", "repeats") => rank(),
-            ("Resize", "sizes" | "scales") => rank(),
+            ("Resize", "sizes" | "scales") => of_axes(),
+            ("Resize", "roi") => Some(2 * of_axes()?),
             ("Pad", "pads") => Some(2 * if inputs.len() > 3 { count(3)? } else { rank()? }),
             ("Pad", "axes") => Some(count(1)? / 2),
             // Other operands of the list say it, or it is about every axis.
@@ -137,9 +161,14 @@ impl<'m> Importer<'m> {
             ("Squeeze", "axes") => Some(rank()? - declared()?),
             ("Unsqueeze", "axes") => Some(declared()? - rank()?),
             ("Split", "split") => Some(node.output.len() as i64),
-            (reduce, "axes") if reduce.starts_with("Reduce") => Some(rank()? - declared()?).filter(|n| *n > 0),
+            (reduce, "axes") if reduce.starts_with("Reduce") => match rank()? - declared()? {
+                // Those that are kept do not tell.
+                0 => return rank().map(Length::AtMost),
+                n => Some(n).filter(|n| *n > 0),
+            },
             ("OneHot" | "TopK" | "CumSum" | "CumProd" | "Trilu" | "Range", _) => Some(1),
             _ => None,
-        }
+        };
+        exactly.map(Length::Exactly)
     }
 }

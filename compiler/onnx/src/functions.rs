@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use cameo_ir::DType;
+use cameo_ir::{DType, ValueId};
 
 use crate::error::{Fault, Problems, Site};
-use crate::import::{Importer, unknown};
+use crate::import::Importer;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot, domain, opsets};
 
@@ -55,6 +55,13 @@ impl<'m> Functions<'m> {
         let key = (domain(&node.domain), node.op_type.as_str(), node.overload.as_str());
         self.by_name.get(&key).copied()
     }
+}
+
+/// What decides a conditional.
+enum Condition {
+    Known(bool),
+    /// One bool that only a run knows.
+    Data(ValueId),
 }
 
 impl<'m> Importer<'m> {
@@ -139,7 +146,7 @@ impl<'m> Importer<'m> {
         Ok(())
     }
 
-    /// A conditional whose condition is known: the branch that is taken becomes part of the graph around it.
+    /// A conditional: where the condition is known, the branch that is taken becomes part of the graph around it.
     pub fn branch(
         &mut self,
         scope: &mut Scope<'m>,
@@ -158,8 +165,9 @@ impl<'m> Importer<'m> {
             return false;
         };
         let taken = match self.condition(scope, condition) {
-            Ok(Some(true)) => yes,
-            Ok(Some(false)) => no,
+            Ok(Some(Condition::Known(true))) => yes,
+            Ok(Some(Condition::Known(false))) => no,
+            Ok(Some(Condition::Data(v))) => return self.either(scope, node, site, attrs, v, [yes, no]),
             Ok(None) => {
                 self.unknown_inside(scope, site, attrs);
                 return false;
@@ -240,7 +248,7 @@ impl<'m> Importer<'m> {
     }
 
     /// The value of a condition; `Ok(None)` when it failed before.
-    fn condition(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Option<bool>, Fault> {
+    fn condition(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Option<Condition>, Fault> {
         let Some(v) = self.read(scope, name)? else {
             return Ok(None);
         };
@@ -258,8 +266,9 @@ impl<'m> Importer<'m> {
             _ => None,
         };
         match constant.or(known) {
-            Some(b) => Ok(Some(b)),
-            None => Err(unknown("If")),
+            Some(b) => Ok(Some(Condition::Known(b))),
+            None if fact.element_count().as_const().is_none_or(|n| n == 1) => Ok(Some(Condition::Data(v))),
+            None => Err(Fault::invalid(format!("the condition is {fact}, not one bool"))),
         }
     }
 }

@@ -527,7 +527,7 @@ impl<'m> Importer<'m> {
     }
 
     /// A name for a dimension that no input gives.
-    fn new_symbol(&mut self, op: &str) -> Arc<str> {
+    pub fn new_symbol(&mut self, op: &str) -> Arc<str> {
         loop {
             self.counted += 1;
             let name: Arc<str> = format!("{COUNTED}{}{}", op.to_lowercase(), self.counted).into();

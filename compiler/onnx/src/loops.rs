@@ -1,4 +1,5 @@
-//! `Scan`, and `Loop` with a number of iterations that is known: loops over time with closed bodies.
+//! `Scan`, and `Loop` with a number of iterations that is known: loops over time with closed bodies; `If` as two loops that
+//! run once or not at all.
 //!
 //! A body of ONNX sees all names around it; here it becomes a graph of its own, and what it reads from around are its last
 //! inputs (weights stay weights). Slices are cut along axis 0: other axes and directions are turned before and after.
@@ -71,6 +72,105 @@ impl<'m> Importer<'m> {
         if depth {
             self.functions.leave();
         }
+        self.finish(scope, node, site, attrs, made)
+    }
+
+    /// An `If` whose condition is data: the results start as zeros and each branch is a loop that replaces them, of one
+    /// iteration where it is taken and of none where it is not.
+    pub fn either(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &Attributes<'m>,
+        condition: ValueId,
+        branches: [&'m GraphProto; 2],
+    ) -> bool {
+        let depth = self.functions.enter();
+        let made = match depth {
+            false => Err(Fault::unsupported(format!(
+                "branches are nested deeper than {MAX_DEPTH}"
+            ))),
+            true => self.choice(scope, node, site, condition, branches),
+        };
+        if depth {
+            self.functions.leave();
+        }
+        self.finish(scope, node, site, attrs, made)
+    }
+
+    fn choice(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        condition: ValueId,
+        branches: [&'m GraphProto; 2],
+    ) -> Result<Option<Vec<ValueId>>, Fault> {
+        let origin = Origin::new(&site.origin);
+        let results = node.output.len();
+        let mut taken = vec![];
+        for branch in branches {
+            if branch.output.len() < results || !branch.input.is_empty() {
+                return Err(Fault::invalid(format!(
+                    "{results} outputs wanted, a branch has {} and {} inputs",
+                    branch.output.len(),
+                    branch.input.len()
+                )));
+            }
+            let outputs: Vec<&'m str> = branch.output[..results].iter().map(|o| o.name.as_str()).collect();
+            match self.body(scope, site, branch, vec![], &outputs)? {
+                Some(body) => taken.push(body),
+                None => return Ok(None),
+            }
+        }
+        // How often each branch runs is how many bools of a list of one are true.
+        let one = Attr::Dims(vec![Dim::ONE]);
+        let yes = self.plain("Reshape", vec![("shape", one)], condition, &origin)?;
+        let no = self.plain("Not", vec![], yes, &origin)?;
+        let mut counts = vec![];
+        for flags in [yes, no] {
+            let symbol = Attr::Str(self.new_symbol("if"));
+            let found = self.plain("NonZero", vec![("count", symbol)], flags, &origin)?;
+            let axes = Attr::Dims(vec![Dim::ZERO]);
+            counts.push(self.plain("Squeeze", vec![("axes", axes)], found, &origin)?);
+        }
+        let times: Vec<Dim> = counts.iter().map(|v| self.graph.fact(*v).shape[0].clone()).collect();
+        let mut states = vec![];
+        for i in 0..results {
+            let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
+            if a.dtype != b.dtype || a.rank() != b.rank() {
+                let name = &node.output[i];
+                return Err(Fault::unsupported(format!(
+                    "`{name}` is {a} of one branch and {b} of the other"
+                )));
+            }
+            let pairs = a.shape.iter().zip(&b.shape);
+            let shape = pairs.map(|(x, y)| match x == y {
+                true => x.clone(),
+                false => times[0].clone() * x.clone() + times[1].clone() * y.clone(),
+            });
+            let (shape, zero) = (shape.collect(), Tensor::from_f64(a.dtype, &[], [0.0]));
+            let zero = self.graph.add_weight("", zero);
+            states.push(self.plain("Expand", vec![("shape", Attr::Dims(shape))], zero, &origin)?);
+        }
+        for ((body, flags), length) in taken.into_iter().zip(counts).zip(times) {
+            let facts: Vec<Fact> = states.iter().map(|v| self.graph.fact(*v).clone()).collect();
+            let graph = with_states(body.graph, &facts);
+            let operands = states.iter().copied().chain([flags]).chain(body.captured).collect();
+            states = self.time(graph, results, 1, &length, operands, &origin)?;
+        }
+        Ok(Some(states))
+    }
+
+    fn finish(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &Attributes<'m>,
+        made: Result<Option<Vec<ValueId>>, Fault>,
+    ) -> bool {
         match made {
             Ok(Some(results)) => {
                 for (name, v) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
@@ -409,6 +509,18 @@ impl<'m> Importer<'m> {
         }
         Ok((!failed).then_some(Body { graph, captured }))
     }
+}
+
+/// A body with inputs before its own, which it does not read: the states that it replaces, and one number for each step.
+fn with_states(mut g: Graph, states: &[Fact]) -> Graph {
+    let own = g.inputs().len();
+    for (i, fact) in states.iter().enumerate() {
+        g.add_input(&format!("state{i}"), fact.clone());
+    }
+    g.add_input("step", Fact::new(cameo_ir::DType::I64, vec![]));
+    let order: Vec<usize> = (own..own + states.len() + 1).chain(0..own).collect();
+    let outputs: Vec<usize> = (0..g.outputs().len()).collect();
+    g.with_ends(&order, &outputs)
 }
 
 fn push(mut list: Vec<usize>, axis: usize) -> Vec<usize> {

@@ -1,6 +1,10 @@
 //! The order of a run: steps one after the other, those of a loop once per iteration.
 //!
-//! Each thread of a team walks on its own, so a cursor is plain numbers and reads nothing that a run changes.
+//! Each thread of a team walks on its own, so a cursor is plain numbers. What a run changes of what it reads is how often a
+//! loop runs, which may follow from a count before the loop; and it goes no further than to a count before that has happened.
+//! A count at a loop's first step is from before the loop.
+
+use core::cell::Cell;
 
 use cameo_abi::{Count, LOOP_DEPTH, Loop};
 
@@ -22,7 +26,7 @@ pub enum Event {
 pub struct Order<'a> {
     pub loops: &'a [Loop],
     /// How often each loop runs.
-    pub iterations: &'a [i64],
+    pub iterations: &'a [Cell<i64>],
     pub counts: &'a [Count],
     /// Number of steps.
     pub steps: usize,
@@ -65,7 +69,9 @@ impl<'a> Cursor<'a> {
         let (index, iteration) = self.open[self.depth - 1];
         if iteration + 1 < self.iterations(index) {
             self.open[self.depth - 1].1 = iteration + 1;
-            self.jump(self.order.loops[index].first_step as usize);
+            let first = self.order.loops[index].first_step;
+            self.at = first as usize;
+            self.count = self.order.counts.partition_point(|c| c.step <= first);
             self.next = index + 1;
             return Some(Event::Advance(index, iteration));
         }
@@ -73,13 +79,8 @@ impl<'a> Cursor<'a> {
         Some(Event::Rewind(index, iteration))
     }
 
-    fn jump(&mut self, to: usize) {
-        self.at = to;
-        self.count = first_count(self.order.counts, to);
-    }
-
     fn iterations(&self, index: usize) -> i64 {
-        self.order.iterations[index]
+        self.order.iterations[index].get()
     }
 }
 
@@ -87,14 +88,22 @@ impl Iterator for Cursor<'_> {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
-        if self.depth > 0 && self.at == self.end_of(self.open[self.depth - 1].0) {
-            return self.close();
-        }
         let loops = self.order.loops;
-        while let Some(l) = loops.get(self.next)
-            && l.first_step as usize == self.at
-            && self.at < self.end
-        {
+        loop {
+            if self.depth > 0 && self.at == self.end_of(self.open[self.depth - 1].0) {
+                return self.close();
+            }
+            if let Some(c) = self.order.counts.get(self.count)
+                && c.step as usize == self.at
+                && (self.at < self.end || self.at == self.order.steps)
+            {
+                self.count += 1;
+                return Some(Event::Count(self.count - 1));
+            }
+            let begins = |l: &Loop| l.first_step as usize == self.at && self.at < self.end;
+            if !loops.get(self.next).is_some_and(begins) {
+                break;
+            }
             if self.iterations(self.next) > 0 && self.depth < LOOP_DEPTH {
                 self.open[self.depth] = (self.next, 0);
                 self.depth += 1;
@@ -102,21 +111,11 @@ impl Iterator for Cursor<'_> {
                 continue;
             }
             // Nothing of a loop without iterations is done, loops inside of it included.
-            self.jump(self.end_of(self.next));
+            self.at = self.end_of(self.next);
+            self.count = first_count(self.order.counts, self.at);
             while loops.get(self.next).is_some_and(|l| (l.first_step as usize) < self.at) {
                 self.next += 1;
             }
-            // The loop around it may end there too.
-            if self.depth > 0 && self.at == self.end_of(self.open[self.depth - 1].0) {
-                return self.close();
-            }
-        }
-        if let Some(c) = self.order.counts.get(self.count)
-            && c.step as usize == self.at
-            && (self.at < self.end || self.at == self.order.steps)
-        {
-            self.count += 1;
-            return Some(Event::Count(self.count - 1));
         }
         if self.at >= self.end {
             return None;
@@ -151,7 +150,7 @@ mod tests {
 
     /// `dims` has the iterations of all loops by `count`.
     fn events(loops: &[Loop], counts: &[Count], dims: &[i64], at: usize, end: usize) -> Vec<Event> {
-        let iterations: Vec<i64> = loops.iter().map(|l| dims[l.count as usize]).collect();
+        let iterations: Vec<Cell<i64>> = loops.iter().map(|l| Cell::new(dims[l.count as usize])).collect();
         let order = Order {
             loops,
             iterations: &iterations,
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_come_before_their_step_in_every_iteration() {
+    fn counts_come_before_their_step_and_the_loops_that_begin_there() {
         let counts = [0, 1, 2, 3].map(|step| Count {
             step,
             symbol: 0,
@@ -214,7 +213,6 @@ mod tests {
             Event::Count(1),
             Event::Step(1),
             Event::Advance(0, 0),
-            Event::Count(1),
             Event::Step(1),
             Event::Rewind(0, 1),
             Event::Count(2),
@@ -224,7 +222,26 @@ mod tests {
         assert_eq!(all, expected);
         // Nothing of a loop that does not run.
         let all = events(&[looped(1, 1, 0)], &counts[1..], &[0], 0, 3);
-        assert_eq!(all, [Event::Step(0), Event::Count(1), Event::Step(2), Event::Count(2)]);
+        let counted = [Event::Step(0), Event::Count(0), Event::Count(1)];
+        assert_eq!(all, [&counted[..], &[Event::Step(2), Event::Count(2)]].concat());
+        // One inside comes every time.
+        let all = events(&[looped(0, 2, 0)], &counts[1..2], &[2], 0, 2);
+        assert_eq!(all.iter().filter(|e| **e == Event::Count(0)).count(), 2);
+        // A loop that runs as often as a count before it says.
+        let iterations = [Cell::new(5)];
+        let order = Order {
+            loops: &[looped(1, 1, 0)],
+            iterations: &iterations,
+            counts: &counts[1..2],
+            steps: 2,
+        };
+        let mut walk = Cursor::new(order, 0, 2);
+        assert_eq!(
+            [walk.next(), walk.next()],
+            [Some(Event::Step(0)), Some(Event::Count(0))]
+        );
+        iterations[0].set(0);
+        assert_eq!(walk.next(), None);
         // A walk that goes on elsewhere leaves the count there to it.
         let order = Order {
             loops: &[],

@@ -3,7 +3,8 @@
 //! Every thread of the team walks the same list of steps, those of a loop once per iteration. Step `s` is done in `parts[s]`
 //! shares, which threads take as they come (see [`Turns`]); a step begins when all shares of the one before are done. What
 //! a loop does to pointers between two iterations is like a step of one share, and so is reading a symbol, which all wait
-//! for: the shares of the steps behind it stay those of its largest value, so that all threads see the same turns.
+//! for: the shares of the steps behind it stay those of its largest value, so that all threads see the same turns; loops behind
+//! it run as often as it says.
 #![expect(unsafe_code, reason = "calls the model's kernels")]
 
 use crate::cursor::{Cursor, Event, Order};
@@ -110,17 +111,13 @@ impl<'a> Run<'a> {
         let steps = tables.steps();
         debug_assert_eq!(steps.len(), parts.len());
         let evaluated = plan.evaluated();
-        for (iterations, l) in iterations.iter_mut().zip(tables.loops()) {
-            // SAFETY: `Tables` checked the index.
-            *iterations = unsafe { *evaluated.dims.add(l.count as usize) };
-        }
         moved.fill(0);
-        Self {
+        let run = Self {
             steps,
             moves: tables.moves(),
             order: Order {
                 loops: tables.loops(),
-                iterations,
+                iterations: Cell::from_mut(iterations).as_slice_of_cells(),
                 counts: tables.counts(),
                 steps: steps.len(),
             },
@@ -135,6 +132,20 @@ impl<'a> Run<'a> {
             failed: AtomicUsize::new(NO_STEP),
             miscounted: AtomicUsize::new(NO_STEP),
             turns: Turns::default(),
+        };
+        // SAFETY: nobody else has the tables.
+        unsafe { run.count_iterations() };
+        run
+    }
+
+    /// Takes the iterations of all loops from the table of dims.
+    ///
+    /// # Safety
+    /// Nothing else accesses the tables or walks meanwhile.
+    unsafe fn count_iterations(&self) {
+        for (iterations, l) in self.order.iterations.iter().zip(self.order.loops) {
+            // SAFETY: `Tables` checked the index, and the caller's promise.
+            iterations.set(unsafe { *self.tables.dims.add(l.count as usize) });
         }
     }
 
@@ -301,6 +312,8 @@ impl<'a> Run<'a> {
                 if !legal {
                     self.miscounted.fetch_min(index, Ordering::AcqRel);
                 }
+                // SAFETY: the caller's promise.
+                unsafe { self.count_iterations() };
                 return;
             }
             Event::Advance(index, iteration) => (index, iteration, false),

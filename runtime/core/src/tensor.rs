@@ -27,13 +27,13 @@ macro_rules! elements {
 elements!(f32 => F32, f64 => F64, u8 => U8, i8 => I8, u16 => U16, i16 => I16, i32 => I32, i64 => I64, u32 => U32,
           u64 => U64);
 
-/// The integer, or bool as 0 or 1, or float in parts of 2^-32, rounded down, that these bytes begin with, in the machine's order; `None` for other types, for fewer bytes, and for one
-/// beyond `i64`.
+/// The integer, or bool as 0 or 1, or float in parts of 2^-32, rounded down, that these bytes begin with, in the machine's
+/// order; `None` for other types and for fewer bytes. What is beyond `i64` is its largest.
 #[must_use]
 pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
     macro_rules! first {
         ($ty:ty) => {
-            i64::try_from(<$ty>::from_ne_bytes(*bytes.first_chunk()?)).ok()
+            Some(i64::try_from(<$ty>::from_ne_bytes(*bytes.first_chunk()?)).unwrap_or(i64::MAX))
         };
     }
     let parts = |x: f64| {

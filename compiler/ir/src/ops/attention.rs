@@ -4,7 +4,9 @@
 //! it gives NaN as a bare softmax does; with 2 every probability that is NaN is zero. Query heads share key heads in equal
 //! runs.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
+use crate::ops::chosen::shared_out;
+use crate::ops::composed::{differ, reshape};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::working;
 use crate::structured::{Binary, Expr};
@@ -73,7 +75,7 @@ impl Form {
             let Some(h) = h else {
                 return invalid("inputs of rank 3 need q_num_heads and kv_num_heads");
             };
-            match f.shape[2].div_exact(h) {
+            match shared_out(&f.shape[2], h) {
                 Some(size) => Ok([h.clone(), f.shape[1].clone(), size]),
                 None => invalid(format!("{f} does not divide into {h} heads")),
             }
@@ -84,11 +86,8 @@ impl Form {
         if differ(&size, &key_size) || differ(&hk, &hv) || differ(&new, &values) {
             return invalid(format!("queries {q}, keys {k} and values {v} do not fit together"));
         }
-        match (hq.as_const(), hk.as_const()) {
-            _ if hq == hk => {}
-            (Some(a), Some(b)) if b > 0 && a % b == 0 => {}
-            (Some(_), Some(_)) => return invalid(format!("{hq} query heads cannot share {hk} key heads")),
-            _ => return unsupported("numbers of heads that depend on dimensions and differ"),
+        if hq != hk && shared_out(&hq, &hk).is_none() {
+            return invalid(format!("{hq} query heads cannot share {hk} key heads"));
         }
         if cx.has(PAST_KEY) != cx.has(PAST_VALUE) {
             return invalid("past_key and past_value come together");
@@ -163,21 +162,29 @@ impl Form {
         })
     }
 
-    /// Query heads that share a key head, when there are several.
+    /// Query heads that share a key head, when there may be several.
     fn group(&self) -> Option<Dim> {
-        let group = self.heads[0].as_const()?.checked_div(self.heads[1].as_const()?)?;
-        (group > 1).then(|| Dim::from(group))
+        let group = shared_out(&self.heads[0], &self.heads[1])?;
+        (!group.is_one() && !group.is_zero()).then_some(group)
+    }
+
+    /// Numbers that must be multiples of others, where that is not certain.
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let [hq, hk] = &self.heads;
+        let mut pairs = vec![(hq.clone(), hk)];
+        if self.flat {
+            for (i, h) in [hq, hk, hk].into_iter().enumerate() {
+                pairs.push((cx.fact(i)?.shape[2].clone(), h));
+            }
+        }
+        let rule = |(n, of): (Dim, &Dim)| Some((n.clone(), shared_out(&n, of)? * of.clone()));
+        Ok(pairs.into_iter().filter_map(rule).filter(|(a, b)| a != b).collect())
     }
 
     /// Whether positions decide what is seen.
     fn positional(&self, cx: &Cx) -> bool {
         self.causal || self.window.iter().any(Option::is_some) || cx.has(LENGTHS)
     }
-}
-
-/// Whether two extents are different numbers.
-fn differ(a: &Dim, b: &Dim) -> bool {
-    (a.clone() - b.clone()).as_const().is_some_and(|d| d != 0)
 }
 
 fn check_lengths(lengths: &Fact, batch: &Dim) -> Result<(), OpError> {
@@ -239,6 +246,10 @@ impl OpDef for Attention {
             ],
         );
         &S
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        Form::new(cx)?.rules(cx)
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
@@ -496,7 +507,12 @@ impl Attention {
         }
         let mut mask = mask;
         let short = f.keys.clone() - last.clone();
-        if !short.is_zero() {
+        if f.masked > f64::NEG_INFINITY {
+            // Only passes ask for this, of masks for every key.
+            let mut whole = shape.clone();
+            whole[shape.len() - 1] = f.keys.clone();
+            mask = g.fit(mask, &whole)?;
+        } else if !short.is_zero() {
             // Keys that the mask does not reach are not seen.
             let bool = g.dtype(mask) == DType::Bool;
             let x = if bool {
@@ -515,10 +531,15 @@ impl Attention {
         let shape = g.fact(mask).shape.clone();
         let mut full = vec![Dim::ONE; 4 - shape.len()];
         full.extend(shape);
-        let (key_heads, group) = match &full[1] {
-            d if d.is_one() => (Dim::ONE, Dim::ONE),
-            d if *d == f.heads[0] => (f.heads[1].clone(), group.clone()),
-            d => return unsupported(format!("a mask for {d} heads")),
+        let (key_heads, group) = if full[1].is_one() {
+            (Dim::ONE, Dim::ONE)
+        } else {
+            if full[1] != f.heads[0] {
+                // It is for one head or for all.
+                let all = [Dim::ONE, f.heads[0].clone(), Dim::ONE, Dim::ONE];
+                mask = g.apply("Expand", &[("shape", Attr::Dims(all.to_vec()))], &[mask])?;
+            }
+            (f.heads[1].clone(), group.clone())
         };
         full.splice(1..2, [key_heads, group]);
         reshape(g, mask, full)
@@ -530,17 +551,9 @@ fn heads(g: &mut Fragment, f: &Form, x: ValueId, heads: &Dim, length: &Dim) -> R
     if !f.flat {
         return Ok(x);
     }
-    let size = g.fact(x).shape[2].div_exact(heads).unwrap_or(Dim::ONE);
+    let size = shared_out(&g.fact(x).shape[2], heads).unwrap_or(Dim::ONE);
     let x = reshape(g, x, vec![f.batch.clone(), length.clone(), heads.clone(), size])?;
     g.apply("Transpose", &[("perm", Attr::Ints(vec![0, 2, 1, 3]))], &[x])
-}
-
-fn reshape(g: &mut Fragment, x: ValueId, shape: Vec<Dim>) -> Result<ValueId, OpError> {
-    g.apply(
-        "Reshape",
-        &[("allowzero", Attr::Int(1)), ("shape", Attr::Dims(shape))],
-        &[x],
-    )
 }
 
 fn swap_last(g: &mut Fragment, x: ValueId) -> Result<ValueId, OpError> {

@@ -3,8 +3,8 @@
 //! Integer arithmetic of known elements is carried on symbolically: shapes are computed with these operations. Division
 //! of dims is floor division, so it is used only where both operands are provably not negative.
 
-use crate::index::{broadcast_index, broadcast_linear, broadcast_shape, for_each};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::index::{broadcast_index, broadcast_linear, broadcasts_to, for_each};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
 use crate::ops::chosen::negative;
 use crate::ops::pointwise::{self, RESULT, working};
 use crate::structured::{Binary, Compute, ExprId};
@@ -322,12 +322,9 @@ impl OpDef for Mod {
 struct PRelu;
 
 impl PRelu {
-    fn check(cx: &Cx) -> Result<(), OpError> {
-        let (x, slope) = (&cx.fact(0)?.shape, &cx.fact(1)?.shape);
-        if slope.len() > x.len() || broadcast_shape(&[x, slope])? != *x {
-            return invalid(format!("slope {} does not broadcast to x {}", cx.fact(1)?, cx.fact(0)?));
-        }
-        Ok(())
+    fn check(cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let (x, slope) = (cx.fact(0)?, cx.fact(1)?);
+        broadcasts_to(&slope.shape, &x.shape).or_else(|_| invalid(format!("slope {slope} does not broadcast to x {x}")))
     }
 }
 
@@ -342,6 +339,10 @@ impl OpDef for PRelu {
         )
         .pointwise();
         &S
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        Self::check(cx)
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {

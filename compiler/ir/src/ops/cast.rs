@@ -5,6 +5,7 @@
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::binary::{larger, smaller};
+use crate::ops::chosen::{brief, choose, equal};
 use crate::ops::pointwise::{self, RESULT, working};
 use crate::structured::{Binary, Body, Compute, Expr, ExprId, Unary};
 use crate::{Bounds, DType, Dim, Fact, Tensor, narrow};
@@ -35,7 +36,7 @@ fn convert_dim(d: &Dim, to: DType) -> Option<Dim> {
         (0, 0) => Some(Dim::ZERO),
         _ if lo > 0 || hi < 0 => Some(Dim::ONE),
         (0, 1) => Some(d.clone()),
-        _ => None,
+        _ => brief(std::slice::from_ref(d)).then(|| Dim::ONE - equal(d, &Dim::ZERO)),
     }
 }
 
@@ -315,7 +316,8 @@ impl OpDef for Where {
         pointwise::infer(cx, cx.fact(1)?.dtype, |a| match a[0].as_const() {
             Some(0) => Some(a[2].clone()),
             Some(_) => Some(a[1].clone()),
-            None => (a[1] == a[2]).then(|| a[1].clone()),
+            None if a[1] == a[2] => Some(a[1].clone()),
+            None => brief(a).then(|| choose(&a[0], a[1].clone(), a[2].clone())),
         })
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Law: it is a depthwise convolution of the state and the input joined; without a state there are zeros in its place.
 
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
-use crate::ops::composed::{Composed, concat, differ, optional, slice};
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
+use crate::ops::composed::{Composed, concat, differ, optional, reshape, slice};
 use crate::ops::fragment::Fragment;
 use crate::{Attr, DType, Dim, Tensor, ValueId};
 
@@ -43,10 +43,6 @@ fn build(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     if x.rank() != 3 || w.rank() != 3 || differ(&x.shape[1], &w.shape[0]) || differ(&w.shape[1], &Dim::ONE) {
         return invalid(format!("input {x}, weight {w}"));
     }
-    let known = |d: &Dim| d.as_const();
-    let Some(channels) = known(&w.shape[0]).or_else(|| known(&x.shape[1])) else {
-        return unsupported("the number of channels must be known");
-    };
     let kept = w.shape[2].clone() - Dim::ONE;
     let state = [x.shape[0].clone(), x.shape[1].clone(), kept.clone()];
     if let Some(past) = cx.arg(3).map(|a| a.fact)
@@ -63,8 +59,14 @@ fn build(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
             g.node("Pad", &[("pads", Attr::Dims(pads))], &[Some(input)])?
         }
     };
-    let group = [("group", Attr::Int(channels))];
-    let mut y = g.node("Conv", &group, &[Some(joined), Some(weight), g.input(2)])?;
+    let bias = g.input(2);
+    let mut y = match w.shape[0].as_const().or_else(|| x.shape[1].as_const()) {
+        Some(channels) => {
+            let group = [("group", Attr::Int(channels))];
+            g.node("Conv", &group, &[Some(joined), Some(weight), bias])?
+        }
+        None => by_taps(g, joined, weight, bias, &x.shape)?,
+    };
     if activated(cx)? {
         let wide = g.widen(y)?;
         let open = g.unary("Swish", wide)?;
@@ -73,6 +75,38 @@ fn build(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     let length = x.shape[2].clone();
     let present = slice(g, joined, 2, length.clone(), length + kept)?;
     Ok(vec![y, present])
+}
+
+/// The same for a number of channels that only a run knows, which no group of a convolution can have.
+fn by_taps(
+    g: &mut Fragment,
+    joined: ValueId,
+    weight: ValueId,
+    bias: Option<ValueId>,
+    shape: &[Dim],
+) -> Result<ValueId, OpError> {
+    let dtype = g.dtype(joined);
+    let lines = g.fact(joined).shape.clone();
+    let taps = g.fact(weight).shape[2].clone();
+    let flat = reshape(g, joined, vec![shape[0].clone() * lines[1].clone(), lines[2].clone()])?;
+    let one = |d: Dim| Attr::Dims(vec![d]);
+    let frames = [("length", one(taps.clone())), ("step", one(Dim::ONE))];
+    let frames = g.apply("cameo::Frames", &frames, &[flat])?;
+    let open = [shape[0].clone(), lines[1].clone(), shape[2].clone(), taps];
+    let frames = reshape(g, frames, open.to_vec())?;
+    let (frames, weight) = (g.widen(frames)?, g.widen(weight)?);
+    let weight = g.fit(weight, &[lines[1].clone(), Dim::ONE, open[3].clone()])?;
+    let products = g.binary("Mul", frames, weight)?;
+    let sum = g.reduce("ReduceSum", products, &[3], false)?;
+    let sum = match bias {
+        Some(bias) => {
+            let bias = g.widen(bias)?;
+            let bias = reshape(g, bias, vec![lines[1].clone(), Dim::ONE])?;
+            g.binary("Add", sum, bias)?
+        }
+        None => sum,
+    };
+    g.cast(sum, dtype)
 }
 
 fn eval(cx: &Cx) -> Result<Vec<Tensor>, OpError> {

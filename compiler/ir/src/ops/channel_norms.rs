@@ -1,6 +1,7 @@
 //! Normalizations with parameters per channel: batch, instance and group.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
+use crate::ops::chosen::shared_out;
 use crate::ops::composed::reshape;
 use crate::ops::fragment::Fragment;
 use crate::ops::norms::{EPSILON, STASH, affine, center, inverse_root, mean_square, moments};
@@ -274,9 +275,8 @@ impl GroupNormalization {
         if groups < 1 {
             return invalid(format!("num_groups is {groups}"));
         }
-        match x.shape[1].div_exact(&Dim::from(groups)) {
+        match shared_out(&x.shape[1], &Dim::from(groups)) {
             Some(each) => Ok((groups, each)),
-            None if x.shape[1].as_const().is_none() => unsupported("a symbolic number of channels in groups"),
             None => invalid(format!("{} channels are not {groups} equal groups", x.shape[1])),
         }
     }
@@ -296,6 +296,11 @@ impl OpDef for GroupNormalization {
             &[EPSILON, ("num_groups", AttrDef::ReqInt), STASH],
         );
         &S
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let (groups, each) = Self::groups(cx)?;
+        Ok(vec![(cx.fact(0)?.shape[1].clone(), each * Dim::from(groups))])
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {

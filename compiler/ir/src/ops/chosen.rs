@@ -26,6 +26,11 @@ pub(crate) fn choose(which: &Dim, yes: Dim, no: Dim) -> Dim {
     which.clone() * (yes - no.clone()) + no
 }
 
+/// Whether an answer about them is short enough to be a formula.
+pub(crate) fn brief(of: &[Dim]) -> bool {
+    of.iter().map(Dim::atoms).sum::<usize>() <= 16
+}
+
 /// A number that a caller gives, cut to what cannot overflow when extents are added to it: no extent is as large.
 pub(crate) fn cut(d: &Dim) -> Dim {
     const MOST: i64 = 1 << 60;
@@ -50,18 +55,44 @@ fn table(list: &[Dim], rank: usize) -> Vec<Vec<Dim>> {
 
 /// For each axis, whether it is named, and the rules that the list must keep to: its numbers name axes, and none twice.
 pub(crate) fn named(list: &[Dim], rank: usize) -> (Vec<Dim>, Vec<Rule>) {
+    named_by(list, &vec![Dim::ONE; list.len()], rank)
+}
+
+/// [`named`] by the first `length` numbers of a list.
+pub(crate) fn named_by_open(list: &[Dim], length: &Dim, rank: usize) -> (Vec<Dim>, Vec<Rule>) {
+    let has = |k: usize| (length.clone() - Dim::from(k)).maximum(&Dim::ZERO).minimum(&Dim::ONE);
+    let there: Vec<Dim> = (0..list.len()).map(has).collect();
+    let (hits, mut rules) = named_by(list, &there, rank);
+    rules.push((length.clone(), Dim::from(list.len())));
+    (hits, rules)
+}
+
+/// [`named`] by those numbers that are there.
+fn named_by(list: &[Dim], there: &[Dim], rank: usize) -> (Vec<Dim>, Vec<Rule>) {
     let table = table(list, rank);
-    let hits = (0..rank).map(|i| table.iter().fold(Dim::ZERO, |sum, row| sum + row[i].clone()));
-    let hits: Vec<Dim> = hits.collect();
+    let hit = |i: usize| {
+        let rows = table.iter().zip(there);
+        rows.fold(Dim::ZERO, |sum, (row, there)| sum + there.clone() * row[i].clone())
+    };
+    let hits: Vec<Dim> = (0..rank).map(hit).collect();
     let (low, high) = (Dim::ZERO - Dim::from(rank), Dim::from(rank) - Dim::ONE);
-    let inside = list
-        .iter()
-        .flat_map(|a| [(low.clone(), a.clone()), (a.clone(), high.clone())]);
+    let inside = list.iter().zip(there).flat_map(|(a, there)| {
+        let a = there.clone() * cut(a);
+        [(low.clone(), a.clone()), (a, high.clone())]
+    });
     let mut rules: Vec<Rule> = inside.collect();
     if list.len() > 1 {
         rules.extend(hits.iter().map(|hit| (hit.clone(), Dim::ONE)));
     }
     (hits, rules)
+}
+
+/// How much each of `parts` has of `n`, if they can have the same.
+pub(crate) fn shared_out(n: &Dim, parts: &Dim) -> Option<Dim> {
+    n.div_exact(parts).or_else(|| {
+        let unknown = (n.as_const().is_none() || parts.as_const().is_none()) && !parts.is_zero();
+        unknown.then(|| n.floor_div(&parts.maximum(&Dim::ONE)))
+    })
 }
 
 /// The extent as one atom, so that products of several stay short. It must be one of at least 0.

@@ -9,6 +9,7 @@ use crate::op::{Attr, AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Type
 use crate::structured::{Binary, Body, Combine, Compute, Expr, ExprId, Scalar};
 use crate::{DType, Dim, Fact, Tensor};
 
+use super::chosen::shared_out;
 use super::contraction::{Factors, Sum};
 use super::fragment::Fragment;
 use super::pointwise::working;
@@ -104,11 +105,7 @@ pub(super) fn group_count(cx: &Cx) -> Result<Dim, OpError> {
 
 /// `channels / groups`, which must be exact.
 pub(super) fn per_group(channels: &Dim, groups: &Dim) -> Result<Dim, OpError> {
-    match (channels.div_exact(groups), channels.as_const()) {
-        (Some(q), _) => Ok(q),
-        (None, Some(_)) => invalid(format!("{channels} channels in {groups} groups")),
-        (None, None) => Ok(channels.floor_div(groups)),
-    }
+    shared_out(channels, groups).map_or_else(|| invalid(format!("{channels} channels in {groups} groups")), Ok)
 }
 
 /// Input and weight of equal rank of at least 3.

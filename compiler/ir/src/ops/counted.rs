@@ -147,13 +147,13 @@ impl OpDef for Unravel {
         if x.rank() != 1 {
             return invalid(format!("{x} is no list of positions"));
         }
-        let rank = Dim::from(shape(cx)?.len());
+        let rank = Dim::from(cx.dim_list("shape")?.len());
         Ok(vec![Fact::new(DType::I64, [rank, x.shape[0].clone()])])
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         let x = cx.tensor(0)?.to_i64();
-        let extents: Option<Vec<i64>> = shape(cx)?.iter().map(Dim::as_const).collect();
+        let extents: Option<Vec<i64>> = cx.dim_list("shape")?.iter().map(Dim::as_const).collect();
         let Some(extents) = extents else {
             return invalid("an unbound dimension");
         };
@@ -167,7 +167,7 @@ impl OpDef for Unravel {
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let n = cx.fact(0)?.shape[0].clone();
-        let extents = shape(cx)?;
+        let extents = cx.dim_list("shape")?;
         let axes = (0..extents.len()).map(|axis| {
             let mut c = Compute::map(DType::I64, std::slice::from_ref(&n), |b, it| {
                 let x = b.load(0, DType::I64, it.to_vec());
@@ -185,13 +185,6 @@ impl OpDef for Unravel {
             c
         });
         Ok(Lowering::Compute(axes.collect()))
-    }
-}
-
-fn shape(cx: &Cx) -> Result<Vec<Dim>, OpError> {
-    match cx.attrs.get("shape") {
-        Some(Attr::Dims(d)) => Ok(d.clone()),
-        _ => invalid("attribute `shape` is missing"),
     }
 }
 

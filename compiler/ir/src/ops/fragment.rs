@@ -1,5 +1,6 @@
 //! Building the graphs that operations decompose into.
 
+use crate::index::broadcasts_to;
 use crate::op::{Cx, Lowering, Op, OpError, invalid};
 use crate::ops::pointwise::working;
 use crate::{Attr, DType, Dim, Fact, Graph, Origin, Tensor, ValueId};
@@ -128,6 +129,14 @@ impl Fragment {
         let count = Dim::product(axes.iter().filter_map(|a| shape.get(*a)));
         let sum = self.reduce("ReduceSum", x, axes, keepdims)?;
         self.apply("cameo::DivDim", &[("by", Attr::Dims(vec![count]))], &[sum])
+    }
+
+    /// `p` where it certainly broadcasts to `shape` without widening it; else made to.
+    pub fn fit(&mut self, p: ValueId, shape: &[Dim]) -> Result<ValueId, OpError> {
+        if broadcasts_to(&self.fact(p).shape, shape)?.is_empty() {
+            return Ok(p);
+        }
+        self.apply("cameo::Fit", &[("shape", Attr::Dims(shape.to_vec()))], &[p])
     }
 
     /// A graph whose outputs are `outputs`.

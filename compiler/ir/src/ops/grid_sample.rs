@@ -1,6 +1,6 @@
 //! `GridSample`: images read at positions that are data.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
 use crate::ops::pointwise::working;
 use crate::structured::{Binary, Body, Combine, Compute, Expr, ExprId, Scalar, Unary};
 use crate::{DType, Dim, Fact, Tensor};
@@ -259,6 +259,12 @@ impl OpDef for GridSample {
         &S
     }
 
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let (axes, grid) = (Dim::from(cx.fact(0)?.rank()) - Dim::from(2i64), cx.fact(1)?);
+        let numbers = grid.shape.last().cloned().unwrap_or(Dim::ZERO);
+        Ok(vec![(axes.clone(), numbers.clone()), (numbers, axes)])
+    }
+
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         let (x, grid) = (cx.fact(0)?, cx.fact(1)?);
         Sampling::of(cx)?;
@@ -355,9 +361,6 @@ impl OpDef for GridSample {
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let (x, grid, sampling) = (cx.fact(0)?, cx.fact(1)?, Sampling::of(cx)?);
         let axes = x.rank() - 2;
-        if grid.shape[axes + 1].as_const().is_none() {
-            return unsupported("how many numbers the grid has for each position must be known");
-        }
         let work = working(x.dtype);
         let shape = &self.infer(cx)?[0].shape;
         let compute = Compute::nest(x.dtype, shape, &[], Combine::Add, |b, it, _| {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, differ, optional, reshape, transpose};
 use crate::ops::conv::per_group;
 use crate::ops::fragment::Fragment;
@@ -121,6 +121,14 @@ impl Form {
         [self.batch.clone(), heads, self.key.clone(), self.value.clone()]
     }
 
+    /// The shape of what every step has.
+    fn steps(&self, inner: [Dim; 3]) -> Vec<Dim> {
+        [self.length.clone(), self.batch.clone()]
+            .into_iter()
+            .chain(inner)
+            .collect()
+    }
+
     /// How many numbers of decay a head has: one, or one for each element of a key.
     fn decays(&self, decay: &Fact) -> Result<Dim, OpError> {
         let (heads, given) = (Dim::from(self.heads), &decay.shape[2]);
@@ -129,16 +137,15 @@ impl Form {
             d if *d == heads => Ok(Dim::ONE),
             d if *d == each => Ok(self.key.clone()),
             d if differ(d, &heads) && differ(d, &each) => invalid(format!("decay is {decay}")),
-            _ => unsupported("whether decay is of heads or of elements must be known"),
+            d => per_group(d, &heads),
         }
     }
 
     /// How many heads have a beta of their own.
-    fn betas(&self, beta: &Fact) -> Result<i64, OpError> {
+    fn betas(&self, beta: &Fact) -> Result<Dim, OpError> {
         match beta.shape[2].as_const() {
-            Some(n) if n == self.heads || n == 1 => Ok(n),
-            Some(_) => invalid(format!("beta is {beta}")),
-            None => unsupported("whether beta is of each head must be known"),
+            Some(n) if n != self.heads && n != 1 => invalid(format!("beta is {beta}")),
+            _ => Ok(beta.shape[2].clone()),
         }
     }
 }
@@ -179,7 +186,8 @@ fn build(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     let kept = match (form.gated, g.input(DECAY)) {
         (true, Some(decay)) => {
             let each = form.decays(cx.fact(DECAY)?)?;
-            let decay = by_step(g, &form, decay, [heads, each, Dim::ONE])?;
+            let decay = by_step(g, &form, decay, [heads.clone(), each, Dim::ONE])?;
+            let decay = g.fit(decay, &form.steps([heads, form.key.clone(), Dim::ONE]))?;
             Some(g.unary("Exp", decay)?)
         }
         _ => None,
@@ -187,7 +195,8 @@ fn build(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     let rate = match (form.corrected, g.input(BETA)) {
         (true, Some(beta)) => {
             let own = form.betas(cx.fact(BETA)?)?;
-            Some(by_step(g, &form, beta, [Dim::from(own), Dim::ONE, Dim::ONE])?)
+            let beta = by_step(g, &form, beta, [own, Dim::ONE, Dim::ONE])?;
+            Some(g.fit(beta, &form.steps([Dim::from(form.heads), Dim::ONE, Dim::ONE]))?)
         }
         _ => None,
     };
@@ -260,7 +269,7 @@ fn eval(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         None => 1,
     };
     let betas = match cx.arg(BETA) {
-        Some(a) => form.betas(a.fact)? as usize,
+        Some(a) => form.betas(a.fact)?.as_const().map_or(1, |n| n as usize),
         None => 1,
     };
     let scale = match cx.float("scale")? {

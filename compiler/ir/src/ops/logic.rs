@@ -1,10 +1,11 @@
 //! Comparison, logic and bits of two operands that broadcast together, element by element.
 //!
 //! Comparisons of known elements are decided where the ranges of the symbols allow it: exporters ask whether an extent
-//! is -1.
+//! is -1. Others are symbolic too, 1 or 0: exporters also choose between two extents.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::binary::range;
+use crate::ops::chosen::{brief, equal, negative};
 use crate::ops::pointwise::{self, RESULT};
 use crate::structured::{Binary, Unary};
 use crate::{DType, Dim, Fact, Tensor};
@@ -24,6 +25,7 @@ pub const OPS: &[&dyn OpDef] = &[
             _ if lo > 0 || hi < 0 => Some(false),
             _ => None,
         },
+        known: equal,
     },
     &Compare {
         schema: &Schema::new("Less", "a < b", NUMBERS, TRUTH, &[]).pointwise(),
@@ -32,6 +34,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| a < b,
         int: |a, b| a < b,
         decide: |lo, hi| decided(hi < 0, lo >= 0),
+        known: |a, b| negative(&(a.clone() - b.clone())),
     },
     &Compare {
         schema: &Schema::new("LessOrEqual", "a <= b", NUMBERS, TRUTH, &[]).pointwise(),
@@ -40,6 +43,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| a <= b,
         int: |a, b| a <= b,
         decide: |lo, hi| decided(hi <= 0, lo > 0),
+        known: |a, b| Dim::ONE - negative(&(b.clone() - a.clone())),
     },
     &Compare {
         schema: &Schema::new("Greater", "a > b", NUMBERS, TRUTH, &[]).pointwise(),
@@ -48,6 +52,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| a > b,
         int: |a, b| a > b,
         decide: |lo, hi| decided(lo > 0, hi <= 0),
+        known: |a, b| negative(&(b.clone() - a.clone())),
     },
     &Compare {
         schema: &Schema::new("GreaterOrEqual", "a >= b", NUMBERS, TRUTH, &[]).pointwise(),
@@ -56,6 +61,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| a >= b,
         int: |a, b| a >= b,
         decide: |lo, hi| decided(lo >= 0, hi < 0),
+        known: |a, b| Dim::ONE - negative(&(a.clone() - b.clone())),
     },
     &Bits {
         schema: &Schema::new("And", "a and b", TRUTHS, RESULT, &[])
@@ -63,6 +69,7 @@ pub const OPS: &[&dyn OpDef] = &[
             .commutative(),
         scalar: Binary::And,
         int: |a, b| a & b,
+        known: |a, b| Some(a * b),
     },
     &Bits {
         schema: &Schema::new("Or", "a or b", TRUTHS, RESULT, &[])
@@ -70,6 +77,7 @@ pub const OPS: &[&dyn OpDef] = &[
             .commutative(),
         scalar: Binary::Or,
         int: |a, b| a | b,
+        known: |a, b| Some(a.maximum(&b)),
     },
     &Bits {
         schema: &Schema::new("Xor", "a != b, of bools", TRUTHS, RESULT, &[])
@@ -77,6 +85,7 @@ pub const OPS: &[&dyn OpDef] = &[
             .commutative(),
         scalar: Binary::Xor,
         int: |a, b| a ^ b,
+        known: |a, b| Some(equal(&(a + b), &Dim::ONE)),
     },
     &Bits {
         schema: &Schema::new("BitwiseAnd", "a & b", INTS, RESULT, &[])
@@ -84,6 +93,7 @@ pub const OPS: &[&dyn OpDef] = &[
             .commutative(),
         scalar: Binary::And,
         int: |a, b| a & b,
+        known: |_, _| None,
     },
     &Bits {
         schema: &Schema::new("BitwiseOr", "a | b", INTS, RESULT, &[])
@@ -91,6 +101,7 @@ pub const OPS: &[&dyn OpDef] = &[
             .commutative(),
         scalar: Binary::Or,
         int: |a, b| a | b,
+        known: |_, _| None,
     },
     &Bits {
         schema: &Schema::new("BitwiseXor", "a ^ b", INTS, RESULT, &[])
@@ -98,6 +109,7 @@ pub const OPS: &[&dyn OpDef] = &[
             .commutative(),
         scalar: Binary::Xor,
         int: |a, b| a ^ b,
+        known: |_, _| None,
     },
     &BitShift,
 ];
@@ -122,6 +134,8 @@ struct Compare {
     int: fn(i128, i128) -> bool,
     /// The answer, when the range of `a - b` settles it.
     decide: fn(i64, i64) -> Option<bool>,
+    /// 1 or 0 where it does not.
+    known: fn(&Dim, &Dim) -> Dim,
 }
 
 impl OpDef for Compare {
@@ -132,7 +146,10 @@ impl OpDef for Compare {
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         pointwise::infer(cx, DType::Bool, |a| {
             let (lo, hi) = range(&(a[0].clone() - a[1].clone()));
-            (self.decide)(lo, hi).map(|yes| Dim::from(i64::from(yes)))
+            match (self.decide)(lo, hi) {
+                Some(yes) => Some(Dim::from(i64::from(yes))),
+                None => brief(a).then(|| (self.known)(&a[0], &a[1])),
+            }
         })
     }
 
@@ -158,6 +175,8 @@ struct Bits {
     schema: &'static Schema,
     scalar: Binary,
     int: fn(i128, i128) -> i128,
+    /// Of ones and zeros.
+    known: fn(Dim, Dim) -> Option<Dim>,
 }
 
 impl OpDef for Bits {
@@ -167,8 +186,10 @@ impl OpDef for Bits {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         pointwise::infer(cx, cx.fact(0)?.dtype, |a| {
-            let v = (self.int)(a[0].as_const()?.into(), a[1].as_const()?.into());
-            i64::try_from(v).ok().map(Dim::from)
+            let (Some(x), Some(y)) = (a[0].as_const(), a[1].as_const()) else {
+                return brief(a).then(|| (self.known)(a[0].clone(), a[1].clone())).flatten();
+            };
+            i64::try_from((self.int)(x.into(), y.into())).ok().map(Dim::from)
         })
     }
 
@@ -301,7 +322,9 @@ mod tests {
             known("Equal", std::slice::from_ref(&s), std::slice::from_ref(&s)),
             Some(vec![c(1)])
         );
-        assert_eq!(known("Equal", std::slice::from_ref(&s), &[c(4)]), None);
+        let is_four = known("Equal", std::slice::from_ref(&s), &[c(4)]).expect("a formula")[0].clone();
+        let at = |n: i64| is_four.eval(&|_| Some(n));
+        assert_eq!([at(3), at(4), at(5)], [Some(0), Some(1), Some(0)]);
         assert_eq!(known("Greater", &[s.clone() + c(1)], &[c(1)]), Some(vec![c(1)]));
     }
 

@@ -3,7 +3,7 @@
 //! Laws: each operation lowers to a single plain load whose index map is as affine as it can be, so that consumers absorb
 //! it; each carries known elements along, so that shape arithmetic stays symbolic.
 
-use crate::index::{broadcast_index, broadcast_shape, element_count, static_shape, strides};
+use crate::index::{broadcast_index, broadcast_shape, broadcasts_to, element_count, static_shape, strides};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
 use crate::structured::{Combine, Compute};
 use crate::{Dim, Fact, Tensor};
@@ -18,6 +18,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &EXPAND,
     &super::slice::SLICE,
     &TILE,
+    &FIT,
     &super::chosen::APART,
 ];
 
@@ -168,6 +169,25 @@ const EXPAND: View = View {
     },
     index: |_, from, to, it| Ok(broadcast_index(from, to, it)),
     rules: NO_RULES,
+};
+
+/// [`EXPAND`] where `shape` is the result's, whatever the symbols are.
+const FIT: View = View {
+    schema: &Schema::new(
+        "cameo::Fit",
+        "broadcast to `shape`, which it must not widen",
+        &[DATA],
+        OUT,
+        &[("shape", AttrDef::ReqDims)],
+    ),
+    shape: |cx| {
+        let shape = cx.dim_list("shape")?;
+        broadcasts_to(&cx.fact(0)?.shape, &shape)?;
+        Ok(shape)
+    },
+    source: EXPAND.source,
+    index: EXPAND.index,
+    rules: |cx| broadcasts_to(&cx.fact(0)?.shape, &cx.dim_list("shape")?),
 };
 
 const TILE: View = View {

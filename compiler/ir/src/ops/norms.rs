@@ -3,6 +3,7 @@
 //! Mean and variance are found in two passes, the variance from the differences to the mean, so that nothing cancels.
 //! Law: 16-bit floats are computed in `f32` throughout.
 
+use crate::index::broadcasts_to;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{FLOATS, RESULT, working};
@@ -37,12 +38,18 @@ pub(crate) fn inverse_root(g: &mut Fragment, x: ValueId, epsilon: f64) -> Result
 
 /// `x * scale + bias` in the type of `x`; scale and bias broadcast, a bias may be absent.
 pub(crate) fn affine(g: &mut Fragment, x: ValueId, scale: ValueId, bias: Option<ValueId>) -> Result<ValueId, OpError> {
-    let t = g.dtype(x);
-    let scale = g.cast(scale, t)?;
+    let scale = parameter(g, x, scale)?;
     let y = g.binary("Mul", x, scale)?;
     let Some(bias) = bias else { return Ok(y) };
-    let bias = g.cast(bias, t)?;
+    let bias = parameter(g, x, bias)?;
     g.binary("Add", y, bias)
+}
+
+/// A parameter in the type of `x`, which does not widen it.
+fn parameter(g: &mut Fragment, x: ValueId, p: ValueId) -> Result<ValueId, OpError> {
+    let p = g.cast(p, g.dtype(x))?;
+    let shape = g.fact(x).shape.clone();
+    g.fit(p, &shape)
 }
 
 /// `(mean, 1 / sqrt(variance + epsilon))` of a row.
@@ -67,18 +74,11 @@ fn parameter_at(shape: &[usize], p: &Tensor, i: usize) -> usize {
     at
 }
 
-/// Checks that `p` broadcasts to `x` without widening it.
+/// Checks that `p` may broadcast to `x` without widening it.
 pub(crate) fn check_parameter(x: &Fact, p: &Fact) -> Result<(), OpError> {
-    let fits = p.rank() <= x.rank()
-        && p.shape
-            .iter()
-            .rev()
-            .zip(x.shape.iter().rev())
-            .all(|(p, x)| x.broadcast(p).is_some_and(|b| b == *x));
-    if fits {
-        Ok(())
-    } else {
-        invalid(format!("parameter {p} does not broadcast to {x}"))
+    match broadcasts_to(&p.shape, &x.shape) {
+        Ok(_) => Ok(()),
+        Err(_) => invalid(format!("parameter {p} does not broadcast to {x}")),
     }
 }
 

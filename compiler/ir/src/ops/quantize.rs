@@ -1,6 +1,7 @@
 //! Numbers of few bits: between them and floats, and products of them.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
+use crate::ops::composed::{differ, reshape, slice};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::working;
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId, narrow};
@@ -79,12 +80,21 @@ impl Sharing {
         if block < 1 || scale.rank() != x.rank() || !scale.shape.iter().zip(&x.shape).enumerate().all(fits) {
             return invalid(format!("scales {scale} do not fit {x} in blocks of {block}"));
         }
-        if scale.shape[axis].clone() * Dim::from(block) != x.shape[axis] {
-            return unsupported(format!(
-                "scales {scale} for {x} in blocks of {block}, of which the last is not full"
-            ));
+        let block = Dim::from(block);
+        let blocks = x.shape[axis].ceil_div(&block);
+        if differ(&scale.shape[axis], &blocks) {
+            return invalid(format!("scales {scale} for {x} in {blocks} blocks of {block}"));
         }
-        Ok(Self::Blocks(axis, Dim::from(block)))
+        Ok(Self::Blocks(axis, block))
+    }
+
+    /// That there is a scale for each block, and no other.
+    fn rules(cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let Self::Blocks(axis, block) = Self::of(cx)? else {
+            return Ok(vec![]);
+        };
+        let (blocks, scales) = (cx.fact(0)?.shape[axis].ceil_div(&block), &cx.fact(1)?.shape[axis]);
+        Ok(vec![(blocks.clone(), scales.clone()), (scales.clone(), blocks)])
     }
 
     /// For each element of input 0, which of the scales and zero points is its.
@@ -103,7 +113,7 @@ impl Sharing {
             Self::Axis(axis) => place(*axis)(i).0,
             Self::Blocks(axis, block) => {
                 let ((at, inner), block) = (place(*axis)(i), block.as_const().map_or(1, |b| b as usize));
-                (i / inner / shape[*axis] * (shape[*axis] / block) + at / block) * inner + i % inner
+                (i / inner / shape[*axis] * shape[*axis].div_ceil(block) + at / block) * inner + i % inner
             }
         };
         let index: Vec<usize> = (0..count).map(scale_of).collect();
@@ -127,8 +137,13 @@ impl Sharing {
                 let v = g.apply("Unsqueeze", &[behind], &[v])?;
                 let mut shape = g.fact(v).shape.clone();
                 shape[axis + 1] = block.clone();
-                let v = g.apply("Expand", &[("shape", Attr::Dims(shape))], &[v])?;
-                g.apply("Reshape", &[("shape", Attr::Dims(x.shape.clone()))], &[v])
+                let v = g.apply("Expand", &[("shape", Attr::Dims(shape.clone()))], &[v])?;
+                shape.remove(axis + 1);
+                shape[*axis] = shape[*axis].clone() * block.clone();
+                let v = reshape(g, v, shape)?;
+                // The last block may not be full.
+                let v = slice(g, v, *axis, Dim::ZERO, x.shape[*axis].clone())?;
+                g.fit(v, &x.shape)
             }
         }
     }
@@ -205,6 +220,10 @@ impl OpDef for QuantizeLinear {
             ],
         );
         &S
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        Sharing::rules(cx)
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
@@ -294,6 +313,10 @@ impl OpDef for DequantizeLinear {
             ],
         );
         &S
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        Sharing::rules(cx)
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {

@@ -4,9 +4,11 @@
 //! accumulate in `f32`; integers wrap in their own type.
 
 use crate::index::{for_each, linear};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
+use crate::op::{
+    AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis, unsupported,
+};
 use crate::ops::binary::{add, larger, multiply, smaller};
-use crate::ops::chosen::{any_symbolic, left, named, picked, whole};
+use crate::ops::chosen::{any_symbolic, left, named, named_by_open, picked, whole};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{self, RESULT, int_range, working};
 use crate::ops::unary::copy;
@@ -257,15 +259,24 @@ struct Chosen {
 
 impl Chosen {
     fn new(cx: &Cx) -> Result<Option<Self>, OpError> {
-        let Some(axes) = cx.dims(1)?.filter(|axes| any_symbolic(axes)) else {
+        let Some((axes, length)) = cx.open_dims(1)?.filter(|(axes, _)| any_symbolic(axes)) else {
             return Ok(None);
         };
         let rank = cx.fact(0)?.rank();
-        if axes.len() > rank {
-            return invalid(format!("{} axes of rank {rank}", axes.len()));
-        }
-        let (hits, rules) = named(&axes, rank);
         let keepdims = cx.int("keepdims")? != 0;
+        let (hits, rules) = match length {
+            Some(_) if !keepdims => return unsupported("as many axes as a run says, which are not kept"),
+            Some(length) => {
+                let (mut hits, rules) = named_by_open(&axes, &length, rank);
+                if cx.int("noop_with_empty_axes")? == 0 {
+                    let none = Dim::ONE - length.minimum(&Dim::ONE);
+                    hits.iter_mut().for_each(|hit| *hit = hit.clone() + none.clone());
+                }
+                (hits, rules)
+            }
+            None if axes.len() > rank => return invalid(format!("{} axes of rank {rank}", axes.len())),
+            None => named(&axes, rank),
+        };
         Ok(Some(Self {
             axes,
             hits,

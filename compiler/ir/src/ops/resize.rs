@@ -115,7 +115,7 @@ impl Plan {
             Coordinates::Crop => {
                 let n = cx.arg(1).and_then(|a| a.fact.element_count().as_const());
                 let given = match floats(cx, 1, "roi") {
-                    Err(OpError::Unknown { .. }) => n.map(|n| elements(cx, 1, n as usize)),
+                    Err(OpError::Unknown { .. }) if n.is_some() => n.map(|n| elements(cx, 1, n as usize)),
                     other => other?.map(|v| v.into_iter().map(Given::Number).collect()),
                 };
                 match given {

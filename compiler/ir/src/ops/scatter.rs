@@ -251,6 +251,21 @@ impl OpDef for ScatterElements {
 
 pub struct ScatterNd;
 
+impl ScatterNd {
+    /// How many axes an index names, which the rank of the updates tells, too.
+    fn named(cx: &Cx) -> Result<usize, OpError> {
+        let (x, indices, updates) = (cx.fact(0)?, cx.fact(1)?, cx.fact(2)?);
+        match indices.shape.last().map(Dim::as_const) {
+            Some(Some(k)) if (0..=x.rank() as i64).contains(&k) => Ok(k as usize),
+            Some(None) => match (indices.rank() + x.rank()).checked_sub(updates.rank() + 1) {
+                Some(k) if k <= x.rank() => Ok(k),
+                _ => invalid(format!("updates {updates} with indices {indices} into {x}")),
+            },
+            _ => invalid(format!("indices are {indices}")),
+        }
+    }
+}
+
 impl OpDef for ScatterNd {
     fn schema(&self) -> &'static Schema {
         static SCHEMA: Schema = Schema::new(
@@ -267,13 +282,20 @@ impl OpDef for ScatterNd {
         &SCHEMA
     }
 
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let (named, last) = (Dim::from(Self::named(cx)?), cx.fact(1)?.shape.last().cloned());
+        let last = last.unwrap_or(Dim::ZERO);
+        Ok(vec![(named.clone(), last.clone()), (last, named)])
+    }
+
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         let (x, indices) = (cx.fact(0)?, cx.fact(1)?);
         Reduction::of(cx)?;
         match indices.shape.last().map(Dim::as_const) {
             None => return invalid("indices are a scalar"),
             Some(Some(k)) if k < 0 || k > x.rank() as i64 => return invalid(format!("{k} of {} axes", x.rank())),
-            Some(_) => {}
+            Some(Some(_)) => {}
+            Some(None) => drop(Self::named(cx)?),
         }
         Ok(vec![Fact::new(x.dtype, x.shape.clone())])
     }
@@ -307,12 +329,10 @@ impl OpDef for ScatterNd {
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let (x, indices) = (cx.fact(0)?, cx.fact(1)?);
-        let Some((named, outer)) = indices.shape.split_last() else {
+        let Some((_, outer)) = indices.shape.split_last() else {
             return invalid("indices are a scalar");
         };
-        let Some(named) = named.as_const().and_then(|k| usize::try_from(k).ok()) else {
-            return unsupported("the extent of the last axis of the indices must be known");
-        };
+        let named = Self::named(cx)?;
         let rows = Dim::product(outer);
         let slice = &x.shape[named..];
         let shape = |dims: Vec<Dim>| [("shape", Attr::Dims(dims))];

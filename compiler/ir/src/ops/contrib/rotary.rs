@@ -1,6 +1,7 @@
 //! Rotary position embeddings: pairs of elements turned by angles that depend on the position.
 
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::chosen::shared_out;
 use crate::ops::composed::{Composed, concat, count, differ, optional, refuse_attributes, reshape, slice};
 use crate::ops::fragment::Fragment;
 use crate::{Dim, Tensor, ValueId};
@@ -113,7 +114,7 @@ fn build(cx: &Cx, g: &mut Fragment, [at, cos, sin]: Slots) -> Result<Vec<ValueId
     }
     let split = if flat {
         let n = heads(cx, &half)?;
-        let Some(size) = shape[2].div_exact(&n) else {
+        let Some(size) = shared_out(&shape[2], &n) else {
             return invalid(format!("{} elements in {n} heads", shape[2]));
         };
         reshape(g, x, vec![batch.clone(), length.clone(), n, size])?

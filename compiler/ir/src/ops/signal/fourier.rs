@@ -5,7 +5,7 @@
 
 use std::f64::consts::PI;
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis};
 use crate::ops::composed::{Composed, differ, reshape, slice, transpose};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{volume, working};
@@ -222,15 +222,27 @@ impl Transform {
     }
 }
 
-/// Numbers of a signal's elements: 1 real ones, 2 complex ones.
+/// Numbers of a signal's elements: 1 real ones, 2 complex ones, or what a run makes of them with [`complete`].
 fn parts(x: &Fact) -> Result<i64, OpError> {
     match x.shape.last().map(Dim::as_const) {
         Some(Some(d @ (1 | 2))) if x.rank() > 1 => Ok(d),
-        Some(None) if x.rank() > 1 => unsupported(format!("{x}: whether the signal is real or complex is symbolic")),
+        Some(None) if x.rank() > 1 => Ok(2),
         _ => invalid(format!(
             "{x} is no signal: its last axis is the parts of a number, 1 or 2"
         )),
     }
+}
+
+/// With an imaginary part of zero where only a run knows whether there is one.
+fn complete(g: &mut Fragment, x: ValueId) -> Result<ValueId, OpError> {
+    let rank = g.fact(x).rank();
+    let last = g.fact(x).shape[rank - 1].clone();
+    if last.as_const().is_some() {
+        return Ok(x);
+    }
+    let mut pads = vec![Dim::ZERO; 2 * rank];
+    pads[2 * rank - 1] = two() - last;
+    g.node("Pad", &[("pads", Attr::Dims(pads))], &[Some(x)])
 }
 
 fn complex(v: &[f64]) -> [f64; 2] {
@@ -287,6 +299,7 @@ pub(super) const DFT: Composed = Composed {
         let x = g.required(cx, 0)?;
         let dtype = g.dtype(x);
         let x = g.widen(x)?;
+        let x = complete(g, x)?;
         let most = match transform.parts[1] {
             1 => transform.length.floor_div(&two()) + Dim::ONE,
             _ => transform.length.clone(),
@@ -451,6 +464,7 @@ pub(super) const STFT: Composed = Composed {
         let x = g.required(cx, 0)?;
         let dtype = g.dtype(x);
         let x = g.widen(x)?;
+        let x = complete(g, x)?;
         let attrs = [
             ("length", Attr::Dims(vec![transform.length.clone()])),
             ("step", Attr::Dims(vec![step])),
@@ -561,7 +575,9 @@ mod tests {
         assert_eq!(y[0].shape, [c(2), n.floor_div(&c(2)) + Dim::ONE, c(2)]);
         assert!(infer("DFT", &[], &[f(&[c(2)])]).is_err());
         assert!(infer("DFT", &[], &[f(&[c(2), c(3)])]).is_err());
-        assert!(infer("DFT", &[], &[f(&[c(2), n])]).is_err());
+        // A run makes complex numbers of it.
+        let y = infer("DFT", &[], &[f(&[c(2), n])]).expect("infers");
+        assert_eq!(y[0].shape, [c(2), c(2)]);
         let axis = |a: i64| Tensor::i64(&[], [a]).fact();
         assert!(infer("DFT", &[], &[f(&[c(4), c(2)]), axis(4), axis(-1)]).is_err());
         assert!(infer("DFT", &[], &[f(&[c(4), c(2)]), axis(0)]).is_err());
