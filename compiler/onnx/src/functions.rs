@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use cameo_ir::DType;
 
 use crate::error::{Fault, Problems, Site};
-use crate::import::{Importer, unknown};
+use crate::import::Importer;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot, domain, opsets};
 
@@ -259,7 +259,10 @@ impl<'m> Importer<'m> {
         };
         match constant.or(known) {
             Some(b) => Ok(Some(b)),
-            None => Err(unknown("If")),
+            None => Err(
+                Fault::unsupported("the condition depends on data: it must be known at compile time")
+                    .hint("export one branch"),
+            ),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Comparisons of known elements are decided where the ranges of the symbols allow it: exporters ask whether an extent
 //! is -1.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
 use crate::ops::binary::range;
 use crate::ops::pointwise::{self, RESULT};
 use crate::structured::{Binary, Unary};
@@ -34,7 +34,9 @@ pub const OPS: &[&dyn OpDef] = &[
         decide: |lo, hi| decided(hi < 0, lo >= 0),
     },
     &Compare {
-        schema: &Schema::new("LessOrEqual", "a <= b", NUMBERS, TRUTH, &[]).pointwise(),
+        schema: &Schema::new("LessOrEqual", "a <= b", NUMBERS, TRUTH, &[])
+            .since(12)
+            .pointwise(),
         scalar: Binary::Le,
         swap: false,
         float: |a, b| a <= b,
@@ -50,7 +52,9 @@ pub const OPS: &[&dyn OpDef] = &[
         decide: |lo, hi| decided(lo > 0, hi <= 0),
     },
     &Compare {
-        schema: &Schema::new("GreaterOrEqual", "a >= b", NUMBERS, TRUTH, &[]).pointwise(),
+        schema: &Schema::new("GreaterOrEqual", "a >= b", NUMBERS, TRUTH, &[])
+            .since(12)
+            .pointwise(),
         scalar: Binary::Le,
         swap: true,
         float: |a, b| a >= b,
@@ -80,6 +84,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Bits {
         schema: &Schema::new("BitwiseAnd", "a & b", INTS, RESULT, &[])
+            .since(18)
             .pointwise()
             .commutative(),
         scalar: Binary::And,
@@ -87,6 +92,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Bits {
         schema: &Schema::new("BitwiseOr", "a | b", INTS, RESULT, &[])
+            .since(18)
             .pointwise()
             .commutative(),
         scalar: Binary::Or,
@@ -94,6 +100,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Bits {
         schema: &Schema::new("BitwiseXor", "a ^ b", INTS, RESULT, &[])
+            .since(18)
             .pointwise()
             .commutative(),
         scalar: Binary::Xor,
@@ -188,7 +195,7 @@ impl BitShift {
         match cx.str("direction")? {
             "LEFT" => Ok(true),
             "RIGHT" => Ok(false),
-            d => invalid(format!("direction {d:?} is neither LEFT nor RIGHT")),
+            _ => cx.bad("direction"),
         }
     }
 }
@@ -200,8 +207,8 @@ impl OpDef for BitShift {
             "x shifted by y bits to the left or right; 0 from the width on, and -1 for what is negative and goes to the right",
             &[Param::new("X", Types::INT), Param::new("Y", Types::INT)],
             RESULT,
-            &[("direction", AttrDef::ReqStr)],
-        )
+            &[("direction", AttrDef::ReqOneOf(&["LEFT", "RIGHT"]))],
+        ).since(11)
         .pointwise();
         &S
     }

@@ -486,7 +486,7 @@ fn unknown_branches_are_reported_with_what_is_inside() {
     }
     let p = problems(&m);
     assert!(
-        p[0].contains("unsupported operator `If`") && p[1].contains("Nope"),
+        p[0].contains("(If, opset 18): the condition depends on data") && p[1].contains("Nope"),
         "{p:?}"
     );
 }
