@@ -132,7 +132,7 @@ fn shown(domain: &str) -> &str {
 pub fn nearest(op: &str) -> Option<&'static str> {
     let (domain, name) = op.rsplit_once("::").unwrap_or(("", op));
     let most = name.len() / 4;
-    let table = ops::all().map(|o| o.name()).filter(|n| !n.starts_with("cameo::"));
+    let table = ops::all().map(Op::name).filter(|n| !n.starts_with("cameo::"));
     let all = table.chain(IMPORTED.iter().map(|i| i.name));
     let measured = all.filter_map(|n| {
         let (its, bare) = n.rsplit_once("::").unwrap_or(("", n));
