@@ -12,7 +12,7 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
-use crate::op::{Arg, AttrDef, Attrs, Cx, Op, OpError, invalid};
+use crate::op::{Arg, Arity, AttrDef, Attrs, Cx, Op, OpError, Schema, invalid, unsupported};
 use crate::{Attr, Dim, Fact, Tensor};
 
 /// Names a node; printed `n12`.
@@ -608,7 +608,6 @@ pub fn infer(op: Op, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -> Res
 }
 
 fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -> Result<(), OpError> {
-    use crate::op::{Arity, AttrDef};
     let mut groups = [None; 8];
     for (i, a) in args.iter().enumerate() {
         let Some(p) = schema.input(i) else {
@@ -620,23 +619,31 @@ fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -
         };
         let Some(a) = a else { continue };
         if !p.types.contains(a.fact.dtype) {
-            return invalid(format!("input {i} ({}) cannot be {}", p.name, a.fact.dtype));
+            return unsupported(format!(
+                "input {i} ({}) is {}, it can be {}",
+                p.name,
+                a.fact.dtype,
+                either(p.types.list().iter().map(|t| t.name().to_owned()))
+            ));
         }
         if p.group > 0 {
             let g = &mut groups[p.group as usize & 7];
             match *g {
-                Some(t) if t != a.fact.dtype => {
+                Some((first, t)) if t != a.fact.dtype => {
                     return invalid(format!(
-                        "input {i} ({}) is {}, another input is {t}",
-                        p.name, a.fact.dtype
+                        "input {i} ({}) is {}, input {first} ({}) is {t}: they must be of one type",
+                        p.name,
+                        a.fact.dtype,
+                        schema.input(first).map_or("?", |p| p.name)
                     ));
                 }
-                _ => *g = Some(a.fact.dtype),
+                Some(_) => {}
+                None => *g = Some((i, a.fact.dtype)),
             }
         }
     }
     for (i, p) in schema.inputs.iter().enumerate() {
-        let given = args.get(i).is_some_and(Option::is_some);
+        let given = args.get(i).is_some_and(Option::is_some) || p.attr.is_some_and(|name| attrs.contains_key(name));
         if !given && p.arity != Arity::Optional {
             return invalid(format!("input {i} ({}) is missing", p.name));
         }
@@ -646,32 +653,37 @@ fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -
             return invalid(format!("output {i} ({}) is missing", p.name));
         }
     }
-    for name in attrs.keys() {
+    for (name, value) in attrs {
         let shape_like = schema.inputs.iter().any(|p| p.attr == Some(&**name));
-        if !shape_like && schema.attr(name).is_none() {
+        let def = schema.attr(name);
+        if !shape_like && def.is_none() {
             return invalid(format!("attribute `{name}` is not one of this operation's"));
+        }
+        if let (Attr::Str(s), Some(list)) = (value, def.and_then(AttrDef::choices))
+            && !list.contains(&&**s)
+        {
+            // The empty one stands for the first.
+            let list = list.iter().filter(|s| !s.is_empty()).map(|s| format!("`{s}`"));
+            return unsupported(format!("attribute `{name}` is `{s}`, it can be {}", either(list)));
         }
     }
     for (name, def) in schema.attrs {
-        let required = matches!(
-            def,
-            AttrDef::ReqInt
-                | AttrDef::ReqInts
-                | AttrDef::ReqStr
-                | AttrDef::ReqTensor
-                | AttrDef::ReqDType
-                | AttrDef::ReqDims
-                | AttrDef::ReqGraph
-                | AttrDef::Symbol
-        );
-        if required && !attrs.contains_key(*name) {
+        if def.is_required() && !attrs.contains_key(*name) {
             return invalid(format!("attribute `{name}` is missing"));
         }
     }
     Ok(())
 }
 
-use crate::op::Schema;
+/// `a, b or c`.
+fn either(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    match names.pop() {
+        Some(last) if names.is_empty() => last,
+        Some(last) => format!("{} or {last}", names.join(", ")),
+        None => String::new(),
+    }
+}
 
 /// The symbols that a node counts.
 pub fn counted(op: Op, attrs: &Attrs) -> impl Iterator<Item = &Arc<str>> {

@@ -94,6 +94,37 @@ impl Types {
     pub const fn contains(self, t: DType) -> bool {
         self.0 >> t as u32 & 1 == 1
     }
+
+    /// Sets that tables name instead of listing their types, the largest first.
+    pub const NAMED: [(&'static str, Self); 5] = [
+        ("any", Self::ANY),
+        ("number", Self::NUMBER),
+        ("float", Self::FLOAT),
+        ("int", Self::INT),
+        ("float8", Self::FLOAT8),
+    ];
+
+    /// The types, floats before others.
+    pub fn list(self) -> Vec<DType> {
+        let mut all: Vec<DType> = DType::ALL.into_iter().filter(|t| self.contains(*t)).collect();
+        all.sort_by_key(|t| !t.is_float());
+        all
+    }
+}
+
+impl fmt::Display for Types {
+    /// With names of sets: `float i32`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut rest, mut parts) = (*self, vec![]);
+        for (name, set) in Self::NAMED {
+            if rest.0 & set.0 == set.0 {
+                parts.push(name);
+                rest.0 &= !set.0;
+            }
+        }
+        parts.extend(rest.list().iter().map(|t| t.name()));
+        f.write_str(&parts.join(" "))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +170,9 @@ impl Param {
         self.arity = Arity::Variadic;
         self
     }
-    /// Optional, of no type group, replaced by attribute `attr` once its elements are known.
+    /// Of no type group, replaced by attribute `attr` once its elements are known.
     pub const fn shape_like(mut self, attr: &'static str) -> Self {
         self.attr = Some(attr);
-        self.arity = Arity::Optional;
         self.group = 0;
         self
     }
@@ -153,7 +183,8 @@ impl Param {
 pub enum AttrDef {
     Int(i64),
     Float(f32),
-    Str(&'static str),
+    /// A text that is one of these; the first when it is absent.
+    OneOf(&'static [&'static str]),
     Ints(&'static [i64]),
     Floats(&'static [f32]),
     /// No default; may be absent.
@@ -161,7 +192,6 @@ pub enum AttrDef {
     OptFloat,
     OptInts,
     OptFloats,
-    OptStr,
     OptStrs,
     OptTensor,
     OptDims,
@@ -170,12 +200,54 @@ pub enum AttrDef {
     ReqInt,
     ReqInts,
     ReqStr,
+    ReqOneOf(&'static [&'static str]),
     ReqTensor,
     ReqDType,
     ReqDims,
     ReqGraph,
     /// The name of a dimension that the operation counts: importers invent it.
     Symbol,
+}
+
+impl AttrDef {
+    /// What a value is, for messages and tables.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Int(_) | Self::OptInt | Self::ReqInt => "an integer",
+            Self::Float(_) | Self::OptFloat => "a float",
+            Self::ReqStr | Self::OneOf(_) | Self::ReqOneOf(_) => "a text",
+            Self::Ints(_) | Self::OptInts | Self::ReqInts | Self::OptDims | Self::ReqDims => "a list of integers",
+            Self::Floats(_) | Self::OptFloats => "a list of floats",
+            Self::OptStrs => "a list of texts",
+            Self::OptTensor | Self::ReqTensor => "a tensor",
+            Self::OptDType | Self::ReqDType => "an element type",
+            Self::ReqGraph => "a graph",
+            Self::Symbol => "left out",
+        }
+    }
+
+    pub const fn is_required(self) -> bool {
+        matches!(
+            self,
+            Self::ReqInt
+                | Self::ReqInts
+                | Self::ReqStr
+                | Self::ReqOneOf(_)
+                | Self::ReqTensor
+                | Self::ReqDType
+                | Self::ReqDims
+                | Self::ReqGraph
+                | Self::Symbol
+        )
+    }
+
+    /// The texts that it may be, where not every text will do.
+    pub const fn choices(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::OneOf(list) | Self::ReqOneOf(list) => Some(list),
+            _ => None,
+        }
+    }
 }
 
 /// The table entry of an operation.
@@ -192,6 +264,10 @@ pub struct Schema {
     pub commutative: bool,
     /// Output element `i` depends only on the inputs' (broadcast) elements `i`.
     pub pointwise: bool,
+    /// The opset of its domain that brought it.
+    pub since: i64,
+    /// What is refused, and what must be known before a run beyond the elements of [`Param::attr`]; for the documentation.
+    pub limits: &'static [&'static str],
 }
 
 impl Schema {
@@ -210,7 +286,17 @@ impl Schema {
             attrs,
             commutative: false,
             pointwise: false,
+            since: 1,
+            limits: &[],
         }
+    }
+    pub const fn since(mut self, opset: i64) -> Self {
+        self.since = opset;
+        self
+    }
+    pub const fn limits(mut self, limits: &'static [&'static str]) -> Self {
+        self.limits = limits;
+        self
     }
     pub const fn pointwise(mut self) -> Self {
         self.pointwise = true;
@@ -226,8 +312,27 @@ impl Schema {
             .get(i)
             .or_else(|| self.inputs.last().filter(|p| p.arity == Arity::Variadic))
     }
+    /// The parameter that output `i` belongs to.
+    pub fn output(&self, i: usize) -> Option<&Param> {
+        self.outputs
+            .get(i)
+            .or_else(|| self.outputs.last().filter(|p| p.arity == Arity::Variadic))
+    }
+    /// Whether output `i` may be of a type, with these inputs.
+    pub fn gives(&self, i: usize, dtype: DType, args: &[Option<Arg>]) -> bool {
+        let Some(p) = self.output(i) else { return false };
+        let same = |(i, a): (usize, &Option<Arg>)| match (self.input(i), a) {
+            (Some(q), Some(a)) => p.group == 0 || p.group != q.group || a.fact.dtype == dtype,
+            _ => true,
+        };
+        p.types.contains(dtype) && args.iter().enumerate().all(same)
+    }
     pub fn attr(&self, name: &str) -> Option<AttrDef> {
         self.attrs.iter().find(|(n, _)| *n == name).map(|(_, d)| *d)
+    }
+    /// Empty in the default domain.
+    pub fn domain(&self) -> &'static str {
+        self.name.split_once("::").map_or("", |(domain, _)| domain)
     }
 }
 
@@ -341,8 +446,9 @@ impl<'a> Cx<'a> {
         }
     }
 
-    fn bad<T>(&self, name: &str) -> Result<T, OpError> {
-        invalid(format!("attribute `{name}` is missing or of the wrong kind"))
+    /// The attribute is none that the schema allows: whoever made the node was told so.
+    pub(crate) fn bad<T>(&self, name: &str) -> Result<T, OpError> {
+        invalid(format!("attribute `{name}` is missing or not of this operation's"))
     }
 
     pub fn opt_int(&self, name: &str) -> Result<Option<i64>, OpError> {
@@ -371,17 +477,12 @@ impl<'a> Cx<'a> {
         self.opt_float(name)?.map_or_else(|| self.bad(name), Ok)
     }
 
-    pub fn opt_str(&self, name: &str) -> Result<Option<&'a str>, OpError> {
+    pub fn str(&self, name: &str) -> Result<&'a str, OpError> {
         match (self.attrs.get(name), self.schema.attr(name)) {
-            (Some(Attr::Str(v)), _) => Ok(Some(v)),
-            (None, Some(AttrDef::Str(v))) => Ok(Some(v)),
-            (None, Some(AttrDef::OptStr)) => Ok(None),
+            (Some(Attr::Str(v)), _) => Ok(v),
+            (None, Some(AttrDef::OneOf([v, ..]))) => Ok(v),
             _ => self.bad(name),
         }
-    }
-
-    pub fn str(&self, name: &str) -> Result<&'a str, OpError> {
-        self.opt_str(name)?.map_or_else(|| self.bad(name), Ok)
     }
 
     pub fn opt_strs(&self, name: &str) -> Result<Option<&'a [Arc<str>]>, OpError> {

@@ -2,8 +2,8 @@
 //!
 //! Checked are the invariants of [`crate::graph`]: the graph is acyclic; edges are exactly the operands; every value has
 //! one definition, which agrees with the place it names; facts are those that the operations infer (the known elements
-//! may be better or worse known, but not contradict); outputs and operands exist and were not removed; symbols are
-//! declared with a range that is not empty; names of inputs and of outputs are unique.
+//! may be better or worse known, but not contradict), of types that their schemas have; outputs and operands exist and
+//! were not removed; symbols are declared with a range that is not empty; names of inputs and of outputs are unique.
 
 use std::fmt;
 use std::sync::Arc;
@@ -350,6 +350,15 @@ impl Verifier<'_> {
                 error,
             }),
             Ok(facts) => {
+                let schema = node.op.schema();
+                for (i, fact) in facts.iter().enumerate() {
+                    if !schema.gives(i, fact.dtype, &args) {
+                        self.errors.push(VerifyError::Op {
+                            place: Place::of(g, n),
+                            error: OpError::Invalid(format!("output {i} is {fact}, against the schema")),
+                        });
+                    }
+                }
                 for (output, (v, inferred)) in node.outputs.iter().zip(facts).enumerate() {
                     if self.exists(*v) && contradicts(g.fact(*v), &inferred) {
                         self.errors.push(VerifyError::Fact {

@@ -101,10 +101,7 @@ pub(crate) fn adapt(schema: &Schema, attrs: Attrs) -> Result<Attrs, Vec<Fault>> 
     for (name, value) in attrs {
         let Some(def) = schema.attr(&name) else {
             if !means_nothing(schema.name, &name, &value) {
-                faults.push(
-                    Fault::unsupported(format!("attribute `{name}` is not supported"))
-                        .hint("export without it, or with its default value left out"),
-                );
+                faults.push(unknown(schema, &name));
             }
             continue;
         };
@@ -122,6 +119,28 @@ pub(crate) fn adapt(schema: &Schema, attrs: Attrs) -> Result<Attrs, Vec<Fault>> 
     if faults.is_empty() { Ok(out) } else { Err(faults) }
 }
 
+/// What is said of an attribute that the schema does not have.
+fn unknown(schema: &Schema, name: &str) -> Fault {
+    // Attributes became inputs in newer opsets.
+    if schema.inputs.iter().any(|p| p.name == name || p.attr == Some(name)) {
+        return Fault::unsupported(format!(
+            "attribute `{name}` is not supported: it is an input in this opset"
+        ))
+        .hint("the model may say a newer opset than the one it was written in");
+    }
+    let known = schema.attrs.iter().filter(|(_, def)| !matches!(def, AttrDef::Symbol));
+    let known: Vec<String> = known.map(|(n, _)| format!("`{n}`")).collect();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    Fault::unsupported(format!("attribute `{name}` is not supported")).hint(format!(
+        "export without it, or with its default value left out; known attributes of {}: {known}",
+        schema.name
+    ))
+}
+
 fn convert(def: AttrDef, value: Attr) -> Result<Attr, Fault> {
     use AttrDef as D;
     Ok(match (def, value) {
@@ -132,7 +151,7 @@ fn convert(def: AttrDef, value: Attr) -> Result<Attr, Fault> {
         (D::OptDims | D::ReqDims, Attr::Ints(v)) => Attr::Dims(v.into_iter().map(Dim::from).collect()),
         (D::Int(_) | D::OptInt | D::ReqInt, v @ Attr::Int(_))
         | (D::Float(_) | D::OptFloat, v @ Attr::Float(_))
-        | (D::Str(_) | D::OptStr | D::ReqStr, v @ Attr::Str(_))
+        | (D::OneOf(_) | D::ReqOneOf(_) | D::ReqStr, v @ Attr::Str(_))
         | (D::Ints(_) | D::OptInts | D::ReqInts, v @ Attr::Ints(_))
         | (D::Floats(_) | D::OptFloats, v @ Attr::Floats(_))
         | (D::OptStrs, v @ Attr::Strs(_))
@@ -140,25 +159,14 @@ fn convert(def: AttrDef, value: Attr) -> Result<Attr, Fault> {
         | (D::OptDims | D::ReqDims, v @ Attr::Dims(_))
         | (D::OptDType | D::ReqDType, v @ Attr::DType(_)) => v,
         (def, v) => {
-            return Err(Fault::invalid(format!("it must be {}, not {}", wanted(def), given(&v))));
+            return Err(Fault::invalid(misfit(def, &v)));
         }
     })
 }
 
-fn wanted(def: AttrDef) -> &'static str {
-    use AttrDef as D;
-    match def {
-        D::Int(_) | D::OptInt | D::ReqInt => "an integer",
-        D::Float(_) | D::OptFloat => "a float",
-        D::Str(_) | D::OptStr | D::ReqStr => "a text",
-        D::Ints(_) | D::OptInts | D::ReqInts | D::OptDims | D::ReqDims => "a list of integers",
-        D::Floats(_) | D::OptFloats => "a list of floats",
-        D::OptStrs => "a list of texts",
-        D::OptTensor | D::ReqTensor => "a tensor",
-        D::OptDType | D::ReqDType => "an element type",
-        D::ReqGraph => "a graph",
-        D::Symbol => "left out",
-    }
+/// That the value is of another kind than the attribute.
+pub(crate) fn misfit(def: AttrDef, value: &Attr) -> String {
+    format!("it must be {}, not {}", def.kind(), given(value))
 }
 
 fn given(value: &Attr) -> &'static str {

@@ -17,6 +17,7 @@ use crate::dims::{Symbols, bind_frozen, symbol_names};
 use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
+use crate::operators::{known, unknown, version};
 use crate::opset::{self, Draft};
 use crate::plan::plan;
 use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, attribute_type};
@@ -115,7 +116,11 @@ fn check_versions(model: &ModelProto, graph: &GraphProto, problems: &mut Problem
                 OPSETS.start(),
                 OPSETS.end()
             ))
-            .hint("convert the model: `onnx.version_converter.convert_version(model, 21)`"),
+            .hint(if v > OPSETS.end() {
+                format!("export with opset {} or an older one", OPSETS.end())
+            } else {
+                "convert the model: `onnx.version_converter.convert_version(model, 21)`".to_owned()
+            }),
         ),
         None if graph.node.iter().any(|n| domain(&n.domain).is_empty()) => {
             problems.model(Fault::invalid(
@@ -164,30 +169,6 @@ pub(crate) fn site(prefix: &str, node: &NodeProto, index: usize, opsets: &BTreeM
         origin: format!("{prefix}{origin}"),
         op: schema_name(node),
         opset: opsets.get(domain(&node.domain)).copied(),
-    }
-}
-
-/// Whether the operator can be imported at all.
-pub(crate) fn known(site: &Site) -> bool {
-    // Cameo's own operators are made by its passes, not by files.
-    if site.op.starts_with("cameo::") {
-        return false;
-    }
-    matches!(site.op.as_str(), "Constant" | "Loop" | "Scan")
-        || Op::find(&site.op).is_some()
-        || opset::renamed(&site.op, site.opset.unwrap_or(i64::MAX))
-}
-
-pub(crate) fn unknown(op: &str) -> Fault {
-    let fault = Fault::unsupported(format!("unsupported operator `{op}`"));
-    match op {
-        "If" => fault.hint("only conditions that are known at compile time are supported: export one branch"),
-        _ if op.contains("::") => fault.hint(
-            "operators of this domain are runtime extensions; export without them, or add them to the model as a function",
-        ),
-        _ => fault.hint(
-            "export with operators of the support table, or add the operator to the model as a function of supported ones",
-        ),
     }
 }
 
@@ -466,6 +447,10 @@ impl<'m> Importer<'m> {
     ) -> bool {
         if !known(site) {
             self.problems.node(site, unknown(&site.op));
+            return false;
+        }
+        if let Err(f) = version(site) {
+            self.problems.node(site, f);
             return false;
         }
         let mut ok = true;

@@ -12,6 +12,7 @@
 //! | `weights` | tensors of all storage forms to bytes |
 //! | `dims` | input types, named dimensions and `--dim` |
 //! | `attributes` | attribute messages to the values that a schema wants |
+//! | `operators` | which operators of which opsets are read, and what is said of others |
 //! | `opset` | one function per change of an operator, old form to newest form |
 //! | `plan` | which nodes a graph's outputs need, in which order |
 //! | `scope` | what a name means: values, weights not yet read, captures of subgraphs |
@@ -29,6 +30,7 @@ mod external;
 mod functions;
 mod import;
 mod loops;
+pub mod operators;
 pub mod opset;
 mod plan;
 pub mod proto;

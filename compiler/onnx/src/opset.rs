@@ -9,8 +9,10 @@ mod changes;
 
 use std::sync::Arc;
 
-use cameo_ir::op::{OpError, invalid, unsupported};
+use cameo_ir::op::{AttrDef, OpError, invalid, unsupported};
 use cameo_ir::{Attr, Attrs, Graph, Op, Origin, Tensor, ValueId};
+
+use crate::attributes;
 
 /// A node that is not added to the graph yet.
 pub struct Draft<'g> {
@@ -96,11 +98,6 @@ pub const CHANGES: &[Change] = &[
     change("Resize", ALWAYS, changes::resize_empty_inputs),
 ];
 
-/// Whether some opset has `op` under another name today.
-pub(crate) fn renamed(op: &str, opset: i64) -> bool {
-    matches!(op, "Upsample" | "Scatter") && CHANGES.iter().any(|c| c.op == op && opset < c.until)
-}
-
 /// Raises a node of the default domain.
 ///
 /// # Errors
@@ -115,26 +112,36 @@ pub fn raise(draft: &mut Draft, opset: i64) -> Result<(), OpError> {
 }
 
 impl Draft<'_> {
-    fn take<T>(&mut self, name: &str, get: fn(Attr) -> Option<T>) -> Result<Option<T>, OpError> {
-        match self.attrs.remove(name) {
-            None => Ok(None),
-            Some(a) => match get(a) {
-                None => invalid(format!("attribute `{name}` is of the wrong kind")),
-                some => Ok(some),
-            },
+    /// The value of an attribute of the kind of `wanted`.
+    fn take<T>(&mut self, name: &str, wanted: AttrDef, get: fn(Attr) -> Option<T>) -> Result<Option<T>, OpError> {
+        let Some(a) = self.attrs.remove(name) else {
+            return Ok(None);
+        };
+        let misfit = attributes::misfit(wanted, &a);
+        match get(a) {
+            None => invalid(format!("attribute `{name}`: {misfit}")),
+            some => Ok(some),
         }
     }
 
     fn take_int(&mut self, name: &str) -> Result<Option<i64>, OpError> {
-        self.take(name, |a| if let Attr::Int(v) = a { Some(v) } else { None })
+        self.take(
+            name,
+            AttrDef::OptInt,
+            |a| if let Attr::Int(v) = a { Some(v) } else { None },
+        )
     }
 
     fn take_float(&mut self, name: &str) -> Result<Option<f32>, OpError> {
-        self.take(name, |a| if let Attr::Float(v) = a { Some(v) } else { None })
+        self.take(name, AttrDef::OptFloat, |a| {
+            if let Attr::Float(v) = a { Some(v) } else { None }
+        })
     }
 
     fn take_ints(&mut self, name: &str) -> Result<Option<Vec<i64>>, OpError> {
-        self.take(name, |a| if let Attr::Ints(v) = a { Some(v) } else { None })
+        self.take(name, AttrDef::OptInts, |a| {
+            if let Attr::Ints(v) = a { Some(v) } else { None }
+        })
     }
 
     fn need_ints(&mut self, name: &str) -> Result<Vec<i64>, OpError> {
@@ -352,7 +359,6 @@ mod tests {
         raised(&case("Dropout", 7, &[("ratio", Attr::Float(0.1))]), &[], |d| {
             assert!(d.expect("raises").attrs.is_empty());
         });
-        assert!(renamed("Upsample", 9) && !renamed("Upsample", 10) && !renamed("Slice", 7));
     }
 
     #[test]

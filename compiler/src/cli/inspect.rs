@@ -18,11 +18,11 @@ use crate::report::{self, Report};
 use crate::{Diagnostic, Diagnostics, Event, Options, Product, artifact, ir_file, pipeline};
 
 pub fn main(args: &InspectArgs) -> Done {
-    if args.ops {
-        show(&if args.markdown {
-            operators::markdown()
-        } else {
-            operators::plain()
+    if let Some(name) = &args.ops {
+        show(&match name {
+            Some(name) => operators::one(name).map_err(Failure::Usage)?,
+            None if args.markdown => operators::markdown(),
+            None => operators::plain(),
         });
         return Ok(ExitCode::SUCCESS);
     }

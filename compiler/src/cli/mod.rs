@@ -434,6 +434,7 @@ Examples:
   cameo inspect model.onnx --report model.html   graphs, kernels, memory as a page
   cameo inspect model.onnx --report model.html --profile steps.json    with measured times
   cameo inspect --ops                            the operators that Cameo supports
+  cameo inspect --ops Conv                       all of one: formula, element types, attributes
 
 The exit code is 1 when the model cannot be compiled.")]
 struct InspectArgs {
@@ -482,10 +483,10 @@ struct InspectArgs {
     /// compiled with `--profile` and the same options
     #[arg(long, value_name = "FILE", requires = "report")]
     profile: Option<PathBuf>,
-    /// The table of supported operators
-    #[arg(long)]
-    ops: bool,
-    /// With `--ops`: as a Markdown table
+    /// The table of supported operators: opsets, inputs, outputs, limits; with a name, everything about that one
+    #[arg(long, value_name = "NAME", num_args = 0..=1)]
+    ops: Option<Option<String>>,
+    /// With `--ops`, without a name: as a page of Markdown
     #[arg(long, requires = "ops")]
     markdown: bool,
 }

@@ -754,21 +754,28 @@ fn text_with_a_mistake_is_shown_under_its_line() {
 fn the_operators_are_listed() {
     let dir = folder();
     let plain = done(dir.path(), ["inspect", "--ops"]);
-    assert!(plain.contains("Conv(") && plain.contains("Softmax("));
-    let markdown = done(dir.path(), ["inspect", "--ops", "--markdown"]);
-    assert!(markdown.starts_with("| Family |") && markdown.contains("`MatMul`"));
+    assert!(plain.contains("X, W, B?: float → Y: as X"), "{plain}");
+    let conv = done(dir.path(), ["inspect", "--ops", "Conv"]);
+    assert!(conv.contains("group         an integer, 1 when absent"), "{conv}");
+    let typo = cameo(dir.path(), ["inspect", "--ops", "Convolution"]);
+    assert_eq!(typo.status.code(), Some(2));
+    assert!(text(&typo.stderr).contains("there is no operator `Convolution`"));
     assert!(done(dir.path(), ["opt", "--list"]).contains("fold_scales"));
 }
 
 #[test]
-fn the_readme_has_the_table_of_operators() {
-    let readme =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
-    let section = readme
-        .split("<!-- operators: `cameo inspect --ops --markdown` -->\n")
-        .nth(1);
-    let section = section
-        .and_then(|s| s.split("<!-- end of operators -->").next())
-        .expect("the table's marks");
-    assert_eq!(section, done(Path::new("."), ["inspect", "--ops", "--markdown"]));
+fn the_page_of_operators_is_what_is_printed() {
+    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let printed = done(Path::new("."), ["inspect", "--ops", "--markdown"]);
+    let page = std::fs::read_to_string(house.join("OPERATORS.md")).expect("OPERATORS.md");
+    assert!(
+        page == printed,
+        "write it again: cameo inspect --ops --markdown > compiler/OPERATORS.md"
+    );
+    // The README has the page's summary.
+    let readme = std::fs::read_to_string(house.join("../README.md")).expect("README.md");
+    let section = readme.split("<!-- domains: as in compiler/OPERATORS.md -->\n").nth(1);
+    let section = section.and_then(|s| s.split("<!-- end of domains -->").next());
+    let section = section.expect("the table's marks");
+    assert!(section.starts_with("| Domain |") && page.contains(section), "{section}");
 }

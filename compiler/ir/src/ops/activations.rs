@@ -3,7 +3,7 @@
 //! Each is an entry with its `f64` reference and its scalar body. Bodies avoid overflow and cancellation (softplus is
 //! `max(x,0) + log1p(e^-|x|)`).
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
 use crate::ops::binary::larger;
 use crate::ops::pointwise::{self, FLOATS, RESULT, working};
 use crate::ops::unary::{Function, erf, of_floats};
@@ -70,7 +70,8 @@ pub const OPS: &[&dyn OpDef] = &[
             "Celu",
             "max(0, x) + min(0, alpha (e^(x / alpha) - 1))",
             &[("alpha", AttrDef::Float(1.0))],
-        ),
+        )
+        .since(12),
         reference: |x, p| x.max(0.0) + (p[0] * (x / p[0]).exp_m1()).min(0.0),
         body: |b, x, p| {
             let scaled = b.over(x, p[0]);
@@ -85,7 +86,8 @@ pub const OPS: &[&dyn OpDef] = &[
             "ThresholdedRelu",
             "x where x > alpha, else 0",
             &[("alpha", AttrDef::Float(1.0))],
-        ),
+        )
+        .since(10),
         reference: |x, p| if x > p[0] { x } else { 0.0 },
         body: |b, x, p| {
             let (alpha, zero) = (b.number(p[0]), b.number(0.0));
@@ -103,7 +105,7 @@ pub const OPS: &[&dyn OpDef] = &[
         body: |b, x, p| b.hard_sigmoid(x, p[0], p[1]),
     },
     &Activation {
-        schema: &of_floats("HardSwish", "x (x/6 + 1/2 between 0 and 1)"),
+        schema: &of_floats("HardSwish", "x (x/6 + 1/2 between 0 and 1)").since(14),
         reference: |x, _| x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
         body: |b, x, _| {
             let gate = b.hard_sigmoid(x, 1.0 / 6.0, 0.5);
@@ -125,7 +127,7 @@ pub const OPS: &[&dyn OpDef] = &[
         },
     },
     &Activation {
-        schema: &of_floats("Mish", "x tanh(ln(1 + e^x))"),
+        schema: &of_floats("Mish", "x tanh(ln(1 + e^x))").since(18),
         reference: |x, _| x * softplus(x).tanh(),
         body: |b, x, _| {
             let s = b.softplus(x);
@@ -134,7 +136,7 @@ pub const OPS: &[&dyn OpDef] = &[
         },
     },
     &Activation {
-        schema: &with_attrs("Swish", "x / (1 + e^(-alpha x))", &[("alpha", AttrDef::Float(1.0))]),
+        schema: &with_attrs("Swish", "x / (1 + e^(-alpha x))", &[("alpha", AttrDef::Float(1.0))]).since(24),
         reference: |x, p| x * sigmoid(p[0] * x),
         body: |b, x, p| {
             let scaled = b.times(x, p[0]);
@@ -302,7 +304,7 @@ impl Gelu {
         match cx.str("approximate")? {
             "none" => Ok(false),
             "tanh" => Ok(true),
-            other => invalid(format!("approximate={other:?} is neither none nor tanh")),
+            _ => cx.bad("approximate"),
         }
     }
 }
@@ -317,8 +319,9 @@ impl OpDef for Gelu {
         static S: Schema = with_attrs(
             "Gelu",
             "x/2 (1 + erf(x / sqrt 2)), or x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) with approximate=tanh",
-            &[("approximate", AttrDef::Str("none"))],
-        );
+            &[("approximate", AttrDef::OneOf(&["none", "tanh"]))],
+        )
+        .since(20);
         &S
     }
 
@@ -381,6 +384,7 @@ impl OpDef for Shrink {
             RESULT,
             &[("bias", AttrDef::Float(0.0)), ("lambd", AttrDef::Float(0.5))],
         )
+        .since(9)
         .pointwise();
         &S
     }

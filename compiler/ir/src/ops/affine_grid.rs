@@ -42,7 +42,8 @@ impl OpDef for AffineGrid {
             ],
             &[Param::new("grid", Types::FLOAT)],
             &[("align_corners", AttrDef::Int(0))],
-        );
+        )
+        .since(20);
         &S
     }
 

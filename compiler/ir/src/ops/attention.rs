@@ -244,7 +244,12 @@ impl OpDef for Attention {
                 // All of it is computed in at least f32.
                 ("softmax_precision", AttrDef::OptInt),
             ],
-        );
+        )
+        .limits(&[
+            "numbers of heads that differ must be known",
+            "a mask has 1 axis of heads or one for each query head",
+        ])
+        .since(23);
         &S
     }
 

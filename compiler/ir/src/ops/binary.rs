@@ -278,6 +278,7 @@ impl OpDef for Mod {
             RESULT,
             &[("fmod", AttrDef::Int(0))],
         )
+        .since(10)
         .pointwise();
         &S
     }

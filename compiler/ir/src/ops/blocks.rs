@@ -174,7 +174,7 @@ impl OpDef for Split {
             "pieces of `axis`, of extents `split` or `num_outputs` equal ones with a smaller last",
             &[
                 Param::new("input", Types::ANY),
-                Param::new("split", Types::I64).shape_like("split"),
+                Param::new("split", Types::I64).shape_like("split").optional(),
             ],
             &[Param::new("outputs", Types::ANY).variadic()],
             &[("axis", AttrDef::Int(0)), ("num_outputs", AttrDef::OptInt)],
@@ -291,11 +291,14 @@ fn depth_first(cx: &Cx) -> Result<bool, OpError> {
     match cx.str("mode")? {
         "DCR" => Ok(true),
         "CRD" => Ok(false),
-        m => invalid(format!("mode `{m}`")),
+        _ => cx.bad("mode"),
     }
 }
 
-const ATTRS: &[(&str, AttrDef)] = &[("blocksize", AttrDef::ReqInt), ("mode", AttrDef::Str("DCR"))];
+const ATTRS: &[(&str, AttrDef)] = &[
+    ("blocksize", AttrDef::ReqInt),
+    ("mode", AttrDef::OneOf(&["DCR", "CRD"])),
+];
 
 struct DepthToSpace;
 

@@ -58,13 +58,15 @@ pub(crate) struct Manner {
     mode: Mode,
 }
 
+const ROUND_MODE: (&str, AttrDef) = ("round_mode", AttrDef::OneOf(&["up", "down", "nearest"]));
+
 impl Manner {
     fn of(cx: &Cx) -> Result<Self, OpError> {
         let mode = match cx.str("round_mode")? {
             "up" => Mode::Up,
             "down" => Mode::Down,
             "nearest" => Mode::Nearest,
-            other => return invalid(format!("round_mode {other:?}")),
+            _ => return cx.bad("round_mode"),
         };
         let saturate = cx.int("saturate")? != 0;
         Ok(Self { saturate, mode })
@@ -177,7 +179,7 @@ impl OpDef for Cast {
                 // To a float of 8 bits: beyond its largest number is the largest, else infinity or NaN.
                 ("saturate", AttrDef::Int(1)),
                 // To `f8e8m0`: to which power of two.
-                ("round_mode", AttrDef::Str("up")),
+                ROUND_MODE,
             ],
         )
         .pointwise();
@@ -210,8 +212,9 @@ impl OpDef for CastLike {
                 Param::new("target_type", Types::ANY).group(2),
             ],
             CONVERTED,
-            &[("saturate", AttrDef::Int(1)), ("round_mode", AttrDef::Str("up"))],
-        );
+            &[("saturate", AttrDef::Int(1)), ROUND_MODE],
+        )
+        .since(15);
         &S
     }
 
@@ -250,6 +253,7 @@ impl OpDef for BitCast {
             CONVERTED,
             &[("to", AttrDef::ReqDType)],
         )
+        .since(26)
         .pointwise();
         &S
     }
@@ -308,6 +312,7 @@ impl OpDef for Where {
             RESULT,
             &[],
         )
+        .since(9)
         .pointwise();
         &S
     }

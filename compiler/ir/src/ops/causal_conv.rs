@@ -23,8 +23,10 @@ pub(super) const CAUSAL_CONV: Composed = Composed {
             Param::new("output", FLOATS),
             Param::new("present_state", FLOATS).optional(),
         ],
-        &[("activation", AttrDef::Str("none"))],
-    ),
+        &[("activation", AttrDef::OneOf(&["none", "silu", "swish"]))],
+    )
+    .limits(&["the number of channels must be known"])
+    .since(27),
     build,
     eval,
 };
@@ -34,7 +36,7 @@ fn activated(cx: &Cx) -> Result<bool, OpError> {
     match cx.str("activation")? {
         "none" => Ok(false),
         "silu" | "swish" => Ok(true),
-        other => invalid(format!("activation `{other}`: there are none, silu and swish")),
+        _ => cx.bad("activation"),
     }
 }
 

@@ -55,7 +55,8 @@ impl OpDef for CenterCropPad {
             ],
             &[Param::new("output_data", Types::ANY)],
             &[("axes", AttrDef::OptInts)],
-        );
+        )
+        .since(18);
         &S
     }
 

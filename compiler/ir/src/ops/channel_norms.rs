@@ -294,7 +294,9 @@ impl OpDef for GroupNormalization {
             ],
             RESULT,
             &[EPSILON, ("num_groups", AttrDef::ReqInt), STASH],
-        );
+        )
+        .limits(&["the number of channels must be known, or be a multiple of that of groups"])
+        .since(18);
         &S
     }
 

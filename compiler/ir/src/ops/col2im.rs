@@ -71,7 +71,7 @@ impl OpDef for Col2Im {
             ],
             &[Param::new("output", Types::NUMBER)],
             &[DILATIONS, PADS, STRIDES],
-        );
+        ).since(18);
         &S
     }
 

@@ -82,7 +82,10 @@ pub(crate) fn optional<'a>(cx: &Cx<'a>, i: usize) -> Result<Option<&'a Tensor>, 
 pub(crate) fn refuse_inputs(cx: &Cx, inputs: &[usize]) -> Result<(), OpError> {
     match inputs.iter().find(|i| cx.has(**i)) {
         None => Ok(()),
-        Some(i) => unsupported(format!("input {i} ({})", cx.schema.input(*i).map_or("?", |p| p.name))),
+        Some(i) => unsupported(format!(
+            "input {i} ({}) is not supported",
+            cx.schema.input(*i).map_or("?", |p| p.name)
+        )),
     }
 }
 
@@ -92,7 +95,8 @@ pub(crate) fn refuse_attributes(cx: &Cx, neutral: &[(&str, &[i64])]) -> Result<(
         if let Some(v) = cx.opt_int(name)?
             && !fine.contains(&v)
         {
-            return unsupported(format!("attribute `{name}` is {v}"));
+            let fine: Vec<String> = fine.iter().map(ToString::to_string).collect();
+            return unsupported(format!("attribute `{name}` is {v}, it can be {}", fine.join(" or ")));
         }
     }
     Ok(())

@@ -18,7 +18,8 @@ pub(super) const COMPRESS: Composed = Composed {
         ],
         &[Param::new("output", Types::PLAIN)],
         &[("axis", AttrDef::OptInt), (COUNT, AttrDef::Symbol)],
-    ),
+    )
+    .since(9),
     build: |cx, g| {
         let (x, condition, axis) = (cx.fact(0)?, cx.fact(1)?, axis(cx)?);
         length(cx.str(COUNT)?)?;

@@ -99,7 +99,7 @@ pub(super) struct Groups {
 pub(super) fn group_count(cx: &Cx) -> Result<Dim, OpError> {
     match cx.int("group")? {
         g if g > 0 => Ok(Dim::from(g)),
-        g => invalid(format!("{g} groups")),
+        g => invalid(format!("attribute `group` is {g}")),
     }
 }
 

@@ -33,7 +33,8 @@ impl OpDef for NonZero {
             &[Param::new("X", Types::PLAIN)],
             &[Param::new("Y", Types::I64).group(0)],
             &[(COUNT, AttrDef::Symbol)],
-        );
+        )
+        .since(9);
         &S
     }
 

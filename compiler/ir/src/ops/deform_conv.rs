@@ -35,7 +35,8 @@ pub(super) const DEFORM_CONV: Composed = Composed {
             PADS,
             STRIDES,
         ],
-    ),
+    )
+    .since(19),
     build,
     eval,
 };
@@ -223,7 +224,7 @@ impl DeformedColumns {
         };
         let groups = match cx.int("offset_group")? {
             n if n > 0 => Dim::from(n),
-            n => return invalid(format!("{n} groups of offsets")),
+            n => return invalid(format!("attribute `offset_group` is {n}")),
         };
         let together = per_group(&x.shape[1], &groups)?;
         let window = Window::new(cx, &x.shape[2..], taps, false)?;

@@ -18,7 +18,8 @@ pub(super) const DET: Composed = Composed {
         &[Param::new("X", Types::FLOAT)],
         &[Param::new("Y", Types::FLOAT)],
         &[],
-    ),
+    )
+    .since(11),
     build: |cx, g| {
         let x = cx.fact(0)?;
         let Some((batch, rows, columns)) = split(&x.shape) else {

@@ -213,7 +213,7 @@ fn wanted(cx: &Cx) -> Result<Fact, OpError> {
     match fact.dtype.is_float() {
         true => Ok(fact),
         false => invalid(format!(
-            "random numbers of type {}: attribute `dtype` is a float type",
+            "random numbers of type {}: attribute `dtype` must be a float type",
             fact.dtype
         )),
     }
@@ -359,7 +359,8 @@ const BERNOULLI: Composed = Composed {
         &[Param::new("input", Types::FLOAT)],
         &[Param::new("output", Types::ANY).group(2)],
         &[DTYPE, SEED],
-    ),
+    )
+    .since(15),
     build: |cx, g| {
         let x = g.required(cx, 0)?;
         let to = cx.opt_dtype("dtype")?.unwrap_or(g.dtype(x));
@@ -391,7 +392,7 @@ fn samples(cx: &Cx) -> Result<(DType, i64), OpError> {
     let dtype = cx.opt_dtype("dtype")?.unwrap_or(DType::I32);
     match Types::INDEX.contains(dtype) {
         true => Ok((dtype, count)),
-        false => invalid(format!("classes of type {dtype}")),
+        false => invalid(format!("attribute `dtype` is {dtype}, it can be i32 or i64")),
     }
 }
 
@@ -402,7 +403,8 @@ const MULTINOMIAL: Composed = Composed {
         &[Param::new("input", Types::FLOAT)],
         &[Param::new("output", Types::INDEX).group(2)],
         &[DTYPE, ("sample_size", AttrDef::Int(1)), SEED],
-    ),
+    )
+    .since(7),
     build: |cx, g| {
         let (dtype, count) = samples(cx)?;
         let x = g.required(cx, 0)?;

@@ -121,7 +121,8 @@ impl OpDef for Einsum {
             &[Param::new("Inputs", Types::NUMBER).variadic()],
             &[Param::new("Output", Types::NUMBER)],
             &[("equation", AttrDef::ReqStr)],
-        );
+        )
+        .since(12);
         &SCHEMA
     }
 

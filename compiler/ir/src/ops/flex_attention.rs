@@ -18,7 +18,11 @@ pub(super) const FLEX_ATTENTION: Composed = Composed {
         ],
         &[Param::new("Y", Types::FLOAT)],
         &[("scale", AttrDef::OptFloat), ("softmax_precision", AttrDef::OptInt)],
-    ),
+    )
+    .limits(&[
+        "no graphs `score_mod` and `prob_mod`",
+        "`softmax_precision` is 1, 10, 11 or 16",
+    ]),
     build: |cx, g| {
         check(cx)?;
         let qkv = [g.required(cx, 0)?, g.required(cx, 1)?, g.required(cx, 2)?];
@@ -52,7 +56,9 @@ fn check(cx: &Cx) -> Result<(), OpError> {
     match cx.opt_int("softmax_precision")? {
         // The numbers of float, half, double and bfloat16 in ONNX.
         None | Some(1 | 10 | 11 | 16) => Ok(()),
-        Some(n) => unsupported(format!("softmax_precision {n}")),
+        Some(n) => unsupported(format!(
+            "attribute `softmax_precision` is {n}, it can be 1, 10, 11 or 16"
+        )),
     }
 }
 

@@ -200,7 +200,8 @@ impl OpDef for GatherElements {
             ],
             &[Param::new("output", Types::ANY)],
             &[("axis", AttrDef::Int(0))],
-        );
+        )
+        .since(11);
         &SCHEMA
     }
 
@@ -266,7 +267,9 @@ impl OpDef for GatherNd {
             ],
             &[Param::new("output", Types::ANY)],
             &[("batch_dims", AttrDef::Int(0))],
-        );
+        )
+        .limits(&["the last extent of `indices` must be known"])
+        .since(11);
         &SCHEMA
     }
 

@@ -14,7 +14,7 @@ pub(super) const P: (&str, AttrDef) = ("p", AttrDef::Int(2));
 pub(super) fn power(cx: &Cx) -> Result<f64, OpError> {
     match cx.int("p")? {
         p if p > 0 => Ok(p as f64),
-        p => invalid(format!("norm {p}")),
+        p => invalid(format!("attribute `p` is {p}")),
     }
 }
 

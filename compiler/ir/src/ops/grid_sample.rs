@@ -37,17 +37,13 @@ impl Sampling {
             "nearest" => Mode::Nearest,
             "linear" => Mode::Linear,
             "cubic" => Mode::Cubic,
-            other => return invalid(format!("mode `{other}`: there are linear, nearest and cubic")),
+            _ => return cx.bad("mode"),
         };
         let padding = match cx.str("padding_mode")? {
             "zeros" => Padding::Zeros,
             "border" => Padding::Border,
             "reflection" => Padding::Reflection,
-            other => {
-                return invalid(format!(
-                    "padding_mode `{other}`: there are zeros, border and reflection"
-                ));
-            }
+            _ => return cx.bad("padding_mode"),
         };
         let align_corners = cx.int("align_corners")? != 0;
         Ok(Self {
@@ -252,10 +248,12 @@ impl OpDef for GridSample {
             &[Param::new("Y", Types::FLOAT)],
             &[
                 ("align_corners", AttrDef::Int(0)),
-                ("mode", AttrDef::Str("linear")),
-                ("padding_mode", AttrDef::Str("zeros")),
+                ("mode", AttrDef::OneOf(&["linear", "nearest", "cubic"])),
+                ("padding_mode", AttrDef::OneOf(&["zeros", "border", "reflection"])),
             ],
-        );
+        )
+        .limits(&["the last extent of `grid` must be known"])
+        .since(16);
         &S
     }
 

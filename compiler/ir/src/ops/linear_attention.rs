@@ -36,9 +36,14 @@ pub(super) const LINEAR_ATTENTION: Composed = Composed {
             ("kv_num_heads", AttrDef::ReqInt),
             ("q_num_heads", AttrDef::ReqInt),
             ("scale", AttrDef::Float(0.0)),
-            ("update_rule", AttrDef::Str("gated_delta")),
+            (
+                "update_rule",
+                AttrDef::OneOf(&["gated_delta", "gated", "delta", "linear"]),
+            ),
         ],
-    ),
+    )
+    .limits(&["last extents of `decay` and `beta` must be known"])
+    .since(27),
     build,
     eval,
 };
@@ -73,7 +78,7 @@ impl Form {
             "gated" => (true, false),
             "delta" => (false, true),
             "gated_delta" => (true, true),
-            other => return invalid(format!("update_rule `{other}`")),
+            _ => return cx.bad("update_rule"),
         };
         if gated != cx.has(DECAY) || corrected != cx.has(BETA) {
             return invalid(format!(

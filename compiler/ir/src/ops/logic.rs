@@ -3,7 +3,7 @@
 //! Comparisons of known elements are decided where the ranges of the symbols allow it: exporters ask whether an extent
 //! is -1. Others are symbolic too, 1 or 0: exporters also choose between two extents.
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
 use crate::ops::binary::range;
 use crate::ops::chosen::{brief, equal, negative};
 use crate::ops::pointwise::{self, RESULT};
@@ -37,7 +37,9 @@ pub const OPS: &[&dyn OpDef] = &[
         known: |a, b| negative(&(a.clone() - b.clone())),
     },
     &Compare {
-        schema: &Schema::new("LessOrEqual", "a <= b", NUMBERS, TRUTH, &[]).pointwise(),
+        schema: &Schema::new("LessOrEqual", "a <= b", NUMBERS, TRUTH, &[])
+            .since(12)
+            .pointwise(),
         scalar: Binary::Le,
         swap: false,
         float: |a, b| a <= b,
@@ -55,7 +57,9 @@ pub const OPS: &[&dyn OpDef] = &[
         known: |a, b| negative(&(b.clone() - a.clone())),
     },
     &Compare {
-        schema: &Schema::new("GreaterOrEqual", "a >= b", NUMBERS, TRUTH, &[]).pointwise(),
+        schema: &Schema::new("GreaterOrEqual", "a >= b", NUMBERS, TRUTH, &[])
+            .since(12)
+            .pointwise(),
         scalar: Binary::Le,
         swap: true,
         float: |a, b| a >= b,
@@ -89,6 +93,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Bits {
         schema: &Schema::new("BitwiseAnd", "a & b", INTS, RESULT, &[])
+            .since(18)
             .pointwise()
             .commutative(),
         scalar: Binary::And,
@@ -97,6 +102,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Bits {
         schema: &Schema::new("BitwiseOr", "a | b", INTS, RESULT, &[])
+            .since(18)
             .pointwise()
             .commutative(),
         scalar: Binary::Or,
@@ -105,6 +111,7 @@ pub const OPS: &[&dyn OpDef] = &[
     },
     &Bits {
         schema: &Schema::new("BitwiseXor", "a ^ b", INTS, RESULT, &[])
+            .since(18)
             .pointwise()
             .commutative(),
         scalar: Binary::Xor,
@@ -209,7 +216,7 @@ impl BitShift {
         match cx.str("direction")? {
             "LEFT" => Ok(true),
             "RIGHT" => Ok(false),
-            d => invalid(format!("direction {d:?} is neither LEFT nor RIGHT")),
+            _ => cx.bad("direction"),
         }
     }
 }
@@ -221,8 +228,8 @@ impl OpDef for BitShift {
             "x shifted by y bits to the left or right; 0 from the width on, and -1 for what is negative and goes to the right",
             &[Param::new("X", Types::INT), Param::new("Y", Types::INT)],
             RESULT,
-            &[("direction", AttrDef::ReqStr)],
-        )
+            &[("direction", AttrDef::ReqOneOf(&["LEFT", "RIGHT"]))],
+        ).since(11)
         .pointwise();
         &S
     }

@@ -7,7 +7,10 @@ use crate::{Attr, Dim, Fact, Tensor, ValueId};
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[&NegativeLogLikelihoodLoss, &SoftmaxCrossEntropyLoss];
 
-const ATTRS: &[(&str, AttrDef)] = &[("ignore_index", AttrDef::OptInt), ("reduction", AttrDef::Str("mean"))];
+const ATTRS: &[(&str, AttrDef)] = &[
+    ("ignore_index", AttrDef::OptInt),
+    ("reduction", AttrDef::OneOf(&["mean", "sum", "none"])),
+];
 
 /// What becomes of the losses of all positions.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,7 +27,7 @@ impl Reduction {
             "none" => Ok(Self::None),
             "sum" => Ok(Self::Sum),
             "mean" => Ok(Self::Mean),
-            other => invalid(format!("reduction `{other}`: there are none, sum and mean")),
+            _ => cx.bad("reduction"),
         }
     }
 }
@@ -156,7 +159,8 @@ impl OpDef for NegativeLogLikelihoodLoss {
             ],
             &[Param::new("loss", Types::FLOAT)],
             ATTRS,
-        );
+        )
+        .since(12);
         &S
     }
 
@@ -194,7 +198,8 @@ impl OpDef for SoftmaxCrossEntropyLoss {
                 Param::new("log_prob", Types::FLOAT).optional(),
             ],
             ATTRS,
-        );
+        )
+        .since(12);
         &S
     }
 

@@ -144,7 +144,7 @@ fn permutation(cx: &Cx) -> Result<Vec<usize>, OpError> {
     match cx.opt_ints("perm")? {
         None => Ok((0..rank).rev().collect()),
         Some(perm) if perm.len() == rank => axes_of(&perm, rank),
-        Some(perm) => invalid(format!("perm {perm:?} for rank {rank}")),
+        Some(perm) => invalid(format!("attribute `perm` is {perm:?} for rank {rank}")),
     }
 }
 
@@ -155,7 +155,8 @@ const EXPAND: View = View {
         &[DATA, Param::new("shape", Types::I64).shape_like("shape")],
         OUT,
         &[],
-    ),
+    )
+    .since(8),
     shape: |cx| {
         let shape = required_dims(cx, 1)?;
         if let Some(c) = shape.iter().filter_map(Dim::as_const).find(|c| *c < 0) {

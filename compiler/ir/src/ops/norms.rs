@@ -146,7 +146,8 @@ impl OpDef for LayerNormalization {
                 Param::new("InvStdDev", Types::FLOAT).group(3).optional(),
             ],
             &[("axis", AttrDef::Int(-1)), EPSILON, STASH],
-        );
+        )
+        .since(17);
         &S
     }
 
@@ -222,7 +223,8 @@ impl OpDef for RmsNormalization {
             // The type is that of the scale.
             &[Param::new("Y", Types::FLOAT).group(2)],
             &[("axis", AttrDef::Int(-1)), EPSILON, STASH],
-        );
+        )
+        .since(23);
         &S
     }
 
@@ -288,7 +290,8 @@ impl OpDef for MeanVarianceNormalization {
             FLOATS,
             RESULT,
             &[("axes", AttrDef::Ints(&[0, 2, 3]))],
-        );
+        )
+        .since(9);
         &S
     }
 

@@ -29,7 +29,7 @@ impl Pad {
             "reflect" => Ok(PadMode::Reflect),
             "edge" => Ok(PadMode::Edge),
             "wrap" => Ok(PadMode::Wrap),
-            m => invalid(format!("mode `{m}`")),
+            _ => cx.bad("mode"),
         }
     }
 
@@ -123,10 +123,10 @@ impl OpDef for Pad {
                 Param::new("data", Types::ANY),
                 Param::new("pads", Types::I64).shape_like("pads"),
                 Param::new("constant_value", Types::ANY).optional(),
-                Param::new("axes", Types::INDEX).shape_like("axes"),
+                Param::new("axes", Types::INDEX).shape_like("axes").optional(),
             ],
             &[Param::new("output", Types::ANY)],
-            &[("mode", AttrDef::Str("constant"))],
+            &[("mode", AttrDef::OneOf(&["constant", "reflect", "edge", "wrap"]))],
         );
         &SCHEMA
     }

@@ -218,7 +218,9 @@ impl OpDef for QuantizeLinear {
                 // As of Cast.
                 ("saturate", AttrDef::Int(1)),
             ],
-        );
+        )
+        .limits(&["blocks are full"])
+        .since(10);
         &S
     }
 
@@ -311,7 +313,9 @@ impl OpDef for DequantizeLinear {
                 ("block_size", AttrDef::Int(0)),
                 ("output_dtype", AttrDef::OptDType),
             ],
-        );
+        )
+        .limits(&["blocks are full"])
+        .since(10);
         &S
     }
 
@@ -382,7 +386,8 @@ impl OpDef for DynamicQuantizeLinear {
                 Param::new("y_zero_point", Types::of(&[DType::U8])).group(2),
             ],
             &[],
-        );
+        )
+        .since(11);
         &S
     }
 
@@ -468,7 +473,8 @@ impl OpDef for MatMulInteger {
             ],
             &[Param::new("Y", Types::of(&[DType::I32])).group(3)],
             &[],
-        );
+        )
+        .since(10);
         &S
     }
 
@@ -527,7 +533,8 @@ impl OpDef for QLinearMatMul {
             ],
             &[Param::new("y", BYTES).group(3)],
             &[],
-        );
+        )
+        .since(10);
         &S
     }
 

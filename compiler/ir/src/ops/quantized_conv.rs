@@ -33,7 +33,8 @@ pub(super) const CONV_INTEGER: Composed = Composed {
         ],
         &[Param::new("y", I32).group(3)],
         ATTRS,
-    ),
+    )
+    .since(10),
     build: |cx, g| Ok(vec![sum(cx, g, [0, 2], [1, 3], None)?]),
     eval: |cx| {
         let (shape, sums) = sums(cx, [0, 2], [1, 3], None)?;
@@ -58,7 +59,8 @@ pub(super) const QLINEAR_CONV: Composed = Composed {
         ],
         &[Param::new("y", BYTES).group(3)],
         ATTRS,
-    ),
+    )
+    .since(10),
     build: |cx, g| {
         let sum = sum(cx, g, [0, 2], [3, 5], Some(8))?;
         let rank = g.fact(sum).rank();

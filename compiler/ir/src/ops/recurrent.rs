@@ -106,7 +106,7 @@ const ACTIVATION_BETA: (&str, AttrDef) = ("activation_beta", AttrDef::OptFloats)
 /// Those of the first direction, then those of the second.
 const ACTIVATIONS: (&str, AttrDef) = ("activations", AttrDef::OptStrs);
 const CLIP: (&str, AttrDef) = ("clip", AttrDef::OptFloat);
-const DIRECTION: (&str, AttrDef) = ("direction", AttrDef::Str("forward"));
+const DIRECTION: (&str, AttrDef) = ("direction", AttrDef::OneOf(&["forward", "reverse", "bidirectional"]));
 const HIDDEN_SIZE: (&str, AttrDef) = ("hidden_size", AttrDef::OptInt);
 const LAYOUT: (&str, AttrDef) = ("layout", AttrDef::Int(0));
 
@@ -186,7 +186,7 @@ impl Form {
             "forward" => &[false],
             "reverse" => &[true],
             "bidirectional" => &[false, true],
-            other => return invalid(format!("attribute `direction` is `{other}`")),
+            _ => return cx.bad("direction"),
         };
         let batch_first = match cx.int("layout")? {
             0 => false,

@@ -124,7 +124,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &DivDim,
 ];
 
-const AXES: Param = Param::new("axes", Types::I64).shape_like("axes");
+const AXES: Param = Param::new("axes", Types::I64).shape_like("axes").optional();
 const NUMBERS: &[Param] = &[Param::new("data", Types::NUMBER), AXES];
 const ANYTHING: &[Param] = &[Param::new("data", Types::PLAIN), AXES];
 

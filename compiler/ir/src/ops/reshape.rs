@@ -184,10 +184,11 @@ pub(super) const SQUEEZE: View = View {
     schema: &Schema::new(
         "Squeeze",
         "removes axes of extent 1 (all of them, or `axes`)",
-        &[DATA, AXES],
+        &[DATA, AXES.optional()],
         OUT,
         &[],
-    ),
+    )
+    .limits(&["without `axes` all extents must be known"]),
     shape: |cx| {
         let x = &cx.fact(0)?.shape;
         if let Some(axes) = chosen_axes(cx)? {

@@ -89,7 +89,7 @@ impl Plan {
             "align_corners" => Coordinates::AlignCorners,
             "asymmetric" => Coordinates::Asymmetric,
             "tf_crop_and_resize" => Coordinates::Crop,
-            m => return invalid(format!("coordinate_transformation_mode `{m}`")),
+            _ => return cx.bad("coordinate_transformation_mode"),
         };
         let mode = match cx.str("mode")? {
             "nearest" => Mode::Nearest(match cx.str("nearest_mode")? {
@@ -97,14 +97,14 @@ impl Plan {
                 "round_prefer_ceil" => Rounding::PreferCeil,
                 "floor" => Rounding::Floor,
                 "ceil" => Rounding::Ceil,
-                m => return invalid(format!("nearest_mode `{m}`")),
+                _ => return cx.bad("nearest_mode"),
             }),
             "linear" => Mode::Linear,
             "cubic" => Mode::Cubic {
                 a: cx.float("cubic_coeff_a")?,
                 exclude_outside: cx.int("exclude_outside")? != 0,
             },
-            m => return invalid(format!("mode `{m}`")),
+            _ => return cx.bad("mode"),
         };
         let listed = match cx.opt_ints("axes")? {
             Some(list) => axes_of(&list, x.len())?,
@@ -146,7 +146,7 @@ impl Plan {
             });
         }
         if cx.int("antialias")? != 0 && !matches!(mode, Mode::Nearest(_)) && !axes.iter().all(Axis::enlarges) {
-            return unsupported("Resize with antialias to a smaller size");
+            return unsupported("attribute `antialias` is 1 for a smaller size");
         }
         Ok(Self {
             shape,
@@ -188,7 +188,7 @@ impl Plan {
             "stretch" => return Ok(sizes.into_iter().map(|s| (s, None)).collect()),
             "not_larger" => f32::min,
             "not_smaller" => f32::max,
-            p => return invalid(format!("keep_aspect_ratio_policy `{p}`")),
+            _ => return cx.bad("keep_aspect_ratio_policy"),
         };
         let mut extents = vec![];
         for (a, s) in listed.iter().zip(&sizes) {
@@ -241,7 +241,7 @@ impl Plan {
     fn one_by_one(&self, cx: &Cx) -> Result<Lowering, OpError> {
         if self.sampling.coordinates == Coordinates::Crop {
             return unsupported(format!(
-                "interpolation along {} axes of a part of the input is not compiled yet",
+                "attribute `coordinate_transformation_mode` is `tf_crop_and_resize` with interpolation along {} axes",
                 self.axes.len()
             ));
         }
@@ -288,24 +288,45 @@ impl OpDef for Resize {
                 Param::new("X", Types::NUMBER),
                 Param::new("roi", FLOATS).group(0).optional(),
                 Param::new("scales", FLOATS).group(0).optional(),
-                Param::new("sizes", Types::I64).shape_like("sizes"),
+                Param::new("sizes", Types::I64).shape_like("sizes").optional(),
             ],
             &[Param::new("Y", Types::NUMBER)],
             &[
                 ("antialias", AttrDef::Int(0)),
                 ("axes", AttrDef::OptInts),
-                ("coordinate_transformation_mode", AttrDef::Str("half_pixel")),
+                (
+                    "coordinate_transformation_mode",
+                    AttrDef::OneOf(&[
+                        "half_pixel",
+                        "half_pixel_symmetric",
+                        "pytorch_half_pixel",
+                        "align_corners",
+                        "asymmetric",
+                        "tf_crop_and_resize",
+                    ]),
+                ),
                 ("cubic_coeff_a", AttrDef::Float(-0.75)),
                 ("exclude_outside", AttrDef::Int(0)),
                 ("extrapolation_value", AttrDef::Float(0.0)),
-                ("keep_aspect_ratio_policy", AttrDef::Str("stretch")),
-                ("mode", AttrDef::Str("nearest")),
-                ("nearest_mode", AttrDef::Str("round_prefer_floor")),
+                (
+                    "keep_aspect_ratio_policy",
+                    AttrDef::OneOf(&["stretch", "not_larger", "not_smaller"]),
+                ),
+                ("mode", AttrDef::OneOf(&["nearest", "linear", "cubic"])),
+                (
+                    "nearest_mode",
+                    AttrDef::OneOf(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]),
+                ),
                 // Instead of the inputs of these names.
                 ("roi", AttrDef::OptFloats),
                 ("scales", AttrDef::OptFloats),
             ],
-        );
+        )
+        .limits(&[
+            "no `antialias` to a smaller size",
+            "`tf_crop_and_resize` without interpolation along several axes",
+        ])
+        .since(10);
         &SCHEMA
     }
 

@@ -35,12 +35,12 @@ impl Form {
         let maximum = match cx.str("mode")? {
             "avg" => false,
             "max" => true,
-            other => return invalid(format!("mode `{other}`: there are avg and max")),
+            _ => return cx.bad("mode"),
         };
         let half_pixel = match cx.str("coordinate_transformation_mode")? {
             "half_pixel" => true,
             "output_half_pixel" => false,
-            other => return invalid(format!("coordinate_transformation_mode `{other}`")),
+            _ => return cx.bad("coordinate_transformation_mode"),
         };
         let output = [cx.int("output_height")?, cx.int("output_width")?];
         let samples = cx.int("sampling_ratio")?;
@@ -83,14 +83,17 @@ impl OpDef for RoiAlign {
             ],
             &[Param::new("Y", Types::FLOAT)],
             &[
-                ("coordinate_transformation_mode", AttrDef::Str("half_pixel")),
-                ("mode", AttrDef::Str("avg")),
+                (
+                    "coordinate_transformation_mode",
+                    AttrDef::OneOf(&["half_pixel", "output_half_pixel"]),
+                ),
+                ("mode", AttrDef::OneOf(&["avg", "max"])),
                 ("output_height", AttrDef::Int(1)),
                 ("output_width", AttrDef::Int(1)),
                 ("sampling_ratio", AttrDef::Int(0)),
                 ("spatial_scale", AttrDef::Float(1.0)),
             ],
-        );
+        ).since(10);
         &S
     }
 

@@ -27,6 +27,8 @@ enum Reduction {
     Max,
 }
 
+const REDUCTION: (&str, AttrDef) = ("reduction", AttrDef::OneOf(&["none", "add", "mul", "min", "max"]));
+
 impl Reduction {
     fn of(cx: &Cx) -> Result<Self, OpError> {
         let known = cx.str("reduction")?;
@@ -36,7 +38,7 @@ impl Reduction {
             "mul" => Self::Mul,
             "min" => Self::Min,
             "max" => Self::Max,
-            r => return invalid(format!("reduction `{r}`")),
+            _ => return cx.bad("reduction"),
         })
     }
 
@@ -165,8 +167,9 @@ impl OpDef for ScatterElements {
                 Param::new("updates", Types::PLAIN),
             ],
             &[Param::new("output", Types::PLAIN)],
-            &[("axis", AttrDef::Int(0)), ("reduction", AttrDef::Str("none"))],
-        );
+            &[("axis", AttrDef::Int(0)), REDUCTION],
+        )
+        .since(11);
         &SCHEMA
     }
 
@@ -277,8 +280,10 @@ impl OpDef for ScatterNd {
                 Param::new("updates", Types::PLAIN),
             ],
             &[Param::new("output", Types::PLAIN)],
-            &[("reduction", AttrDef::Str("none"))],
-        );
+            &[REDUCTION],
+        )
+        .limits(&["the last extent of `indices` must be known"])
+        .since(11);
         &SCHEMA
     }
 
@@ -419,8 +424,12 @@ impl OpDef for Running {
         ];
         const OUTPUTS: &[Param] = &[Param::new("y", Types::NUMBER)];
         const ATTRS: &[(&str, AttrDef)] = &[("exclusive", AttrDef::Int(0)), ("reverse", AttrDef::Int(0))];
-        static SUM: Schema = Schema::new("CumSum", "running sums along an axis", INPUTS, OUTPUTS, ATTRS);
-        static PRODUCT: Schema = Schema::new("CumProd", "running products along an axis", INPUTS, OUTPUTS, ATTRS);
+        static SUM: Schema = Schema::new("CumSum", "running sums along an axis", INPUTS, OUTPUTS, ATTRS)
+            .limits(&["`axis` is the same for all runs"])
+            .since(11);
+        static PRODUCT: Schema = Schema::new("CumProd", "running products along an axis", INPUTS, OUTPUTS, ATTRS)
+            .limits(&["`axis` is the same for all runs"])
+            .since(26);
         if self.is_product() { &PRODUCT } else { &SUM }
     }
 
@@ -530,11 +539,12 @@ impl OpDef for Trilu {
             "upper: 0 where j-i < k; lower: 0 where j-i > k",
             &[
                 Param::new("input", Types::PLAIN),
-                Param::new("k", Types::I64).shape_like("k"),
+                Param::new("k", Types::I64).shape_like("k").optional(),
             ],
             &[Param::new("output", Types::PLAIN)],
             &[("upper", AttrDef::Int(1))],
-        );
+        )
+        .since(14);
         &SCHEMA
     }
 
@@ -603,7 +613,8 @@ impl OpDef for OneHot {
             ],
             &[Param::new("output", Types::PLAIN)],
             &[("axis", AttrDef::Int(-1))],
-        );
+        )
+        .since(9);
         &SCHEMA
     }
 

@@ -39,7 +39,8 @@ impl OpDef for ReverseSequence {
             ],
             &[Param::new("Y", Types::ANY)],
             &[("batch_axis", AttrDef::Int(1)), ("time_axis", AttrDef::Int(0))],
-        );
+        )
+        .since(10);
         &S
     }
 
@@ -98,7 +99,7 @@ impl TensorScatter {
         let circular = match cx.str("mode")? {
             "linear" => false,
             "circular" => true,
-            other => return invalid(format!("mode `{other}`: there are linear and circular")),
+            _ => return cx.bad("mode"),
         };
         let misfit = |(i, (p, u)): (usize, (&Dim, &Dim))| {
             if i == axis {
@@ -130,8 +131,12 @@ impl OpDef for TensorScatter {
                 Param::new("write_indices", Types::I64).group(0).optional(),
             ],
             &[Param::new("present_cache", Types::ANY)],
-            &[("axis", AttrDef::Int(-2)), ("mode", AttrDef::Str("linear"))],
-        );
+            &[
+                ("axis", AttrDef::Int(-2)),
+                ("mode", AttrDef::OneOf(&["linear", "circular"])),
+            ],
+        )
+        .since(24);
         &S
     }
 

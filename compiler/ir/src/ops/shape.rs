@@ -137,7 +137,8 @@ impl OpDef for ConstantOfShape {
             &[Param::new("input", Types::I64).shape_like("shape")],
             &[Param::new("output", Types::ANY)],
             &[("value", AttrDef::OptTensor)],
-        );
+        )
+        .since(9);
         &S
     }
 
@@ -268,7 +269,9 @@ impl OpDef for Range {
             ],
             &[Param::new("output", Types::NUMBER)],
             &[],
-        );
+        )
+        .limits(&["of which sign the step is must be known, unless it is an input of the model"])
+        .since(11);
         &S
     }
 
@@ -370,7 +373,8 @@ impl OpDef for EyeLike {
             &[Param::new("input", Types::ANY)],
             &[Param::new("output", Types::ANY).group(2)],
             &[("dtype", AttrDef::OptDType), ("k", AttrDef::Int(0))],
-        );
+        )
+        .since(9);
         &S
     }
 

@@ -29,7 +29,7 @@ pub(super) const NON_MAX_SUPPRESSION: Composed = Composed {
         ],
         &[Param::new("selected_indices", Types::I64).group(0)],
         &[("center_point_box", AttrDef::Int(0)), (COUNT, AttrDef::Symbol)],
-    ),
+    ).since(10),
     build,
     eval,
 };

@@ -13,7 +13,8 @@ pub(super) const SWIGLU: Composed = Composed {
         &[Param::new("A", Types::FLOAT), Param::new("B", Types::FLOAT)],
         &[Param::new("Y", Types::FLOAT)],
         &[("alpha", AttrDef::Float(1.0))],
-    ),
+    )
+    .since(28),
     build: |cx, g| {
         same_shape(cx)?;
         let (gate, value) = (g.required(cx, 0)?, g.required(cx, 1)?);

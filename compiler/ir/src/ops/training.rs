@@ -261,7 +261,7 @@ fn nesterov(cx: &Cx) -> Result<bool, OpError> {
     match cx.str("mode")? {
         "standard" => Ok(false),
         "nesterov" => Ok(true),
-        other => invalid(format!("mode `{other}`: there are standard and nesterov")),
+        _ => cx.bad("mode"),
     }
 }
 
@@ -274,7 +274,7 @@ const MOMENTUM: Composed = Composed {
         &[
             ("alpha", AttrDef::OptFloat),
             ("beta", AttrDef::OptFloat),
-            ("mode", AttrDef::ReqStr),
+            ("mode", AttrDef::ReqOneOf(&["standard", "nesterov"])),
             ("norm_coefficient", AttrDef::OptFloat),
         ],
     ),

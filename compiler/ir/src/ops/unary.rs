@@ -26,7 +26,9 @@ pub const OPS: &[&dyn OpDef] = &[
         known: |d| Some(d.maximum(&-d.clone())),
     },
     &Arithmetic {
-        schema: &Schema::new("Sign", "-1, 0 or 1", &[Param::new("X", Types::NUMBER)], RESULT, &[]).pointwise(),
+        schema: &Schema::new("Sign", "-1, 0 or 1", &[Param::new("X", Types::NUMBER)], RESULT, &[])
+            .since(9)
+            .pointwise(),
         scalar: Unary::Sign,
         float: |x| if x == 0.0 || x.is_nan() { x } else { x.signum() },
         int: i128::signum,
@@ -53,62 +55,62 @@ pub const OPS: &[&dyn OpDef] = &[
         reference: f64::recip,
     },
     &Function {
-        schema: &of_floats("Erf", "2/sqrt(pi) * integral of e^(-t^2) for t in 0..x"),
+        schema: &of_floats("Erf", "2/sqrt(pi) * integral of e^(-t^2) for t in 0..x").since(9),
         scalar: Unary::Erf,
         reference: erf,
     },
     &Function {
-        schema: &of_floats("Sin", "sin x"),
+        schema: &of_floats("Sin", "sin x").since(7),
         scalar: Unary::Sin,
         reference: f64::sin,
     },
     &Function {
-        schema: &of_floats("Cos", "cos x"),
+        schema: &of_floats("Cos", "cos x").since(7),
         scalar: Unary::Cos,
         reference: f64::cos,
     },
     &Function {
-        schema: &of_floats("Tan", "tan x"),
+        schema: &of_floats("Tan", "tan x").since(7),
         scalar: Unary::Tan,
         reference: f64::tan,
     },
     &Function {
-        schema: &of_floats("Asin", "arcsin x"),
+        schema: &of_floats("Asin", "arcsin x").since(7),
         scalar: Unary::Asin,
         reference: f64::asin,
     },
     &Function {
-        schema: &of_floats("Acos", "arccos x"),
+        schema: &of_floats("Acos", "arccos x").since(7),
         scalar: Unary::Acos,
         reference: f64::acos,
     },
     &Function {
-        schema: &of_floats("Atan", "arctan x"),
+        schema: &of_floats("Atan", "arctan x").since(7),
         scalar: Unary::Atan,
         reference: f64::atan,
     },
     &Function {
-        schema: &of_floats("Sinh", "sinh x"),
+        schema: &of_floats("Sinh", "sinh x").since(9),
         scalar: Unary::Sinh,
         reference: f64::sinh,
     },
     &Function {
-        schema: &of_floats("Cosh", "cosh x"),
+        schema: &of_floats("Cosh", "cosh x").since(9),
         scalar: Unary::Cosh,
         reference: f64::cosh,
     },
     &Function {
-        schema: &of_floats("Asinh", "arsinh x"),
+        schema: &of_floats("Asinh", "arsinh x").since(9),
         scalar: Unary::Asinh,
         reference: f64::asinh,
     },
     &Function {
-        schema: &of_floats("Acosh", "arcosh x"),
+        schema: &of_floats("Acosh", "arcosh x").since(9),
         scalar: Unary::Acosh,
         reference: f64::acosh,
     },
     &Function {
-        schema: &of_floats("Atanh", "artanh x"),
+        schema: &of_floats("Atanh", "artanh x").since(9),
         scalar: Unary::Atanh,
         reference: f64::atanh,
     },
@@ -123,7 +125,7 @@ pub const OPS: &[&dyn OpDef] = &[
         reference: f64::ceil,
     },
     &Function {
-        schema: &of_floats("Round", "nearest integer, halves to even"),
+        schema: &of_floats("Round", "nearest integer, halves to even").since(11),
         scalar: Unary::Round,
         reference: f64::round_ties_even,
     },
@@ -238,6 +240,7 @@ impl OpDef for BitwiseNot {
             RESULT,
             &[],
         )
+        .since(18)
         .pointwise();
         &S
     }
@@ -263,7 +266,9 @@ struct IsNan;
 
 impl OpDef for IsNan {
     fn schema(&self) -> &'static Schema {
-        static S: Schema = Schema::new("IsNaN", "x is not a number", FLOATS, IS, &[]).pointwise();
+        static S: Schema = Schema::new("IsNaN", "x is not a number", FLOATS, IS, &[])
+            .since(9)
+            .pointwise();
         &S
     }
 
@@ -301,6 +306,7 @@ impl OpDef for IsInf {
                 ("detect_positive", AttrDef::Int(1)),
             ],
         )
+        .since(10)
         .pointwise();
         &S
     }

@@ -28,7 +28,7 @@ pub(super) const UNIQUE: Composed = Composed {
             (COUNT, AttrDef::Symbol),
             ("sorted", AttrDef::Int(1)),
         ],
-    ),
+    ).since(11),
     build,
     eval,
 };

@@ -145,11 +145,11 @@ pub(super) const MAX_UNPOOL: Composed = Composed {
         &[
             Param::new("X", Types::FLOAT),
             Param::new("I", Types::I64).group(2),
-            Param::new("output_shape", Types::I64).shape_like("output_shape"),
+            Param::new("output_shape", Types::I64).shape_like("output_shape").optional(),
         ],
         &[Param::new("output", Types::FLOAT)],
         &[("kernel_shape", AttrDef::ReqInts), PADS, STRIDES],
-    ),
+    ).since(9),
     build: |cx, g| {
         let (x, shape) = (cx.fact(0)?, unpooled(cx)?);
         let (planes, per) = (Dim::product(&x.shape[..2]), Dim::product(&x.shape[2..]));

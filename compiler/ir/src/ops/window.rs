@@ -8,7 +8,10 @@ use crate::{Bounds, Dim};
 pub(super) const DILATIONS: (&str, AttrDef) = ("dilations", AttrDef::OptInts);
 pub(super) const STRIDES: (&str, AttrDef) = ("strides", AttrDef::OptInts);
 pub(super) const PADS: (&str, AttrDef) = ("pads", AttrDef::OptInts);
-pub(super) const AUTO_PAD: (&str, AttrDef) = ("auto_pad", AttrDef::Str("NOTSET"));
+pub(super) const AUTO_PAD: (&str, AttrDef) = (
+    "auto_pad",
+    AttrDef::OneOf(&["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID", ""]),
+);
 
 /// Windows over the spatial axes of an input, outermost axis first.
 pub(super) struct Window {
@@ -39,7 +42,7 @@ impl AutoPad {
             "SAME_UPPER" => Self::Upper,
             "SAME_LOWER" => Self::Lower,
             "VALID" => Self::Valid,
-            p => return invalid(format!("auto_pad `{p}`")),
+            _ => return cx.bad("auto_pad"),
         })
     }
 }
@@ -52,7 +55,7 @@ pub(super) fn per_axis(cx: &Cx, name: &str, n: usize, least: i64, default: i64) 
         Some(v) if v.len() == n && v.iter().all(|x| (least..=1 << 30).contains(x)) => {
             Ok(v.into_iter().map(Dim::from).collect())
         }
-        Some(v) => invalid(format!("{name} {v:?} for {n} axes")),
+        Some(v) => invalid(format!("attribute `{name}` is {v:?} for {n} axes")),
     }
 }
 

@@ -108,17 +108,7 @@ pub fn shape_like(r: &mut Rng, name: &str, first: Option<&Fact>) -> Option<Vec<D
 
 /// A value for an attribute, by its name; `None` leaves it out.
 pub fn attribute(r: &mut Rng, name: &str, def: &AttrDef, rank: i64, inputs: usize) -> Option<Attr> {
-    let required = matches!(
-        def,
-        AttrDef::ReqInt
-            | AttrDef::ReqInts
-            | AttrDef::ReqStr
-            | AttrDef::Symbol
-            | AttrDef::ReqTensor
-            | AttrDef::ReqDType
-            | AttrDef::ReqDims
-    );
-    if !required && r.chance(50) {
+    if !def.is_required() && r.chance(50) {
         return None;
     }
     let spatial = (rank - 2).max(0);

@@ -1,6 +1,6 @@
 //! The changes of the table: each says the opset that brought it and what was before.
 
-use cameo_ir::op::{OpError, invalid, normalize_axis, unsupported};
+use cameo_ir::op::{AttrDef, OpError, invalid, normalize_axis, unsupported};
 use cameo_ir::{Attr, Dim, Tensor};
 
 use super::Draft;
@@ -81,7 +81,9 @@ pub(super) fn batch_norm_training(d: &mut Draft) -> Result<(), OpError> {
 
 /// 9: scales are an input.
 pub(super) fn upsample_scales(d: &mut Draft) -> Result<(), OpError> {
-    let scales = d.take("scales", |a| if let Attr::Floats(v) = a { Some(v) } else { None })?;
+    let scales = d.take("scales", AttrDef::OptFloats, |a| {
+        if let Attr::Floats(v) = a { Some(v) } else { None }
+    })?;
     match scales {
         Some(v) => d.put(1, "scales", Tensor::f32(&[v.len()], v)),
         None => invalid("attribute `scales` is missing"),

@@ -6,5 +6,6 @@ mod independent;
 mod loops;
 mod models;
 mod mutate;
+mod refusals;
 mod seeds;
 mod zoo;

@@ -44,7 +44,7 @@ pub(super) const GROUP_QUERY: Composed = Composed {
         &[
             ("causal", AttrDef::Int(1)),
             ("do_rotary", AttrDef::Int(0)),
-            ("k_quant_type", AttrDef::Str("NONE")),
+            ("k_quant_type", AttrDef::OneOf(&["NONE"])),
             ("kv_cache_bit_width", AttrDef::Int(0)),
             ("kv_num_heads", AttrDef::ReqInt),
             ("local_window_size", AttrDef::Int(-1)),
@@ -56,9 +56,14 @@ pub(super) const GROUP_QUERY: Composed = Composed {
             ("sliding_window_cache", AttrDef::Int(0)),
             ("smooth_softmax", AttrDef::Int(-1)),
             ("softcap", AttrDef::Float(0.0)),
-            ("v_quant_type", AttrDef::Str("NONE")),
+            ("v_quant_type", AttrDef::OneOf(&["NONE"])),
         ],
-    ),
+    )
+    .limits(&[
+        "no quantised caches",
+        "no `head_sink`, norms of q and k, `query_seqlens` and `output_qk`",
+        "`causal` is 1",
+    ]),
     build: grouped,
     eval: eval_grouped,
 };
@@ -89,13 +94,8 @@ impl Grouped {
                 ("smooth_softmax", &[-1, 0]),
             ],
         )?;
-        for name in ["k_quant_type", "v_quant_type"] {
-            if cx.str(name)? != "NONE" {
-                return unsupported(format!("attribute `{name}` is {:?}", cx.str(name)?));
-            }
-        }
         if cx.outputs > 3 {
-            return unsupported("output 3 (output_qk)");
+            return unsupported("output 3 (output_qk) is not supported");
         }
         let heads = [head_count(cx, "num_heads")?, head_count(cx, "kv_num_heads")?];
         let q = cx.fact(0)?;

@@ -49,11 +49,15 @@ pub(super) const MULTI_HEAD: Composed = Composed {
             maybe("qk"),
         ],
         &[FILTER, HEADS, SCALE, CAUSAL],
-    ),
+    )
+    .limits(&[
+        "no `past_sequence_length`, `cache_indirection` and `qk`",
+        "`unidirectional` for as many queries as new keys",
+    ]),
     build: |cx, g| {
         refuse_inputs(cx, &[8, 9])?;
         if cx.outputs > 3 {
-            return unsupported("output 3 (qk)");
+            return unsupported("output 3 (qk) is not supported");
         }
         let qkv = separate(cx, g)?;
         let qkv = biased(cx, g, qkv)?;
@@ -91,7 +95,11 @@ pub(super) const ATTENTION: Composed = Composed {
             SCALE,
             CAUSAL,
         ],
-    ),
+    )
+    .limits(&[
+        "no `past_sequence_length`, `do_rotary` and shared buffers",
+        "`unidirectional` for as many queries as new keys",
+    ]),
     build: |cx, g| {
         refuse_inputs(cx, &[6])?;
         refuse_attributes(cx, &[("do_rotary", &[0]), ("past_present_share_buffer", &[0])])?;
@@ -545,6 +553,6 @@ mod tests {
         let fact = |s: &[i64]| Fact::new(DType::F32, s.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
         let attrs = [("do_rotary", Attr::Int(1)), ("num_heads", Attr::Int(2))];
         let e = infer("com.microsoft::Attention", &attrs, &[fact(&[1, 2, 4]), fact(&[4, 12])]).expect_err("rotary");
-        assert_eq!(e.to_string(), "unsupported: attribute `do_rotary` is 1");
+        assert_eq!(e.to_string(), "unsupported: attribute `do_rotary` is 1, it can be 0");
     }
 }

@@ -1,10 +1,16 @@
 //! Products and convolutions with what comes before and after them.
 
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, optional, plus, reference, transpose};
 use crate::ops::fragment::Fragment;
 use crate::ops::window::{AUTO_PAD, DILATIONS, PADS, STRIDES};
 use crate::{Attr, DType, Tensor, ValueId};
+
+/// What is applied to the result; the empty one is none.
+const ACTIVATION: (&str, AttrDef) = (
+    "activation",
+    AttrDef::OneOf(&["", "Relu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid", "Clip"]),
+);
 
 pub(super) const FUSED_MATMUL: Composed = Composed {
     schema: &Schema::new(
@@ -89,7 +95,7 @@ pub(super) const FUSED_CONV: Composed = Composed {
         ],
         &[Param::new("Y", Types::FLOAT)],
         &[
-            ("activation", AttrDef::OptStr),
+            ACTIVATION,
             ("activation_params", AttrDef::OptFloats),
             AUTO_PAD,
             DILATIONS,
@@ -153,7 +159,7 @@ fn activated(cx: &Cx, g: &mut Fragment, x: ValueId, params: &[Option<f32>]) -> R
         let given = names.iter().enumerate();
         given.filter_map(|(i, n)| Some((*n, Attr::Float(p(i)?)))).collect()
     };
-    match cx.opt_str("activation")?.unwrap_or_default() {
+    match cx.str(ACTIVATION.0)? {
         "" => Ok(x),
         op @ ("Relu" | "Tanh" | "Sigmoid") => g.unary(op, x),
         "LeakyRelu" => g.apply("LeakyRelu", &attrs(&["alpha"]), &[x]),
@@ -163,14 +169,14 @@ fn activated(cx: &Cx, g: &mut Fragment, x: ValueId, params: &[Option<f32>]) -> R
             let [low, high] = bounds.map(|b| g.number(x, b.into()));
             g.apply("Clip", &[], &[x, low, high])
         }
-        other => unsupported(format!("attribute `activation` is {other:?}")),
+        _ => cx.bad(ACTIVATION.0),
     }
 }
 
 /// [`activated`], of numbers.
 fn activate(cx: &Cx, v: &mut [f64], params: &[Option<f32>]) -> Result<(), OpError> {
     let p = |i: usize, absent: f64| params.get(i).copied().flatten().map_or(absent, f64::from);
-    let name = cx.opt_str("activation")?.unwrap_or_default();
+    let name = cx.str(ACTIVATION.0)?;
     for v in v {
         *v = match name {
             "Relu" => v.max(0.0),
@@ -196,7 +202,7 @@ pub(super) const FUSED_GEMM: Composed = Composed {
         ],
         &[Param::new("Y", Types::FLOAT)],
         &[
-            ("activation", AttrDef::OptStr),
+            ACTIVATION,
             ("activation_alpha", AttrDef::OptFloat),
             ("activation_beta", AttrDef::OptFloat),
             ("activation_gamma", AttrDef::OptFloat),
@@ -303,6 +309,9 @@ mod tests {
         let f = |s: &[i64]| Fact::new(DType::F32, s.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
         let strange = [("activation", Attr::Str("Gelu".into()))];
         let error = infer(op, &strange, &[f(&[1, 2, 5, 4]), f(&[3, 2, 3, 3])]).expect_err("no such activation");
-        assert_eq!(error.to_string(), "unsupported: attribute `activation` is \"Gelu\"");
+        assert_eq!(
+            error.to_string(),
+            "unsupported: attribute `activation` is `Gelu`, it can be `Relu`, `Tanh`, `Sigmoid`, `LeakyRelu`, `HardSigmoid` or `Clip`"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Normalizations that add a residual or look up embeddings first.
 
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
-use crate::ops::composed::{Composed, count, differ, optional, plus, reference};
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
+use crate::ops::composed::{Composed, count, differ, optional, plus, reference, refuse_attributes};
 use crate::ops::fragment::Fragment;
 use crate::ops::norms::{EPSILON, STASH, check_parameter, inverse_root, mean_square, moments};
 use crate::ops::pointwise::working;
@@ -127,7 +127,8 @@ pub(super) const EMBED_LAYER: Composed = Composed {
             Param::new("embedding_sum", Types::FLOAT).optional(),
         ],
         &[SMALL_EPSILON, ("mask_index_type", AttrDef::Int(0))],
-    ),
+    )
+    .limits(&["`mask_index_type` is 0 or 1"]),
     build: embed,
     eval: eval_embed,
 };
@@ -288,9 +289,7 @@ fn embed(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     if cx.has(1) != cx.has(4) {
         return invalid("segment_ids and segment_embedding come together");
     }
-    if cx.int("mask_index_type")? > 1 {
-        return unsupported(format!("attribute `mask_index_type` is {}", cx.int("mask_index_type")?));
-    }
+    refuse_attributes(cx, &[("mask_index_type", &[0, 1])])?;
     let words = g.apply("Gather", &[], &[g.required(cx, 2)?, g.required(cx, 0)?])?;
     let at = match g.input(8) {
         Some(given) => given,

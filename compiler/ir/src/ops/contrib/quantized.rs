@@ -1,7 +1,9 @@
 //! Products with weights of a few bits.
 
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
-use crate::ops::composed::{Composed, concat, optional, plus, refuse_inputs, reshape, slice, transpose};
+use crate::ops::composed::{
+    Composed, concat, optional, plus, refuse_attributes, refuse_inputs, reshape, slice, transpose,
+};
 use crate::ops::fragment::Fragment;
 use crate::{Attr, DType, Dim, Tensor, ValueId};
 
@@ -31,7 +33,12 @@ pub(super) const MATMUL_NBITS: Composed = Composed {
             ("block_size", AttrDef::ReqInt),
             ("weight_prepacked", AttrDef::Int(0)),
         ],
-    ),
+    )
+    .limits(&[
+        "`bits` is 4 or 8",
+        "no `g_idx` and prepacked weights",
+        "shapes of `B` and `bias` must be known",
+    ]),
     build,
     eval,
 };
@@ -48,15 +55,7 @@ struct Form {
 impl Form {
     fn new(cx: &Cx) -> Result<Self, OpError> {
         let [n, k, bits, block] = [cx.int("N")?, cx.int("K")?, cx.int("bits")?, cx.int("block_size")?];
-        if ![4, 8].contains(&bits) {
-            return unsupported(format!("attribute `bits` is {bits}"));
-        }
-        if cx.int("weight_prepacked")? != 0 {
-            return unsupported(format!(
-                "attribute `weight_prepacked` is {}",
-                cx.int("weight_prepacked")?
-            ));
-        }
+        refuse_attributes(cx, &[("bits", &[4, 8]), ("weight_prepacked", &[0])])?;
         // Also keeps the products below in range.
         let fine = |v: i64| (1..=1 << 30).contains(&v);
         if ![n, k, block].into_iter().all(fine) || block % 2 != 0 {

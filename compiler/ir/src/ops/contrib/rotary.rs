@@ -30,11 +30,12 @@ pub(super) const CONTRIBUTED: Composed = Composed {
             WIDTH,
             ("scale", AttrDef::Float(1.0)),
         ],
-    ),
+    )
+    .limits(&["`scale` is 1", "no packed batches"]),
     build: |cx, g| {
         refuse_attributes(cx, &[("is_packed_batching", &[0])])?;
         if cx.float("scale")? != 1.0 {
-            return unsupported(format!("attribute `scale` is {}", cx.float("scale")?));
+            return unsupported(format!("attribute `scale` is {}, it can be 1", cx.float("scale")?));
         }
         build(cx, g, [1, 2, 3])
     },
@@ -48,7 +49,8 @@ pub(super) const ROTARY: Composed = Composed {
         &[Param::new("X", Types::FLOAT), COS, SIN, POSITIONS.optional()],
         TURNED,
         &[INTERLEAVED, HEADS, WIDTH],
-    ),
+    )
+    .since(23),
     build: |cx, g| build(cx, g, [3, 1, 2]),
     eval: |cx| eval(cx, [3, 1, 2]),
 };

@@ -144,7 +144,7 @@ pub(super) const NORMALIZER: Composed = Composed {
         "each row over the maximum (MAX), sum (L1) or root of the sum of squares (L2) of its absolute values",
         X,
         FLOAT,
-        &[("norm", AttrDef::Str("MAX"))],
+        &[("norm", AttrDef::OneOf(&["MAX", "L1", "L2"]))],
     ),
     build: |cx, g| {
         let x = g.required(cx, 0)?;
@@ -158,7 +158,7 @@ pub(super) const NORMALIZER: Composed = Composed {
             }
             "L1" => g.reduce("ReduceL1", x, &last, true)?,
             "L2" => g.reduce("ReduceL2", x, &last, true)?,
-            other => return invalid(format!("norm `{other}`: there are MAX, L1 and L2")),
+            _ => return cx.bad("norm"),
         };
         let least = g.number(norm, LEAST_NORM);
         let norm = g.binary("Max", norm, least)?;
@@ -176,7 +176,7 @@ pub(super) const NORMALIZER: Composed = Composed {
                 "MAX" => row.iter().fold(0.0, |a: f64, x| a.max(x.abs())),
                 "L1" => row.iter().map(|x| x.abs()).sum(),
                 "L2" => row.iter().map(|x| x * x).sum::<f64>().sqrt(),
-                other => return invalid(format!("norm `{other}`: there are MAX, L1 and L2")),
+                _ => return cx.bad("norm"),
             };
             row.iter_mut().for_each(|x| *x /= size.max(LEAST_NORM));
         }

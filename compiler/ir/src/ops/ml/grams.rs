@@ -118,7 +118,7 @@ impl Vectorizer {
             "TF" => (false, false),
             "IDF" => (true, true),
             "TFIDF" => (false, true),
-            other => return invalid(format!("mode `{other}`: there are TF, IDF and TFIDF")),
+            _ => return cx.bad("mode"),
         };
         let (starts, indexes) = (cx.ints("ngram_counts")?, cx.ints("ngram_indexes")?);
         let pool = cx.ints("pool_int64s")?;
@@ -131,7 +131,7 @@ impl Vectorizer {
             }
         }
         if places.iter().collect::<BTreeSet<_>>().len() != places.len() {
-            return unsupported("several sequences of the same index");
+            return unsupported("attribute `ngram_indexes` has several sequences of the same index");
         }
         let size = places.iter().max().map_or(0, |m| m + 1);
         let (mut groups, mut rest) = (vec![], places.as_slice());
@@ -188,13 +188,13 @@ pub(super) const TF_IDF: Composed = Composed {
             ("max_gram_length", AttrDef::ReqInt),
             ("max_skip_count", AttrDef::ReqInt),
             ("min_gram_length", AttrDef::ReqInt),
-            ("mode", AttrDef::ReqStr),
+            ("mode", AttrDef::ReqOneOf(&["TF", "IDF", "TFIDF"])),
             ("ngram_counts", AttrDef::ReqInts),
             ("ngram_indexes", AttrDef::ReqInts),
             ("pool_int64s", AttrDef::OptInts),
             ("weights", AttrDef::OptFloats),
         ],
-    ),
+    ).limits(&["no strings", "each sequence has an index of its own", "sequences of at most 64 tokens"]).since(9),
     build: |cx, g| {
         let model = Vectorizer::of(cx)?;
         let x = g.required(cx, 0)?;

@@ -62,7 +62,9 @@ pub(super) const LABEL_ENCODER: Composed = Composed {
             ("values_int64s", AttrDef::OptInts),
             ("values_tensor", AttrDef::OptTensor),
         ],
-    ),
+    )
+    .limits(&["no strings"])
+    .since(2),
     build: |cx, g| {
         let [keys, values, default] = lookup(cx)?;
         let x = g.required(cx, 0)?;

@@ -3,13 +3,12 @@
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::composed::{Composed, concat, reshape};
 use crate::ops::fragment::Fragment;
-use crate::ops::ml::scores::{Post, first_maximum};
+use crate::ops::ml::scores::{POST, Post, first_maximum};
 use crate::ops::ml::{NUMBERS, computed_in};
 use crate::{Attr, DType, Tensor, ValueId};
 
 const FLOAT: Types = Types::of(&[DType::F32]);
 const X: &[Param] = &[Param::new("X", NUMBERS)];
-const POST: (&str, AttrDef) = ("post_transform", AttrDef::Str("NONE"));
 
 /// `x A' + b`: a row of coefficients for each of the targets.
 struct Model {
@@ -98,7 +97,7 @@ fn regressor(cx: &Cx) -> Result<(Model, Post), OpError> {
     let Ok(targets) = usize::try_from(targets) else {
         return invalid(format!("{targets} targets"));
     };
-    Ok((Model::of(cx, Some(targets))?, Post::named(cx.str("post_transform")?)?))
+    Ok((Model::of(cx, Some(targets))?, Post::named(cx)?))
 }
 
 pub(super) const LINEAR_REGRESSOR: Composed = Composed {
@@ -138,7 +137,7 @@ fn classifier(cx: &Cx) -> Result<(Model, Option<Vec<i64>>, Post), OpError> {
     {
         return invalid(format!("{} labels for {} scores", labels.len(), model.targets));
     }
-    Ok((model, labels, Post::named(cx.str("post_transform")?)?))
+    Ok((model, labels, Post::named(cx)?))
 }
 
 pub(super) const LINEAR_CLASSIFIER: Composed = Composed {
@@ -155,7 +154,11 @@ pub(super) const LINEAR_CLASSIFIER: Composed = Composed {
             ("multi_class", AttrDef::Int(0)),
             POST,
         ],
-    ),
+    )
+    .limits(&[
+        "no labels that are strings",
+        "the number of features, or `intercepts`, must be known",
+    ]),
     build: |cx, g| {
         let (model, labels, post) = classifier(cx)?;
         let mut scores = model.build(cx, g)?;

@@ -2,7 +2,7 @@
 
 use std::f64::consts::{FRAC_2_PI, SQRT_2};
 
-use crate::op::{OpError, invalid};
+use crate::op::{AttrDef, Cx, OpError, invalid};
 use crate::ops::fragment::Fragment;
 use crate::{Attr, ValueId};
 
@@ -22,15 +22,20 @@ const NOTHING: f64 = 1e-7;
 /// The constant of Winitzki's approximation of the inverse error function.
 const WINITZKI: f64 = 0.147;
 
+pub(super) const POST: (&str, AttrDef) = (
+    "post_transform",
+    AttrDef::OneOf(&["NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT"]),
+);
+
 impl Post {
-    pub(super) fn named(name: &str) -> Result<Self, OpError> {
-        match name {
+    pub(super) fn named(cx: &Cx) -> Result<Self, OpError> {
+        match cx.str(POST.0)? {
             "NONE" => Ok(Self::None),
             "SOFTMAX" => Ok(Self::Softmax),
             "LOGISTIC" => Ok(Self::Logistic),
             "SOFTMAX_ZERO" => Ok(Self::SoftmaxZero),
             "PROBIT" => Ok(Self::Probit),
-            other => invalid(format!("post_transform `{other}`")),
+            _ => cx.bad(POST.0),
         }
     }
 
@@ -44,7 +49,7 @@ impl Post {
         ];
         match usize::try_from(n).ok().and_then(|n| all.get(n)) {
             Some(post) => Ok(*post),
-            None => invalid(format!("post_transform {n}")),
+            None => invalid(format!("attribute `post_transform` is {n}")),
         }
     }
 

@@ -8,13 +8,12 @@ use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported
 use crate::ops::composed::{Composed, concat, slice};
 use crate::ops::fragment::Fragment;
 use crate::ops::ml::forest::{Forest, Join, Mode, Node};
-use crate::ops::ml::scores::{Post, first_maximum};
+use crate::ops::ml::scores::{POST, Post, first_maximum};
 use crate::ops::ml::{NUMBERS, computed_in};
 use crate::{Attr, DType, Dim, Tensor, ValueId};
 
 const X: &[Param] = &[Param::new("X", NUMBERS)];
 const FLOAT: Types = Types::of(&[DType::F32]);
-const POST: (&str, AttrDef) = ("post_transform", AttrDef::Str("NONE"));
 
 /// A place in a list of `n`.
 fn place(v: i64, n: usize, what: &str) -> Result<usize, OpError> {
@@ -101,7 +100,7 @@ fn old_forest(cx: &Cx, prefix: &str, targets: usize, join: Join) -> Result<Fores
             "BRANCH_GT" => Mode::Above,
             "BRANCH_EQ" => Mode::Equal,
             "BRANCH_NEQ" => Mode::Differs,
-            other => return invalid(format!("node mode `{other}`")),
+            other => return invalid(format!("attribute `nodes_modes` has `{other}`")),
         };
         let ways = [find(trees[i], hits[i])?, find(trees[i], misses[i])?];
         nodes.push(Node::branch(
@@ -176,10 +175,10 @@ fn regressor(cx: &Cx) -> Result<(Forest, Vec<f64>, Post), OpError> {
         "AVERAGE" => Join::Average,
         "MIN" => Join::Min,
         "MAX" => Join::Max,
-        other => return invalid(format!("aggregate_function `{other}`")),
+        _ => return cx.bad("aggregate_function"),
     };
     let forest = old_forest(cx, "target", targets, join)?;
-    Ok((forest, base(cx, targets)?, Post::named(cx.str("post_transform")?)?))
+    Ok((forest, base(cx, targets)?, Post::named(cx)?))
 }
 
 pub(super) const TREE_ENSEMBLE_REGRESSOR: Composed = Composed {
@@ -189,7 +188,7 @@ pub(super) const TREE_ENSEMBLE_REGRESSOR: Composed = Composed {
         X,
         &[Param::new("Y", FLOAT).group(2)],
         &[
-            ("aggregate_function", AttrDef::Str("SUM")),
+            ("aggregate_function", AttrDef::OneOf(&["SUM", "AVERAGE", "MIN", "MAX"])),
             ("base_values", AttrDef::OptFloats),
             ("base_values_as_tensor", AttrDef::OptTensor),
             ("n_targets", AttrDef::OptInt),
@@ -212,7 +211,8 @@ pub(super) const TREE_ENSEMBLE_REGRESSOR: Composed = Composed {
             ("target_weights", AttrDef::OptFloats),
             ("target_weights_as_tensor", AttrDef::OptTensor),
         ],
-    ),
+    )
+    .limits(&["no trees of more than 256 levels"]),
     build: |cx, g| {
         let (forest, base, post) = regressor(cx)?;
         let y = forest.build(cx, g)?;
@@ -254,7 +254,9 @@ impl Classifier {
         if let [label] = labels[..]
             && label != 1
         {
-            return unsupported(format!("{label} as the only label"));
+            return unsupported(format!(
+                "attribute `classlabels_int64s` has {label} as the only label, it can be 1"
+            ));
         }
         let forest = old_forest(cx, "class", labels.len(), Join::Sum)?;
         let given: BTreeSet<i64> = ints(cx, "class_ids")?.into_iter().collect();
@@ -268,7 +270,7 @@ impl Classifier {
             forest,
             base: base(cx, labels.len())?,
             labels,
-            post: Post::named(cx.str("post_transform")?)?,
+            post: Post::named(cx)?,
             single,
         })
     }
@@ -315,7 +317,7 @@ pub(super) const TREE_ENSEMBLE_CLASSIFIER: Composed = Composed {
             ("nodes_values_as_tensor", AttrDef::OptTensor),
             POST,
         ],
-    ),
+    ).limits(&["no labels that are strings", "no trees of more than 256 levels", "the only label of a model is 1"]),
     build: |cx, g| {
         let model = Classifier::of(cx)?;
         let scores = model.forest.build(cx, g)?;
@@ -438,7 +440,7 @@ fn new_forest(cx: &Cx) -> Result<(Forest, usize, Post), OpError> {
                 nodes.push(link);
                 continue;
             }
-            other => return invalid(format!("node mode {other}")),
+            other => return invalid(format!("attribute `nodes_modes` has {other}")),
         };
         nodes.push(Node::branch(mode, feature, split, ways, missing));
     }
@@ -455,7 +457,7 @@ fn new_forest(cx: &Cx) -> Result<(Forest, usize, Post), OpError> {
         1 => Join::Sum,
         2 => Join::Min,
         3 => Join::Max,
-        other => return invalid(format!("aggregate_function {other}")),
+        other => return invalid(format!("attribute `aggregate_function` is {other}")),
     };
     let forest = Forest::new(cx, nodes, roots, targets, join, work(cx, Some(splits))?)?;
     Ok((forest, targets, Post::numbered(cx.int("post_transform")?)?))
@@ -485,7 +487,9 @@ pub(super) const TREE_ENSEMBLE: Composed = Composed {
             ("post_transform", AttrDef::Int(0)),
             ("tree_roots", AttrDef::OptInts),
         ],
-    ),
+    )
+    .limits(&["no trees of more than 256 levels"])
+    .since(5),
     build: |cx, g| {
         let (forest, _, post) = new_forest(cx)?;
         let y = forest.build(cx, g)?;

@@ -147,7 +147,11 @@ pub(super) fn of(cx: &Cx, defaults: &[&str], directions: usize) -> Result<Vec<Ve
     let mut all = vec![];
     for name in names {
         let Some(kind) = KINDS.iter().find(|k| k.name.eq_ignore_ascii_case(name)) else {
-            return unsupported(format!("activation `{name}`"));
+            let known: Vec<&str> = KINDS.iter().map(|k| k.name).collect();
+            return unsupported(format!(
+                "attribute `activations` has `{name}`, it can have {}",
+                known.join(", ")
+            ));
         };
         all.push(Function {
             kind,

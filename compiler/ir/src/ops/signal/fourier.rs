@@ -288,12 +288,19 @@ pub(super) const DFT: Composed = Composed {
         "y[k] = sum x[n] e^(-2 pi i n k / N); inverse: e^(+…) / N; the last axis holds real and imaginary part",
         &[
             Param::new("input", Types::FLOAT),
-            Param::new("dft_length", Types::INDEX).shape_like("dft_length"),
-            Param::new("axis", Types::I64).shape_like("axis"),
+            Param::new("dft_length", Types::INDEX)
+                .shape_like("dft_length")
+                .optional(),
+            Param::new("axis", Types::I64).shape_like("axis").optional(),
         ],
         FLOATS,
         &[("inverse", AttrDef::Int(0)), ("onesided", AttrDef::Int(0))],
-    ),
+    )
+    .limits(&[
+        "`axis` is the same for all runs",
+        "whether the signal is real or complex must be known",
+    ])
+    .since(17),
     build: |cx, g| {
         let (axis, transform) = dft(cx)?;
         let x = g.required(cx, 0)?;
@@ -454,11 +461,15 @@ pub(super) const STFT: Composed = Composed {
             Param::new("signal", Types::FLOAT),
             Param::new("frame_step", Types::INDEX).shape_like("frame_step"),
             Param::new("window", Types::FLOAT).optional(),
-            Param::new("frame_length", Types::INDEX).shape_like("frame_length"),
+            Param::new("frame_length", Types::INDEX)
+                .shape_like("frame_length")
+                .optional(),
         ],
         FLOATS,
         &[("onesided", AttrDef::Int(1))],
-    ),
+    )
+    .limits(&["whether the signal is real or complex must be known"])
+    .since(17),
     build: |cx, g| {
         let (step, transform) = stft(cx)?;
         let x = g.required(cx, 0)?;

@@ -95,7 +95,8 @@ impl OpDef for MelWeightMatrix {
             ],
             &[Param::new("output", Types::NUMBER).group(2)],
             &[("output_datatype", AttrDef::OptDType)],
-        );
+        )
+        .since(17);
         &S
     }
 

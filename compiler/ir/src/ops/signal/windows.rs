@@ -22,7 +22,8 @@ pub(super) const HANN: Window = Window {
     schema: &schema(
         "HannWindow",
         "1/2 - 1/2 cos(2 pi n / N); N is size, or size - 1 when it is not periodic",
-    ),
+    )
+    .since(17),
     a: 0.5,
     b: 0.5,
     c: 0.0,
@@ -32,7 +33,8 @@ pub(super) const HAMMING: Window = Window {
     schema: &schema(
         "HammingWindow",
         "25/46 - 21/46 cos(2 pi n / N); N is size, or size - 1 when it is not periodic",
-    ),
+    )
+    .since(17),
     a: 25.0 / 46.0,
     b: 21.0 / 46.0,
     c: 0.0,
@@ -42,7 +44,8 @@ pub(super) const BLACKMAN: Window = Window {
     schema: &schema(
         "BlackmanWindow",
         "0.42 - 0.5 cos(2 pi n / N) + 0.08 cos(4 pi n / N); N is size, or size - 1 when it is not periodic",
-    ),
+    )
+    .since(17),
     a: 0.42,
     b: 0.5,
     c: 0.08,
