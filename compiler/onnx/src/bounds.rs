@@ -12,7 +12,10 @@ use crate::weights::{MAX_ELEMENTS, MAX_RANK};
 pub(crate) const SYMBOLIC: u64 = 1 << 22;
 
 /// Terms of one value's shape and known elements. Real dims have a handful; one more operation at most squares this.
-const SYMBOLIC_VALUE: u64 = 1 << 10;
+const SYMBOLIC_TERMS: u64 = 1 << 10;
+
+/// The same with what is inside of atoms, which no operation multiplies.
+const SYMBOLIC_VALUE: u64 = 1 << 12;
 
 /// Terms of the product of a shape, which reshaping computes.
 const SYMBOLIC_PRODUCT: u64 = 1 << 12;
@@ -88,8 +91,10 @@ fn check_fact(fact: &Fact) -> Result<u64, Fault> {
             "arithmetic on shapes leaves the range of 64-bit integers",
         ));
     }
-    let cost: u64 = fact.shape.iter().chain(known).map(size).sum();
-    if cost > SYMBOLIC_VALUE || product_terms(&fact.shape) > SYMBOLIC_PRODUCT {
+    let dims = || fact.shape.iter().chain(known);
+    let cost: u64 = dims().map(size).sum();
+    let terms: u64 = dims().map(|d| d.terms().len() as u64).sum();
+    if terms > SYMBOLIC_TERMS || cost > SYMBOLIC_VALUE || product_terms(&fact.shape) > SYMBOLIC_PRODUCT {
         return Err(too_complex());
     }
     Ok(cost)

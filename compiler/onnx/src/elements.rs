@@ -40,6 +40,11 @@ impl Elements {
         *self != before
     }
 
+    /// Takes a name out; whether it was in.
+    pub fn forget(&mut self, name: &str) -> bool {
+        self.inputs.remove(name)
+    }
+
     /// Fixes the lengths of lists.
     pub fn bind(&self, inputs: &[&ValueInfoProto], bindings: &mut Vec<(String, DimBinding)>) {
         for (name, length) in &self.lengths {
@@ -55,14 +60,24 @@ impl Elements {
     }
 }
 
-/// Ranks that the model declares, by the names of values.
+/// Ranks that the model declares, by the names of values; what an element by element function of one operand is of has the
+/// same.
 pub(crate) fn declared_ranks(graph: &GraphProto) -> BTreeMap<&str, usize> {
     let values = graph.output.iter().chain(&graph.value_info);
     let rank = |v: &'_ ValueInfoProto| match v.r#type.as_ref()?.value.as_ref()? {
         TypeValue::Tensor(t) => Some(t.shape.as_ref()?.dim.len()),
         _ => None,
     };
-    values.filter_map(|v| Some((v.name.as_str(), rank(v)?))).collect()
+    let mut ranks: BTreeMap<&str, usize> = values.filter_map(|v| Some((v.name.as_str(), rank(v)?))).collect();
+    for node in graph.node.iter().rev() {
+        if let ([x], [y]) = (node.input.as_slice(), node.output.as_slice())
+            && let Some(rank) = ranks.get(y.as_str()).copied()
+            && Op::find(&node.op_type).is_some_and(|op| op.schema().pointwise)
+        {
+            ranks.entry(x).or_insert(rank);
+        }
+    }
+    ranks
 }
 
 impl<'m> Importer<'m> {
@@ -102,8 +117,8 @@ impl<'m> Importer<'m> {
                 Some(n) => (1..=Fact::KNOWN_MAX as i64).contains(&n),
                 None => fact.rank() <= 1,
             };
-            let read =
-                !fact.dtype.is_float() && fact.dtype.bits() >= 8 || matches!(fact.dtype, DType::F32 | DType::F64);
+            let float = matches!(fact.dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
+            let read = float || !fact.dtype.is_float() && fact.dtype.bits() >= 8;
             if !few || !read || !seen.insert(v) {
                 continue;
             }
@@ -161,11 +176,18 @@ impl<'m> Importer<'m> {
             ("Squeeze", "axes") => Some(rank()? - declared()?),
             ("Unsqueeze", "axes") => Some(declared()? - rank()?),
             ("Split", "split") => Some(node.output.len() as i64),
-            (reduce, "axes") if reduce.starts_with("Reduce") => match rank()? - declared()? {
-                // Those that are kept do not tell.
-                0 => return rank().map(Length::AtMost),
-                n => Some(n).filter(|n| *n > 0),
-            },
+            (reduce, "axes") if reduce.starts_with("Reduce") => {
+                let kept = node
+                    .attribute
+                    .iter()
+                    .find(|a| a.name == "keepdims")
+                    .is_none_or(|a| a.i != 0);
+                if kept {
+                    // The ranks are the same for any.
+                    return rank().map(Length::AtMost);
+                }
+                Some(rank()? - declared()?).filter(|n| *n > 0)
+            }
             ("OneHot" | "TopK" | "CumSum" | "CumProd" | "Trilu" | "Range", _) => Some(1),
             _ => None,
         };

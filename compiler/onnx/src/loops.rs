@@ -464,7 +464,7 @@ impl<'m> Importer<'m> {
             }
             inner.set(&input.name, Slot::Value(v));
         }
-        let mut captured = vec![];
+        let (mut captured, mut names) = (vec![], vec![]);
         for name in around.into_keys() {
             match scope.get(name) {
                 // A name of a subgraph further inside.
@@ -477,6 +477,7 @@ impl<'m> Importer<'m> {
                             Some(t) => body.add_weight(name, t.clone()),
                             None => {
                                 captured.push(v);
+                                names.push(name);
                                 body.add_input(name, self.graph.fact(v).clone())
                             }
                         }),
@@ -502,6 +503,12 @@ impl<'m> Importer<'m> {
             }
         }
         let mut graph = std::mem::replace(&mut self.graph, around);
+        // What decides shapes inside comes from around.
+        for (name, v) in names.iter().zip(&captured) {
+            if self.wanted.forget(name) {
+                self.want_elements(*v);
+            }
+        }
         for (name, range) in &mut graph.symbols {
             if let Some(known) = self.graph.symbols.get(name) {
                 *range = *known;

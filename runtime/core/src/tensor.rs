@@ -51,10 +51,27 @@ pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
         DType::U16 => first!(u16),
         DType::U8 => first!(u8),
         DType::Bool => Some(i64::from(*bytes.first()? != 0)),
+        DType::BF16 => Some(parts(
+            f32::from_bits(u32::from(u16::from_ne_bytes(*bytes.first_chunk()?)) << 16).into(),
+        )),
+        DType::F16 => Some(parts(half(u16::from_ne_bytes(*bytes.first_chunk()?)))),
         DType::F32 => Some(parts(f32::from_ne_bytes(*bytes.first_chunk()?).into())),
         DType::F64 => Some(parts(f64::from_ne_bytes(*bytes.first_chunk()?))),
         _ => None,
     }
+}
+
+/// The number that has these bits as a float of 16 bits with five of exponent.
+fn half(bits: u16) -> f64 {
+    let (field, fraction) = (u64::from(bits >> 10 & 31), u64::from(bits & 1023));
+    let size = match field {
+        // Without the leading one, in steps of 2^-24.
+        0 => fraction as f64 / 16_777_216.0,
+        31 if fraction == 0 => f64::INFINITY,
+        31 => f64::NAN,
+        _ => f64::from_bits((field + 1008) << 52 | fraction << 42),
+    };
+    if bits >> 15 == 0 { size } else { -size }
 }
 
 /// A borrowed dense row-major tensor.
@@ -148,6 +165,22 @@ mod tests {
                 .elements::<f32>()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn elements_as_integers() {
+        let all = [
+            (DType::I8, integer(DType::I8, &[0xff]), -1),
+            (DType::U64, integer(DType::U64, &[0xff; 8]), i64::MAX),
+            (DType::F32, integer(DType::F32, &(-0.75f32).to_ne_bytes()), -3 << 30),
+            (DType::BF16, integer(DType::BF16, &0x3fc0u16.to_ne_bytes()), 3 << 31),
+            (DType::F16, integer(DType::F16, &0xc100u16.to_ne_bytes()), -5 << 31),
+            (DType::F16, integer(DType::F16, &0x0001u16.to_ne_bytes()), 1 << 8),
+        ];
+        for (dtype, got, expected) in all {
+            assert_eq!(got, Some(expected), "{dtype:?}");
+        }
+        assert_eq!(integer(DType::F32, &[0; 3]), None);
     }
 
     #[test]

@@ -8,12 +8,17 @@
 use crate::op::{AttrDef, Cx, OpError, Rule, Schema, invalid};
 use crate::{Attr, Dim};
 
+use super::binary::range;
 use super::movement::{DATA, OUT, View};
 
 /// 1 where the two are equal, else 0.
 pub(crate) fn equal(a: &Dim, b: &Dim) -> Dim {
-    let (less, more) = (a.clone() - b.clone(), b.clone() - a.clone());
-    (Dim::ONE - less.maximum(&more)).maximum(&Dim::ZERO)
+    let (more, less) = (a.clone() - b.clone(), b.clone() - a.clone());
+    match range(&more) {
+        (0.., _) => Dim::ONE - more.minimum(&Dim::ONE),
+        (_, ..=0) => Dim::ONE - less.minimum(&Dim::ONE),
+        _ => (Dim::ONE - less.maximum(&more)).maximum(&Dim::ZERO),
+    }
 }
 
 /// 1 below 0, else 0.
@@ -28,7 +33,7 @@ pub(crate) fn choose(which: &Dim, yes: Dim, no: Dim) -> Dim {
 
 /// Whether an answer about them is short enough to be a formula.
 pub(crate) fn brief(of: &[Dim]) -> bool {
-    of.iter().map(Dim::atoms).sum::<usize>() <= 16
+    of.iter().map(Dim::atoms).sum::<usize>() <= 32
 }
 
 /// A number that a caller gives, cut to what cannot overflow when extents are added to it: no extent is as large.
@@ -74,7 +79,9 @@ fn named_by(list: &[Dim], there: &[Dim], rank: usize) -> (Vec<Dim>, Vec<Rule>) {
         let rows = table.iter().zip(there);
         rows.fold(Dim::ZERO, |sum, (row, there)| sum + there.clone() * row[i].clone())
     };
-    let hits: Vec<Dim> = (0..rank).map(hit).collect();
+    // One atom each, where sums of several would multiply.
+    let short = |d: Dim| if list.len() > 1 { whole(d) } else { d };
+    let hits: Vec<Dim> = (0..rank).map(hit).map(short).collect();
     let (low, high) = (Dim::ZERO - Dim::from(rank), Dim::from(rank) - Dim::ONE);
     let inside = list.iter().zip(there).flat_map(|(a, there)| {
         let a = there.clone() * cut(a);
@@ -109,7 +116,12 @@ pub(crate) fn listed(list: &[Dim], values: &[Dim], absent: &[Dim]) -> Vec<Dim> {
     let table = table(list, absent.len());
     let of = |i: usize| {
         let rows = table.iter().zip(values);
-        rows.fold(absent[i].clone(), |old, (row, value)| choose(&row[i], cut(value), old))
+        let all = rows.fold(absent[i].clone(), |old, (row, value)| choose(&row[i], cut(value), old));
+        // As one atom: nothing is below twice of what numbers are cut to.
+        match all.as_const() {
+            None if list.len() > 1 => all.maximum(&Dim::from(i64::MIN / 2)),
+            _ => all,
+        }
     };
     (0..absent.len()).map(of).collect()
 }

@@ -245,13 +245,21 @@ impl Range {
     }
 
     fn floats(cx: &Cx) -> Result<[f64; 3], OpError> {
+        let unknown = |i: usize| OpError::Unknown {
+            input: i,
+            name: ["start", "limit", "delta"][i],
+        };
+        let open = |i: &usize| {
+            cx.arg(*i)
+                .is_some_and(|a| a.constant.is_none() && a.fact.known.is_none())
+        };
+        if let Some(i) = (0..3).find(open) {
+            return Err(unknown(i));
+        }
         let one = |i: usize| match cx.arg(i).and_then(|a| a.constant).map(Tensor::scalar_f64) {
             Some(Some(v)) => Ok(v),
             Some(None) => invalid(format!("input {i} wants one element")),
-            None => Err(OpError::Unknown {
-                input: i,
-                name: ["start", "limit", "delta"][i],
-            }),
+            None => Err(unknown(i)),
         };
         Ok([one(0)?, one(1)?, one(2)?])
     }
