@@ -7,6 +7,9 @@
 use crate::op::OpDef;
 
 mod activations;
+mod biases;
+mod code_windows;
+mod codes;
 mod groups;
 mod heads;
 mod linear;
@@ -20,6 +23,10 @@ pub const OPS: &[&dyn OpDef] = &[
     &activations::BIAS_GELU,
     &activations::QUICK_GELU,
     &activations::GELU,
+    &biases::ADD,
+    &biases::SPLIT_GELU,
+    &biases::SOFTMAX,
+    &biases::DROPOUT,
     &norms::SKIP_LAYER,
     &norms::SKIP_SIMPLIFIED,
     &norms::SIMPLIFIED,
@@ -29,6 +36,18 @@ pub const OPS: &[&dyn OpDef] = &[
     &linear::FUSED_CONV,
     &linear::FUSED_GEMM,
     &quantized::MATMUL_NBITS,
+    &codes::ADD,
+    &codes::MUL,
+    &codes::SIGMOID,
+    &codes::LEAKY_RELU,
+    &codes::SOFTMAX,
+    &codes::WHERE,
+    &codes::CONCAT,
+    &code_windows::REDUCE_MEAN,
+    &code_windows::GLOBAL_AVERAGE,
+    &code_windows::AVERAGE,
+    &code_windows::NHWC_MAX,
+    &code_windows::CONV,
     &heads::MULTI_HEAD,
     &heads::ATTENTION,
     &groups::GROUP_QUERY,
