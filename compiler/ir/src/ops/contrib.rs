@@ -9,9 +9,11 @@ use crate::op::OpDef;
 mod activations;
 mod biases;
 mod code_windows;
+mod coded_embedding;
 mod codes;
 mod groups;
 mod heads;
+mod integer_products;
 mod linear;
 mod norms;
 mod quantized;
@@ -32,6 +34,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &norms::SIMPLIFIED,
     &norms::SIMPLIFIED_CONTRIBUTED,
     &norms::EMBED_LAYER,
+    &coded_embedding::EMBED_LAYER,
     &linear::FUSED_MATMUL,
     &linear::FUSED_CONV,
     &linear::FUSED_GEMM,
@@ -48,6 +51,10 @@ pub const OPS: &[&dyn OpDef] = &[
     &code_windows::AVERAGE,
     &code_windows::NHWC_MAX,
     &code_windows::CONV,
+    &integer_products::TO_FLOAT,
+    &integer_products::DYNAMIC,
+    &integer_products::GEMM,
+    &integer_products::ATTENTION,
     &heads::MULTI_HEAD,
     &heads::ATTENTION,
     &groups::GROUP_QUERY,
