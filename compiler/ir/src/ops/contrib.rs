@@ -11,12 +11,16 @@ mod biases;
 mod code_windows;
 mod coded_embedding;
 mod codes;
+mod group_norm;
 mod groups;
 mod heads;
 mod integer_products;
 mod linear;
+mod nhwc;
 mod norms;
+mod position_bias;
 mod quantized;
+mod renamed;
 mod rotary;
 
 /// The operations of this family.
@@ -35,9 +39,16 @@ pub const OPS: &[&dyn OpDef] = &[
     &norms::SIMPLIFIED_CONTRIBUTED,
     &norms::EMBED_LAYER,
     &coded_embedding::EMBED_LAYER,
+    &group_norm::GROUP,
+    &group_norm::SKIP,
     &linear::FUSED_MATMUL,
+    &linear::FUSED_MATMUL_ACTIVATION,
+    &renamed::TRANSPOSE_MATMUL,
     &linear::FUSED_CONV,
     &linear::FUSED_GEMM,
+    &linear::GEMM_FAST_GELU,
+    &nhwc::CONV,
+    &nhwc::FUSED_CONV,
     &quantized::MATMUL_NBITS,
     &codes::ADD,
     &codes::MUL,
@@ -55,9 +66,21 @@ pub const OPS: &[&dyn OpDef] = &[
     &integer_products::DYNAMIC,
     &integer_products::GEMM,
     &integer_products::ATTENTION,
+    &renamed::QUANTIZE,
+    &renamed::DEQUANTIZE,
     &heads::MULTI_HEAD,
     &heads::ATTENTION,
     &groups::GROUP_QUERY,
+    &position_bias::RELATIVE,
+    &position_bias::GATED,
     &rotary::CONTRIBUTED,
     &rotary::ROTARY,
+    &renamed::GATHER_ND,
+    &renamed::TRILU,
+    &renamed::PAD,
+    &renamed::EXPAND_DIMS,
+    &renamed::RANGE,
+    &renamed::CDIST,
+    &renamed::GRID_SAMPLE,
+    &renamed::CONV_TRANSPOSE,
 ];
