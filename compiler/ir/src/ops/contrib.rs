@@ -11,6 +11,8 @@ mod biases;
 mod code_windows;
 mod coded_embedding;
 mod codes;
+mod experts;
+mod gather_blocks;
 mod group_norm;
 mod groups;
 mod heads;
@@ -50,6 +52,9 @@ pub const OPS: &[&dyn OpDef] = &[
     &nhwc::CONV,
     &nhwc::FUSED_CONV,
     &quantized::MATMUL_NBITS,
+    &gather_blocks::GATHER,
+    &experts::MOE,
+    &experts::QMOE,
     &codes::ADD,
     &codes::MUL,
     &codes::SIGMOID,
