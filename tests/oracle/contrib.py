@@ -18,7 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from compiled import MATCH, Checks, Compiled, Failed, difference, outputs, session
 
 DOMAIN = "com.microsoft"
-TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "int64": TensorProto.INT64}
+TYPES = {
+    "float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "int64": TensorProto.INT64, "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8, "int16": TensorProto.INT16, "uint16": TensorProto.UINT16, "bool": TensorProto.BOOL,
+}
 
 # Batch, queries, keys, old keys, and old and new ones: small, and odd and beyond a vector.
 SIZES = [{"B": 1, "S": 4, "L": 6, "P": 3, "T": 7}, {"B": 3, "S": 19, "L": 23, "P": 8, "T": 27}]
@@ -44,6 +47,22 @@ def extents(shape, sizes):
 def below(limit, *shape, dtype="int32"):
     """Random integers from 0 up to the limit."""
     return Made(shape, lambda s: RANDOM.integers(0, limit, extents(shape, s)).astype(dtype), dtype)
+
+
+def codes(dtype, *shape):
+    """Random numbers of all that an integer type has."""
+    return Made(shape, lambda s: chosen(dtype, *extents(shape, s)), dtype)
+
+
+def chosen(dtype, *shape, bits=None):
+    """The same as an array; with `bits`, only those of so few."""
+    info = np.iinfo(dtype)
+    low, high = (info.min, info.max) if bits is None else (info.min >> 8 - bits, info.max >> 8 - bits)
+    return RANDOM.integers(low, high + 1, shape).astype(dtype)
+
+
+def scalar(value, dtype="float32"):
+    return np.array(value, dtype)
 
 
 def lengths(most):
@@ -79,6 +98,24 @@ def case(name, op, operands, results=1, domain=DOMAIN, before=(), more=None, rea
     return name, helper.make_model(graph, opset_imports=opsets, ir_version=10), made
 
 
+def alike(name, op, operands, nodes, results=1, **attrs):
+    """A case that ONNX Runtime computes on other devices only: it is given `nodes` that mean the same."""
+    name, model, made = case(name, op, operands, results, **attrs)
+    equal = onnx.ModelProto()
+    equal.CopyFrom(model)
+    del equal.graph.node[:]
+    equal.graph.node.extend(nodes)
+    return name, model, made, equal
+
+
+def node(op, inputs, outputs, domain="", **attrs):
+    return helper.make_node(op, inputs.split(), outputs.split(), domain=domain, **attrs)
+
+
+def constant(name, value, dtype="int64"):
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, dtype)))
+
+
 def activations():
     yield case("FastGelu", "FastGelu", [("B", "S", 33)])
     yield case("FastGelu bias", "FastGelu", [("B", "S", 33), weight(33)])
@@ -86,6 +123,53 @@ def activations():
     yield case("QuickGelu", "QuickGelu", [("B", "S", 33)])
     yield case("QuickGelu alpha", "QuickGelu", [("B", "S", 33)], alpha=1.0)
     yield case("Gelu", "Gelu", [("B", "S", 33)])
+
+
+def biases():
+    x = ("B", "S", 34)
+    yield alike("BiasAdd", "BiasAdd", [x, weight(34), x], [node("Sum", "x0 x1 x2", "y0")])
+    yield alike("BiasSplitGelu", "BiasSplitGelu", [x, weight(34)], [
+        node("Add", "x0 x1", "sum"), node("Split", "sum", "a b", axis=-1, num_outputs=2),
+        node("Gelu", "b", "gelu"), node("Mul", "a gelu", "y0"),
+    ])
+    op, x = "BiasSoftmax", ("B", 4, "S", "L")
+    for what, bias in [("inner", ("B", 1, 1, "L")), ("outer", (1, 1, "S", "L"))]:
+        yield alike(f"{op} {what}", op, [x, bias], [node("Add", "x0 x1", "sum"), node("Softmax", "sum", "y0", axis=3)],
+                    axis=3, is_inner_broadcast=int(what == "inner"))
+    yield alike(f"{op} axes", op, [x, (1, 4, "S", "L")], [
+        node("Add", "x0 x1", "sum"), constant("flat", [0, 0, -1]), node("Reshape", "sum flat", "rows"),
+        node("Softmax", "rows", "shares"), node("Shape", "sum", "shape"), node("Reshape", "shares shape", "y0"),
+    ], axis=2, is_inner_broadcast=0)
+    x = ("B", "S", 33)
+    yield alike("BiasDropout", "BiasDropout", [x, weight(33), x],
+                [node("Sum", "x0 x1 x2", "y0"), node("IsNaN", "y0", "no"), node("Not", "no", "y1")], 2)
+
+
+def groups():
+    def nodes(sum, activation, channels_last):
+        order = ([0, 3, 1, 2], [0, 2, 3, 1]) if channels_last else ([0, 1, 2, 3], [0, 1, 2, 3])
+        yield node("Transpose", sum, "second", perm=order[0])
+        yield node("GroupNormalization", "second x1 x2", "normal", num_groups=4, epsilon=1e-5)
+        yield node("Transpose", "normal", "last", perm=order[1])
+        if activation:
+            yield node("Sigmoid", "last", "open")
+            yield node("Mul", "last open", "y0")
+        else:
+            yield node("Identity", "last", "y0")
+
+    for activation, last in [(0, 1), (1, 1), (1, 0)]:
+        x = ("B", "S", "L", 12) if last else ("B", 12, "S", "L")
+        attrs = {"activation": activation, "channels_last": last, "groups": 4, "epsilon": 1e-5}
+        what = f"{'last' if last else 'second'}{' activated' if activation else ''}"
+        yield alike(f"GroupNorm {what}", "GroupNorm", [x, weight(12), weight(12)],
+                    list(nodes("x0", activation, last)), **attrs)
+        if last:
+            operands = [x, weight(12), weight(12), x, weight(12)]
+            yield alike(f"SkipGroupNorm {what}", "SkipGroupNorm", operands,
+                        [node("Sum", "x0 x3 x4", "y1"), *nodes("y1", activation, last)], 2, **attrs)
+            yield alike(f"SkipGroupNorm {what} images", "SkipGroupNorm", [*operands[:3], ("B", 12)], [
+                constant("axes", [1, 2]), node("Unsqueeze", "x3 axes", "skip"), node("Add", "x0 skip", "y1"),
+                *nodes("y1", activation, last)], 2, **attrs)
 
 
 def norms():
@@ -114,6 +198,15 @@ def products():
     yield case(f"{op} transA", op, [("B", 16, "S"), weight(16, 9)], transA=1)
     yield case(f"{op} batches", op, [("S", "B", 16), ("L", "B", 16)], transB=1, transBatchA=1, transBatchB=1)
     yield case(f"{op} all", op, [(16, "B", "S"), (16, "B", "L")], transA=1, transBatchA=1, transBatchB=1)
+    yield case("TransposeMatMul", "TransposeMatMul", [("B", 16, "S"), weight(16, 9)], transA=1)
+    for activation, attrs in [("Relu", {}), ("LeakyRelu", {"alpha": 0.2})]:
+        named = {f"activation_{k}": v for k, v in attrs.items()}
+        yield alike(f"FusedMatMulActivation {activation}", "FusedMatMulActivation", [("B", "S", 16), weight(9, 16)], [
+            node("FusedMatMul", "x0 x1", "product", DOMAIN, transB=1, alpha=0.5),
+            node(activation, "product", "y0", **attrs),
+        ], transB=1, alpha=0.5, activation=activation, **named)
+    yield alike("GemmFastGelu", "GemmFastGelu", [("B", "S", 16), weight(16, 9), weight(9)],
+                [node("MatMul", "x0 x1", "product"), node("FastGelu", "product x2", "y0", DOMAIN)])
     op, x = "FusedGemm", ("S", 16)
     for activation in ["Relu", "Tanh", "Sigmoid"]:
         yield case(f"{op} {activation}", op, [x, weight(9, 16), weight(9)], transB=1, alpha=0.5, activation=activation)
@@ -127,6 +220,18 @@ def products():
                    activation=activation, kernel_shape=[3, 3], pads=[1, 1, 1, 1], **attrs)
     yield case(f"{op} sum", op, [x, weight(16, 8, 1, 1), weight(16), ("B", 16, "S", "L")], activation="Relu")
     yield case(f"{op} depthwise", op, [x, weight(8, 1, 3, 3)], activation="Relu", group=8, strides=[2, 2])
+    x = ("B", "S", "L", 8)
+    second, last = {"perm": [0, 3, 1, 2]}, {"perm": [0, 2, 3, 1]}
+    attrs = {"pads": [1, 0, 1, 1], "strides": [2, 1]}
+    yield alike("NhwcConv", "NhwcConv", [x, weight(16, 3, 2, 4), weight(16)], [
+        node("Transpose", "x0", "x", **second), node("Transpose", "x1", "w", **second),
+        node("Conv", "x w x2", "y", group=2, **attrs), node("Transpose", "y", "y0", **last),
+    ], group=2, **attrs)
+    attrs = {"pads": [1, 1, 1, 1]}
+    yield alike("NhwcFusedConv", "NhwcFusedConv", [x, weight(16, 8, 3, 3), weight(16), ("B", "S", "L", 16)], [
+        node("Transpose", "x0", "x", **second), node("Conv", "x x1 x2", "y", **attrs),
+        node("Transpose", "y", "last", **last), node("Add", "last x3", "sum"), node("Relu", "sum", "y0"),
+    ], activation="Relu", **attrs)
     op = "MatMulNBits"
     for bits in [4, 8]:
         for k, block in [(64, 32), (80, 32), (48, 16)]:
@@ -142,6 +247,120 @@ def products():
                        **attrs)
             yield case(f"{op} {bits} bits {k}/{block} bias", op,
                        [x, packed, scales.reshape(-1), None, None, weight(24)], **attrs)
+
+
+def few_bits():
+    """Elementwise, windows and tables; scales are such that ties are rare."""
+    for t in ["uint8", "int8"]:
+        def zero(v, t=t):
+            return scalar(v, t)
+
+        x = codes(t, "B", "S", 33)
+        for op, scale in [("QLinearAdd", 0.071), ("QLinearMul", 0.31)]:
+            coded = [scalar(0.03), zero(5)]
+            other, to = [scalar(0.05), zero(7)], [scalar(scale), zero(9)]
+            yield case(f"{op} {t}", op, [x, *coded, x, *other, *to])
+            yield case(f"{op} {t} row", op, [x, *coded, chosen(t, 33), *other, *to])
+            yield case(f"{op} {t} plain", op, [x, *coded, codes(t, "S", 1), *other, scalar(scale)])
+        yield case(f"QLinearSigmoid {t}", "QLinearSigmoid", [x, scalar(0.05), zero(5), scalar(1 / 256), zero(0)])
+        yield case(f"QLinearLeakyRelu {t}", "QLinearLeakyRelu", [x, scalar(0.05), zero(5), scalar(0.043), zero(9)],
+                   alpha=0.13)
+        yield case(f"QLinearWhere {t}", "QLinearWhere", [
+            Made(("B", "S", 1), lambda s: RANDOM.integers(0, 2, (s["B"], s["S"], 1)), "bool"),
+            x, scalar(0.05), zero(5), chosen(t, 33), scalar(0.031), zero(7), scalar(0.043), zero(9)])
+        yield case(f"QLinearConcat {t}", "QLinearConcat", [
+            scalar(0.043), zero(9), x, scalar(0.05), zero(5), codes(t, "B", "S", 7), scalar(0.043), zero(9)], axis=2)
+        for steps in [256, 255]:
+            # ONNX Runtime does not saturate what is beyond its type.
+            y = [scalar(1 / steps), zero(np.iinfo(t).min)]
+            op = "QLinearSoftmax"
+            yield case(f"{op} {t} {steps}", op, [x, scalar(0.05), zero(5), *y], axis=-1, opset=13)
+        yield case(f"{op} {t} inner", op, [x, scalar(0.05), zero(5), *y], axis=1, opset=13)
+        yield case(f"{op} {t} rows", op, [codes(t, "B", "S", 5, 7), scalar(0.05), zero(5), *y], axis=2, opset=12)
+        coded = [scalar(0.05), zero(5), scalar(0.021), zero(9)]
+        for last in [0, 1]:
+            image = codes(t, "B", "S", "L", 8) if last else codes(t, "B", 8, "S", "L")
+            what = f"{t}{' last' if last else ''}"
+            op = "QLinearGlobalAveragePool"
+            yield case(f"{op} {what}", op, [image, *coded], channels_last=last)
+            for include in [0, 1]:
+                op = "QLinearAveragePool"
+                yield case(f"{op} {what} {include}", op, [image, *coded], channels_last=last, kernel_shape=[3, 2],
+                           pads=[1, 0, 1, 1], strides=[2, 1], count_include_pad=include)
+        yield case(f"NhwcMaxPool {t}", "NhwcMaxPool", [codes(t, "B", "S", "L", 8)], kernel_shape=[3, 2],
+                   pads=[1, 0, 1, 1], strides=[2, 1])
+        mean = [constant("axes", [0, 2]), node("DequantizeLinear", "x0 x1 x2", "x"),
+                node("ReduceMean", "x axes", "y", keepdims=0), node("QuantizeLinear", "y x3 x4", "y0")]
+        yield alike(f"QLinearReduceMean {t}", "QLinearReduceMean", [x, *coded], mean, axes=[0, -1], keepdims=0)
+    for t in ["uint8", "int8"]:
+        tables = [chosen(t, 40, 33), chosen(t, 30, 33), chosen(t, 2, 33), chosen(t, 33), chosen(t, 33)]
+        scales = [scalar(0.01 + 0.003 * i) for i in range(5)]
+        zeros = [scalar(i, t) for i in range(5)]
+        yield case(f"QEmbedLayerNormalization {t}", "QEmbedLayerNormalization", [
+            below(40, "B", "S"), below(2, "B", "S"), *tables, below(2, "B", "S"), *scales, *zeros], 2, epsilon=1e-5)
+    for t in ["uint8", "int8", "uint16", "int16"]:
+        x = [("B", 3, "S"), (np.abs(weight(3)) + 0.1) * np.float32(0.05)]
+        zeros = chosen("int8", 3).astype(t)
+        yield case(f"QuantizeLinear {t}", "QuantizeLinear", [*x, zeros], axis=1)
+        yield case(f"DequantizeLinear {t}", "DequantizeLinear", [codes(t, "B", 3, "S"), x[1], zeros], axis=1)
+    op, block = "GatherBlockQuantized", {"block_size": 16, "quantize_axis": -1}
+    for bits, columns in [(4, 20), (8, 40)]:
+        operands = [chosen("uint8", 30, columns), below(30, "B", "S", dtype="int64"), np.abs(weight(30, 3))]
+        yield case(f"{op} {bits} bits", op, operands, bits=bits, **block)
+        operands.append(chosen("uint8", 30, -(-3 * bits // 8)))
+        yield case(f"{op} {bits} bits zeros", op, operands, bits=bits, **block)
+
+
+def integer_products():
+    x, few = codes("uint8", "B", "S", 32), {"bits": 7}
+    for t in ["uint8", "int8"]:
+        # Of few bits, so that no instruction of ONNX Runtime saturates.
+        w, n = chosen(t, 32, 24, **few), lambda *v, t=t: np.array(v, t)
+        each = (np.abs(weight(24)) + 0.1) * np.float32(0.01)
+        op = "MatMulIntegerToFloat"
+        yield case(f"{op} {t}", op, [x, w, scalar(0.03), scalar(0.01)])
+        zeros = [scalar(120, "uint8"), chosen(t, 24, bits=4)]
+        yield case(f"{op} {t} columns", op, [x, w, scalar(0.03), each, *zeros, weight(24)])
+        op, real = "DynamicQuantizeMatMul", ("B", "S", 32)
+        yield case(f"{op} {t}", op, [real, w, scalar(0.01)])
+        yield case(f"{op} {t} columns", op, [real, w, each, chosen(t, 24, bits=4), weight(24)])
+        op = "QGemm"
+        a = [codes("uint8", "S", 32), scalar(0.03), scalar(120, "uint8")]
+        yield case(f"{op} {t} float", op, [*a, w, scalar(0.01), n(3).reshape(())], alpha=0.5)
+        b, c = [np.ascontiguousarray(w.T), each, np.zeros(24, t)], RANDOM.integers(-900, 900, 24).astype(np.int32)
+        yield case(f"{op} {t} columns", op, [*a, *b, c], transB=1)
+        yield case(f"{op} {t} coded", op, [*a, *b, c, scalar(0.13), scalar(128, "uint8")], transB=1)
+        op, heads = "QAttention", {"num_heads": 4}
+        tokens, past = [x, chosen(t, 32, 96, **few), weight(96)], (2, "B", 4, "P", 8)
+        zeros = [scalar(120, "uint8"), scalar(1, t)]
+        yield case(f"{op} {t}", op, [*tokens, scalar(0.01), scalar(0.003), None, *zeros], **heads)
+        columns = np.repeat(each, 4) * np.float32(0.2)
+        yield case(f"{op} {t} columns", op, [*tokens, scalar(0.01), columns, lengths("S"), *zeros], **heads)
+        yield case(f"{op} {t} past", op, [*tokens, scalar(0.01), scalar(0.003), below(2, "B", "T"), *zeros, past], 2,
+                   unidirectional=1, **heads)
+    convolved = [
+        codes("uint8", "B", "S", "L", 8), scalar(0.03), scalar(120, "uint8"), chosen("int8", 16, 8, 3, 3, bits=7),
+        (np.abs(weight(16)) + 0.1) * np.float32(0.01), np.zeros(16, np.int8), scalar(0.13), scalar(128, "uint8"),
+        RANDOM.integers(-900, 900, 16).astype(np.int32),
+    ]
+    yield case("QLinearConv last", "QLinearConv", convolved, channels_last=1, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+
+
+def renamed():
+    yield case("GatherND", "GatherND", [("B", 9, 5), Made(("S", 2), lambda s: np.stack(
+        [RANDOM.integers(0, s["B"], s["S"]), RANDOM.integers(0, 9, s["S"])], 1))])
+    yield case("Trilu", "Trilu", [("B", "S", "L"), scalar(1, "int64")], upper=0)
+    yield case("Pad", "Pad", [("B", "S"), np.array([1, 0, 2, 3]), scalar([2.5])])
+    yield case("ExpandDims", "ExpandDims", [("B", "S"), scalar(-2, "int32")])
+    sizes = [node("Shape", "at", "shape"), constant("first", 0), node("Gather", "shape first", "n", axis=0)]
+    yield case("Range", "Range", [scalar(2, "int64"), "n"], before=sizes, more={"at": below(3, "S", "B")})
+    grid = Made(("B", "L", 3, 2), lambda s: RANDOM.uniform(-1.2, 1.2, (s["B"], s["L"], 3, 2)), "float32")
+    for mode in ["bilinear", "nearest", "bicubic"]:
+        yield case(f"GridSample {mode}", "GridSample", [("B", 3, "S", 7), grid], mode=mode, align_corners=1)
+    op, operands = "ConvTransposeWithDynamicPads", [("B", 8, "S", "L"), weight(8, 4, 3, 3), np.array([1, 0, 1, 1])]
+    yield case(op, op, [*operands, weight(4)], strides=[2, 1])
+    for metric in ["euclidean", "sqeuclidean"]:
+        yield case(f"CDist {metric}", "CDist", [("S", 33), ("L", 33)], metric=metric)
 
 
 def multi_head():
@@ -171,6 +390,73 @@ def multi_head():
     yield case(f"{op} split keys", op, [q, ("B", 4, "L", 8), ("B", 4, "L", 8)], **n)
     yield case(f"{op} past", op, [*new, None, None, None, *past], 3, unidirectional=1, **n)
     yield case(f"{op} past padding", op, [*new, weight(96), below(2, "B", "T"), None, *past], 3, **n)
+
+
+def experts():
+    x, router = ("B", "S", 32), [helper.make_node("Reshape", ["r", "flat"], ["router"])]
+    router = [constant("flat", [-1, 4]), *router]
+    more = {"r": Made(("B", "S", 4), lambda s: RANDOM.standard_normal((s["B"], s["S"], 4)), "float32")}
+    both = {"before": router, "more": more}
+    for kind, rows, attrs in [
+        ("relu", 24, {"k": 1}), ("gelu", 24, {"k": 2}), ("silu", 24, {"k": 2, "normalize_routing_weights": 1}),
+        ("identity", 24, {"k": 3}), ("swiglu", 48, {"k": 2, "swiglu_fusion": 1}),
+        ("swiglu", 48, {"k": 2, "swiglu_fusion": 1, "activation_alpha": 1.702, "activation_beta": 1.0,
+                    "swiglu_limit": 0.7}),
+    ]:
+        operands = [x, "router", weight(4, rows, 32), weight(4, rows), weight(4, 32, 24), weight(4, 32)]
+        what = f"{kind}{' limit' if 'swiglu_limit' in attrs else ''}"
+        yield case(f"MoE {what}", "MoE", operands, activation_type=kind, **both, **attrs)
+        for bits, block in [(4, 0), (8, 0), (4, 16)]:
+            pack, blocks = 8 // bits, {"block_size": block} if block else {}
+
+            def layer(n, k, bits=bits, pack=pack, block=block):
+                few = np.abs(weight(*((4, n, k // block) if block else (4, n)))) * np.float32(0.4 / 2**bits)
+                return [chosen("uint8", 4, n, k // pack), few + np.float32(1e-4)]
+
+            rows = 96 if kind == "swiglu" else 48
+            w, v = layer(rows, 32), layer(32, 48)
+            operands = [x, "router", *w, weight(4, rows), *v, weight(4, 32)]
+            yield case(f"QMoE {what} {bits} bits {block}", "QMoE", operands, activation_type=kind, quant_type="int",
+                       expert_weight_bits=bits, **blocks, **both, **attrs)
+
+
+def position_biases():
+    # Buckets of distances up to 10 keys in either direction, as the table says them.
+    for both in [0, 1]:
+        away = np.arange(40)[None, :] - np.arange(40)[:, None]
+        count = 8 // (1 + both)
+        far, exact = np.abs(away) if both else np.maximum(-away, 0), count // 2
+        share = np.log(np.maximum(far, exact) / exact) / np.log(10 / exact)
+        bucket = np.where(far < exact, far, np.minimum(exact + (share * (count - exact)).astype(int), count - 1))
+        bucket = bucket + count * ((away > 0) & bool(both))
+        table = weight(8, 4)
+        lengths = [node("Shape", "x1", "all"), constant("at", [1, 2]), constant("axes", [0]),
+                   node("Shape", "x1", "queries", start=1, end=2), node("Shape", "x1", "keys", start=2, end=3)]
+        # The operator reads its table head by head.
+        biases = table.reshape(4, 8)[:, bucket].astype(np.float32)
+        cut = [*lengths, constant("biases", biases, "float32"), constant("zero", [0, 0]), constant("one", [1, 2]),
+               node("Slice", "all at_0 at_1 axes", "ends"), node("Slice", "biases zero ends one", "cut"),
+               node("Unsqueeze", "cut axes", "y0"), constant("at_0", [1]), constant("at_1", [3])]
+        cut = [n for n in cut if n.op_type == "Constant"] + [n for n in cut if n.op_type != "Constant"]
+        name = f"RelativePositionBias {'both' if both else 'before'}"
+        name, model, made = case(name, "RelativePositionBias", [table, "queries", "keys"], before=lengths[3:],
+                                 more={"x1": below(3, "B", "S", "L")}, is_bidirectional=both, max_distance=10)
+        equal = onnx.ModelProto()
+        equal.CopyFrom(model)
+        del equal.graph.node[:]
+        equal.graph.node.extend(cut)
+        yield name, model, made, equal
+    yield alike("GatedRelativePositionBias", "GatedRelativePositionBias", [
+        ("B", "S", 32), weight(32), (1, 4, "S", "S"), weight(8, 8), weight(8), weight(1, 4, 1, 1),
+    ], [
+        constant("heads", [0, 0, 4, 8]), node("Add", "x0 x1", "q"), node("Reshape", "q heads", "q4"),
+        node("Transpose", "q4", "query", perm=[0, 2, 1, 3]), node("MatMul", "query x3", "product"),
+        node("Add", "product x4", "gates"), node("Split", "gates", "a b", axis=-1, num_outputs=2),
+        constant("last", [-1]), node("ReduceSum", "a last", "sum_a"), node("ReduceSum", "b last", "sum_b"),
+        node("Sigmoid", "sum_a", "u"), node("Sigmoid", "sum_b", "r"), node("Mul", "r x5", "scaled"),
+        constant("one", 1, "float32"), constant("two", 2, "float32"), node("Sub", "scaled one", "less"),
+        node("Mul", "u less", "part"), node("Add", "part two", "open"), node("Mul", "open x2", "y0"),
+    ], num_heads=4)
 
 
 def attention():
@@ -248,7 +534,10 @@ def rotary():
         yield case(f"ONNX {what} flat", op, [("B", "S", 64), *table, at], domain="", num_heads=4, **i)
 
 
-FAMILIES = [activations, norms, products, multi_head, attention, group_query, rotary]
+FAMILIES = [
+    activations, biases, norms, groups, products, few_bits, integer_products, renamed, experts, position_biases,
+    multi_head, attention, group_query, rotary,
+]
 
 
 def check(checks, threads, name, model, made, equal=None):

@@ -86,16 +86,16 @@ fn check_fact(fact: &Fact) -> Result<u64, Fault> {
         return Err(Fault::unsupported(format!("the result {fact} is too large")));
     }
     let known = fact.known.as_deref().unwrap_or(&[]);
-    if fact.shape.iter().chain(known).any(is_saturated) {
-        return Err(Fault::invalid(
-            "arithmetic on shapes leaves the range of 64-bit integers",
-        ));
-    }
     let dims = || fact.shape.iter().chain(known);
     let cost: u64 = dims().map(size).sum();
     let terms: u64 = dims().map(|d| d.terms().len() as u64).sum();
     if terms > SYMBOLIC_TERMS || cost > SYMBOLIC_VALUE || product_terms(&fact.shape) > SYMBOLIC_PRODUCT {
         return Err(too_complex());
+    }
+    if dims().any(is_saturated) {
+        return Err(Fault::invalid(
+            "arithmetic on shapes leaves the range of 64-bit integers",
+        ));
     }
     Ok(cost)
 }

@@ -59,7 +59,8 @@ impl Sharing {
             let zero = cx.fact(2)?;
             // One zero point may be a vector of one where the scale is a scalar.
             let single = scale.rank() == 0 && zero.rank() == 1 && zero.shape[0].as_const().is_none_or(|n| n == 1);
-            if zero.rank() != scale.rank() && !single {
+            let apart = scale.shape.iter().zip(&zero.shape).any(|(a, b)| differ(a, b));
+            if (zero.rank() != scale.rank() || apart) && !single {
                 return invalid(format!("zero points {zero} with scales {scale}"));
             }
         }

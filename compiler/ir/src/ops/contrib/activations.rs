@@ -22,13 +22,13 @@ pub(super) const FAST_GELU: Composed = Composed {
         &[],
     ),
     build: |cx, g| activation(cx, g, "Gelu", &[("approximate", Attr::Str("tanh".into()))]),
-    eval: |cx| {
-        eval(cx, |x| {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-            0.5 * x * (1.0 + inner.tanh())
-        })
-    },
+    eval: |cx| eval(cx, fast_gelu),
 };
+
+pub(super) fn fast_gelu(x: f64) -> f64 {
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+    0.5 * x * (1.0 + inner.tanh())
+}
 
 pub(super) const BIAS_GELU: Composed = Composed {
     schema: &Schema::new(

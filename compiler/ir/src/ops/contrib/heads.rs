@@ -10,13 +10,13 @@ use crate::ops::composed::{
     transpose,
 };
 use crate::ops::fragment::Fragment;
-use crate::{Attr, DType, Dim, Tensor, ValueId};
+use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 pub(super) const FLOAT: Types = Types::FLOAT;
-const FILTER: (&str, AttrDef) = ("mask_filter_value", AttrDef::Float(-10000.0));
+pub(super) const FILTER: (&str, AttrDef) = ("mask_filter_value", AttrDef::Float(-10000.0));
 pub(super) const HEADS: (&str, AttrDef) = ("num_heads", AttrDef::ReqInt);
 pub(super) const SCALE: (&str, AttrDef) = ("scale", AttrDef::Float(0.0));
-const CAUSAL: (&str, AttrDef) = ("unidirectional", AttrDef::Int(0));
+pub(super) const CAUSAL: (&str, AttrDef) = ("unidirectional", AttrDef::Int(0));
 
 pub(super) const fn mask(name: &'static str) -> Param {
     Param::new(name, Types::INDEX).group(0).optional()
@@ -62,12 +62,12 @@ pub(super) const MULTI_HEAD: Composed = Composed {
         let qkv = separate(cx, g)?;
         let qkv = biased(cx, g, qkv)?;
         let past = [g.input(6), g.input(7)];
-        Ok(attend(cx, g, qkv, [4, 5], past)?.to_vec())
+        Ok(attend(cx, g, cx.fact(0)?.dtype, qkv, [4, 5], past)?.to_vec())
     },
     eval: |cx| {
         let qkv = eval_biased(cx, eval_separate(cx)?)?;
         let past = [optional(cx, 6)?.map(wide), optional(cx, 7)?.map(wide)];
-        eval_attend(cx, qkv, [4, 5], &past)
+        eval_attend(cx, cx.fact(0)?.dtype, qkv, [4, 5], &past)
     },
 };
 
@@ -104,50 +104,65 @@ pub(super) const ATTENTION: Composed = Composed {
         refuse_inputs(cx, &[6])?;
         refuse_attributes(cx, &[("do_rotary", &[0]), ("past_present_share_buffer", &[0])])?;
         let qkv = projected(cx, g)?;
-        let mut past = [None, None];
-        if let Some(both) = g.input(4) {
-            let shape = g.fact(both).shape.clone();
-            if shape.len() != 5 {
-                return invalid(format!("past is {}, not of rank 5", g.fact(both)));
-            }
-            for (i, p) in past.iter_mut().enumerate() {
-                let one = slice(g, both, 0, Dim::from(i), Dim::from(i + 1))?;
-                *p = Some(reshape(g, one, shape[1..].to_vec())?);
-            }
-        }
-        let [y, k, v] = attend(cx, g, qkv, [3, 5], past)?;
-        if cx.outputs < 2 {
-            return Ok(vec![y]);
-        }
-        let mut both = [k, v];
-        for x in &mut both {
-            let mut shape = g.fact(*x).shape.clone();
-            shape.insert(0, Dim::ONE);
-            *x = reshape(g, *x, shape)?;
-        }
-        Ok(vec![y, concat(g, &both, 0)?])
+        let past = past(g, 4)?;
+        let t = cx.fact(0)?.dtype;
+        let out = attend(cx, g, t, qkv, [3, 5], past)?;
+        with_present(cx, g, out)
     },
     eval: |cx| {
-        let past = match optional(cx, 4)? {
-            None => [None, None],
-            Some(both) => {
-                let v = both.to_f64();
-                let part = |v: &[f64]| Tensor::from_f64(DType::F64, &both.shape()[1..], v.to_vec());
-                let (k, v) = v.split_at(v.len() / 2);
-                [Some(part(k)), Some(part(v))]
-            }
-        };
-        let out = eval_attend(cx, eval_projected(cx)?, [3, 5], &past)?;
-        let both = [out[1].to_f64(), out[2].to_f64()].concat();
-        let shape = [&[2], out[1].shape()].concat();
-        let present = if cx.outputs > 1 {
-            vec![Tensor::from_f64(out[1].dtype(), &shape, both)]
-        } else {
-            vec![]
-        };
-        Ok([vec![out[0].clone()], present].concat())
+        let out = eval_attend(cx, cx.fact(0)?.dtype, eval_projected(cx)?, [3, 5], &eval_past(cx, 4)?)?;
+        Ok(eval_with_present(cx, out))
     },
 };
+
+/// Old keys and values of input `i`, which has both.
+pub(super) fn past(g: &mut Fragment, i: usize) -> Result<[Option<ValueId>; 2], OpError> {
+    let mut past = [None, None];
+    if let Some(both) = g.input(i) {
+        let shape = g.fact(both).shape.clone();
+        if shape.len() != 5 {
+            return invalid(format!("past is {}, not of rank 5", g.fact(both)));
+        }
+        for (i, p) in past.iter_mut().enumerate() {
+            let one = slice(g, both, 0, Dim::from(i), Dim::from(i + 1))?;
+            *p = Some(reshape(g, one, shape[1..].to_vec())?);
+        }
+    }
+    Ok(past)
+}
+
+/// The results of a node whose second one has keys and values.
+pub(super) fn with_present(cx: &Cx, g: &mut Fragment, [y, k, v]: [ValueId; 3]) -> Result<Vec<ValueId>, OpError> {
+    if cx.outputs < 2 {
+        return Ok(vec![y]);
+    }
+    let mut both = [k, v];
+    for x in &mut both {
+        let mut shape = g.fact(*x).shape.clone();
+        shape.insert(0, Dim::ONE);
+        *x = reshape(g, *x, shape)?;
+    }
+    Ok(vec![y, concat(g, &both, 0)?])
+}
+
+/// [`past`], of numbers.
+pub(super) fn eval_past(cx: &Cx, i: usize) -> Result<[Option<Tensor>; 2], OpError> {
+    let Some(both) = optional(cx, i)? else {
+        return Ok([None, None]);
+    };
+    let v = both.to_f64();
+    let part = |v: &[f64]| Tensor::from_f64(DType::F64, &both.shape()[1..], v.to_vec());
+    let (k, v) = v.split_at(v.len() / 2);
+    Ok([Some(part(k)), Some(part(v))])
+}
+
+/// [`with_present`], of numbers.
+pub(super) fn eval_with_present(cx: &Cx, out: Vec<Tensor>) -> Vec<Tensor> {
+    let both = [out[1].to_f64(), out[2].to_f64()].concat();
+    let shape = [&[2], out[1].shape()].concat();
+    let present = (cx.outputs > 1).then(|| Tensor::from_f64(out[1].dtype(), &shape, both));
+    out.into_iter().take(1).chain(present).collect()
+}
 
 /// The number of heads that an attribute gives.
 pub(super) fn head_count(cx: &Cx, name: &str) -> Result<i64, OpError> {
@@ -227,12 +242,17 @@ fn widths(cx: &Cx) -> Result<[Dim; 3], OpError> {
         return invalid(format!("weights are {w}, not of rank 2"));
     }
     match cx.opt_ints("qkv_hidden_sizes")?.as_deref() {
-        None | Some([]) => match w.shape[1].div_exact(&Dim::from(3i64)) {
-            Some(d) => Ok([d.clone(), d.clone(), d]),
-            None => invalid(format!("weights {w} do not divide into three")),
-        },
+        None | Some([]) => thirds(w),
         Some([q, k, v]) => Ok([Dim::from(*q), Dim::from(*k), Dim::from(*v)]),
         Some(other) => invalid(format!("attribute `qkv_hidden_sizes` is {other:?}")),
+    }
+}
+
+/// Equal widths of query, key and value, of a weight of rank 2.
+pub(super) fn thirds(w: &Fact) -> Result<[Dim; 3], OpError> {
+    match w.shape[1].div_exact(&Dim::from(3i64)) {
+        Some(d) => Ok([d.clone(), d.clone(), d]),
+        None => invalid(format!("weights {w} do not divide into three")),
     }
 }
 
@@ -244,7 +264,11 @@ fn projected(cx: &Cx, g: &mut Fragment) -> Result<[ValueId; 3], OpError> {
     let (x, w) = (g.widen(x)?, g.widen(w)?);
     let all = g.binary("MatMul", x, w)?;
     let all = plus(g, all, bias)?;
-    let [q, k, v] = widths(cx)?;
+    parted(g, all, widths(cx)?)
+}
+
+/// Query, key and value of those widths, which lie side by side.
+pub(super) fn parted(g: &mut Fragment, all: ValueId, [q, k, v]: [Dim; 3]) -> Result<[ValueId; 3], OpError> {
     let ends = [q.clone(), q.clone() + k.clone(), q.clone() + k.clone() + v];
     let starts = [Dim::ZERO, ends[0].clone(), ends[1].clone()];
     let mut out = [all; 3];
@@ -303,15 +327,15 @@ fn added(
     Ok(Some(plus(g, mask, bias)?))
 }
 
-/// Output and presents, in the type of the node.
-fn attend(
+/// Output and presents, of type `t`.
+pub(super) fn attend(
     cx: &Cx,
     g: &mut Fragment,
+    t: DType,
     [q, k, v]: [ValueId; 3],
     masks: [usize; 2],
     past: [Option<ValueId>; 2],
 ) -> Result<[ValueId; 3], OpError> {
-    let t = cx.fact(0)?.dtype;
     let n = head_count(cx, "num_heads")?;
     let mut old = [None; 2];
     for (o, p) in old.iter_mut().zip(past) {
@@ -418,25 +442,27 @@ fn eval_projected(cx: &Cx) -> Result<[Tensor; 3], OpError> {
         return invalid(format!("a bias of {} numbers for {total} columns", bias.len()));
     }
     let v = all.to_f64();
-    let mut start = 0;
-    let parts = widths(cx)?.map(|d| {
-        let size = d.as_const().map_or(0, |d| d as usize);
-        let rows = v
-            .chunks(total)
-            .flat_map(|row| (start..start + size).map(|i| row[i] + bias[i]));
-        let t = Tensor::from_f64(
-            DType::F64,
-            &[x.shape()[0], x.shape()[1], size],
-            rows.collect::<Vec<_>>(),
-        );
-        start += size;
-        t
-    });
-    Ok(parts)
+    let v: Vec<f64> = v.iter().enumerate().map(|(i, v)| v + bias[i % total]).collect();
+    Ok(eval_parted(&Tensor::from_f64(DType::F64, all.shape(), v), widths(cx)?))
 }
 
-fn eval_attend(
+/// [`parted`], of numbers.
+pub(super) fn eval_parted(all: &Tensor, widths: [Dim; 3]) -> [Tensor; 3] {
+    let (v, shape) = (all.to_f64(), all.shape());
+    let mut start = 0;
+    widths.map(|d| {
+        let size = d.as_const().map_or(0, |d| d as usize);
+        let part = start..start + size;
+        let rows = v.chunks(shape[2].max(1)).flat_map(|row| row[part.clone()].to_vec());
+        let rows: Vec<f64> = rows.collect();
+        start += size;
+        Tensor::from_f64(DType::F64, &[shape[0], shape[1], size], rows)
+    })
+}
+
+pub(super) fn eval_attend(
     cx: &Cx,
+    t: DType,
     [q, k, v]: [Tensor; 3],
     [padding, bias]: [usize; 2],
     past: &[Option<Tensor>; 2],
@@ -474,7 +500,6 @@ fn eval_attend(
         past[1].as_ref(),
     ];
     let out = reference("Attention", &attention_attrs(cx, n)?, &inputs, 3)?;
-    let t = cx.fact(0)?.dtype;
     Ok(out.iter().map(|o| Tensor::from_f64(t, o.shape(), o.to_f64())).collect())
 }
 

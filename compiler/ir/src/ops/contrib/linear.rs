@@ -2,12 +2,14 @@
 
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, optional, plus, reference, transpose};
+use crate::ops::contrib::activations::fast_gelu;
 use crate::ops::fragment::Fragment;
+use crate::ops::norms::check_parameter;
 use crate::ops::window::{AUTO_PAD, DILATIONS, PADS, STRIDES};
 use crate::{Attr, DType, Tensor, ValueId};
 
 /// What is applied to the result; the empty one is none.
-const ACTIVATION: (&str, AttrDef) = (
+pub(super) const ACTIVATION: (&str, AttrDef) = (
     "activation",
     AttrDef::OneOf(&["", "Relu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid", "Clip"]),
 );
@@ -27,29 +29,109 @@ pub(super) const FUSED_MATMUL: Composed = Composed {
         ],
     ),
     build: |cx, g| {
-        let (a, b) = (factor(cx, g, 0)?, factor(cx, g, 1)?);
-        let t = g.dtype(a);
-        let mut y = g.binary("MatMul", a, b)?;
-        let alpha = cx.float("alpha")?;
-        if alpha != 1.0 {
-            y = g.widen(y)?;
-            let alpha = g.number(y, alpha.into());
-            y = g.binary("Mul", y, alpha)?;
-        }
-        Ok(vec![g.cast(y, t)?])
+        let y = product(cx, g)?;
+        Ok(vec![g.cast(y, cx.fact(0)?.dtype)?])
     },
     eval: |cx| {
-        let a = moved(cx.tensor(0)?, &permutation(cx, 0)?)?;
-        let b = moved(cx.tensor(1)?, &permutation(cx, 1)?)?;
-        let y = &reference("MatMul", &[], &[Some(&a), Some(&b)], 1)?[0];
-        let alpha = f64::from(cx.float("alpha")?);
-        let v = y.to_f64().into_iter().map(|v| v * alpha);
+        let (shape, v) = eval_product(cx)?;
+        Ok(vec![Tensor::from_f64(cx.fact(0)?.dtype, &shape, v)])
+    },
+};
+
+/// `alpha A' B'`, wide where it is scaled.
+fn product(cx: &Cx, g: &mut Fragment) -> Result<ValueId, OpError> {
+    let (a, b) = (factor(cx, g, 0)?, factor(cx, g, 1)?);
+    let y = g.binary("MatMul", a, b)?;
+    let alpha = cx.float("alpha")?;
+    if alpha == 1.0 {
+        return Ok(y);
+    }
+    let y = g.widen(y)?;
+    let alpha = g.number(y, alpha.into());
+    g.binary("Mul", y, alpha)
+}
+
+/// [`product`], of numbers, and its shape.
+fn eval_product(cx: &Cx) -> Result<(Vec<usize>, Vec<f64>), OpError> {
+    let a = moved(cx.tensor(0)?, &permutation(cx, 0)?)?;
+    let b = moved(cx.tensor(1)?, &permutation(cx, 1)?)?;
+    let y = &reference("MatMul", &[], &[Some(&a), Some(&b)], 1)?[0];
+    let alpha = f64::from(cx.float("alpha")?);
+    Ok((y.shape().to_vec(), y.to_f64().into_iter().map(|v| v * alpha).collect()))
+}
+
+pub(super) const FUSED_MATMUL_ACTIVATION: Composed = Composed {
+    schema: &Schema::new(
+        "com.microsoft::FusedMatMulActivation",
+        "activation(FusedMatMul(A, B))",
+        &[Param::new("A", Types::FLOAT), Param::new("B", Types::FLOAT)],
+        &[Param::new("Y", Types::FLOAT)],
+        &[
+            (
+                ACTIVATION.0,
+                AttrDef::ReqOneOf(&["Relu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid", "Clip"]),
+            ),
+            ("activation_alpha", AttrDef::OptFloat),
+            ("activation_axis", AttrDef::OptInt),
+            ("activation_beta", AttrDef::OptFloat),
+            ("activation_gamma", AttrDef::OptFloat),
+            ("alpha", AttrDef::Float(1.0)),
+            ("transA", AttrDef::Int(0)),
+            ("transB", AttrDef::Int(0)),
+            ("transBatchA", AttrDef::Int(0)),
+            ("transBatchB", AttrDef::Int(0)),
+        ],
+    ),
+    build: |cx, g| {
+        let y = product(cx, g)?;
+        let wide = g.widen(y)?;
+        let y = activated(cx, g, wide, &gemm_params(cx)?)?;
+        Ok(vec![g.cast(y, cx.fact(0)?.dtype)?])
+    },
+    eval: |cx| {
+        let (shape, mut v) = eval_product(cx)?;
+        activate(cx, &mut v, &gemm_params(cx)?)?;
+        Ok(vec![Tensor::from_f64(cx.fact(0)?.dtype, &shape, v)])
+    },
+};
+
+pub(super) const GEMM_FAST_GELU: Composed = Composed {
+    schema: &Schema::new(
+        "com.microsoft::GemmFastGelu",
+        "FastGelu of X W + bias",
+        &[
+            Param::new("X", Types::FLOAT),
+            Param::new("W", Types::FLOAT),
+            Param::new("bias", Types::FLOAT).optional(),
+        ],
+        &[Param::new("Y", Types::FLOAT)],
+        &[],
+    ),
+    build: |cx, g| {
+        let (x, w) = (g.required(cx, 0)?, g.required(cx, 1)?);
+        let y = g.binary("MatMul", x, w)?;
+        if let Some(bias) = cx.arg(2) {
+            check_parameter(g.fact(y), bias.fact)?;
+        }
+        let y = g.widen(y)?;
+        let bias = g.input(2);
+        let y = plus(g, y, bias)?;
+        let y = g.apply("Gelu", &[("approximate", Attr::Str("tanh".into()))], &[y])?;
+        Ok(vec![g.cast(y, cx.fact(0)?.dtype)?])
+    },
+    eval: |cx| {
+        let (x, w) = (moved(cx.tensor(0)?, &[])?, moved(cx.tensor(1)?, &[])?);
+        let mut y = reference("MatMul", &[], &[Some(&x), Some(&w)], 1)?.remove(0);
+        if let Some(bias) = optional(cx, 2)? {
+            y = reference("Add", &[], &[Some(&y), Some(&moved(bias, &[])?)], 1)?.remove(0);
+        }
+        let v = y.to_f64().into_iter().map(fast_gelu);
         Ok(vec![Tensor::from_f64(cx.fact(0)?.dtype, y.shape(), v)])
     },
 };
 
 /// How the axes of a factor are rearranged.
-fn permutation(cx: &Cx, i: usize) -> Result<Vec<i64>, OpError> {
+pub(super) fn permutation(cx: &Cx, i: usize) -> Result<Vec<i64>, OpError> {
     let (swap, batch) = [("transA", "transBatchA"), ("transB", "transBatchB")][i];
     let rank = cx.fact(i)?.rank();
     let mut perm: Vec<i64> = (0..rank as i64).collect();
@@ -66,7 +148,7 @@ fn permutation(cx: &Cx, i: usize) -> Result<Vec<i64>, OpError> {
     Ok(perm)
 }
 
-fn factor(cx: &Cx, g: &mut Fragment, i: usize) -> Result<ValueId, OpError> {
+pub(super) fn factor(cx: &Cx, g: &mut Fragment, i: usize) -> Result<ValueId, OpError> {
     let x = g.required(cx, i)?;
     let perm = permutation(cx, i)?;
     if perm.is_sorted() {
@@ -76,9 +158,12 @@ fn factor(cx: &Cx, g: &mut Fragment, i: usize) -> Result<ValueId, OpError> {
     }
 }
 
-/// The factor in `f64`, so that its product is not rounded before it is scaled.
-fn moved(x: &Tensor, perm: &[i64]) -> Result<Tensor, OpError> {
+/// The factor in `f64`, so that its product is not rounded before it is scaled; without an order as it is.
+pub(super) fn moved(x: &Tensor, perm: &[i64]) -> Result<Tensor, OpError> {
     let wide = Tensor::from_f64(DType::F64, x.shape(), x.to_f64());
+    if perm.is_empty() {
+        return Ok(wide);
+    }
     let perm = [("perm", Attr::Ints(perm.to_vec()))];
     Ok(reference("Transpose", &perm, &[Some(&wide)], 1)?.remove(0))
 }
@@ -141,19 +226,19 @@ pub(super) const FUSED_CONV: Composed = Composed {
 };
 
 /// The attributes of the convolution or product alone.
-fn plain_attrs<'a>(cx: &Cx<'a>) -> Vec<(&'a str, Attr)> {
+pub(super) fn plain_attrs<'a>(cx: &Cx<'a>) -> Vec<(&'a str, Attr)> {
     let all = cx.attrs.iter().map(|(k, v)| (&**k, v.clone()));
     all.filter(|(k, _)| !k.starts_with("activation")).collect()
 }
 
 /// Parameters of the activation, as far as they are given.
-fn conv_params(cx: &Cx) -> Result<Vec<Option<f32>>, OpError> {
+pub(super) fn conv_params(cx: &Cx) -> Result<Vec<Option<f32>>, OpError> {
     let given = cx.opt_floats("activation_params")?.unwrap_or_default();
     Ok(given.into_iter().map(Some).collect())
 }
 
 /// The attribute `activation` of `x`.
-fn activated(cx: &Cx, g: &mut Fragment, x: ValueId, params: &[Option<f32>]) -> Result<ValueId, OpError> {
+pub(super) fn activated(cx: &Cx, g: &mut Fragment, x: ValueId, params: &[Option<f32>]) -> Result<ValueId, OpError> {
     let p = |i: usize| params.get(i).copied().flatten();
     let attrs = |names: &[&'static str]| -> Vec<(&'static str, Attr)> {
         let given = names.iter().enumerate();
@@ -174,7 +259,7 @@ fn activated(cx: &Cx, g: &mut Fragment, x: ValueId, params: &[Option<f32>]) -> R
 }
 
 /// [`activated`], of numbers.
-fn activate(cx: &Cx, v: &mut [f64], params: &[Option<f32>]) -> Result<(), OpError> {
+pub(super) fn activate(cx: &Cx, v: &mut [f64], params: &[Option<f32>]) -> Result<(), OpError> {
     let p = |i: usize, absent: f64| params.get(i).copied().flatten().map_or(absent, f64::from);
     let name = cx.str(ACTIVATION.0)?;
     for v in v {
@@ -261,6 +346,29 @@ mod tests {
         }
         let f = |s: &[i64]| Fact::new(DType::F32, s.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
         assert!(infer(op, &flags(&["transBatchA"]), &[f(&[3, 4]), f(&[4, 5])]).is_err());
+    }
+
+    #[test]
+    fn activated_products() {
+        let op = "com.microsoft::FusedMatMulActivation";
+        for t in [DType::F32, DType::F16] {
+            let s = |shape: &[usize], seed| sample(t, shape, seed);
+            let mut attrs = flags(&["transB"]);
+            attrs.push(("activation", Attr::Str("Relu".into())));
+            check(op, &attrs, &[s(&[2, 3, 4], 1), s(&[2, 5, 4], 2)], 1);
+            let op = "com.microsoft::GemmFastGelu";
+            check(op, &[], &[s(&[2, 3, 4], 1), s(&[4, 5], 2)], 1);
+            check(op, &[], &[s(&[2, 3, 4], 1), s(&[4, 5], 2), s(&[5], 3)], 1);
+        }
+        let f = Fact::new(DType::F32, vec![Dim::from(4i64); 2]);
+        let softmax = [("activation", Attr::Str("Softmax".into()))];
+        let error = infer(op, &softmax, &[f.clone(), f]).expect_err("no such activation");
+        assert!(
+            error
+                .to_string()
+                .contains("`activation` is `Softmax`, it can be `Relu`"),
+            "{error}"
+        );
     }
 
     #[test]

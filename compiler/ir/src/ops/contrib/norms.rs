@@ -304,20 +304,22 @@ fn embed(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     }
     let (gamma, beta) = (g.required(cx, 5)?, g.required(cx, 6)?);
     let [y, ..] = layer(cx, g, sum, gamma, Some(beta))?;
-    let index = match g.input(7) {
-        Some(mask) => {
-            let one = g.number(mask, 1.0);
-            let kept = g.binary("Equal", mask, one)?;
-            let kept = g.cast(kept, ids.dtype)?;
-            g.reduce("ReduceSum", kept, &[1], false)?
-        }
-        None => {
-            let zero = g.constant(Tensor::from_i64(ids.dtype, &[], [0]));
-            let shape = Attr::Dims(vec![ids.shape[0].clone()]);
-            g.apply("Expand", &[("shape", shape)], &[zero])?
-        }
-    };
+    let index = unmasked(cx, g)?;
     Ok(vec![g.cast(y, t)?, index, g.cast(sum, t)?])
+}
+
+/// How many keys the mask, input 7, leaves for each batch of input 0; 0 without one.
+pub(super) fn unmasked(cx: &Cx, g: &mut Fragment) -> Result<ValueId, OpError> {
+    let ids = cx.fact(0)?;
+    let Some(mask) = g.input(7) else {
+        let zero = g.constant(Tensor::from_i64(ids.dtype, &[], [0]));
+        let shape = Attr::Dims(vec![ids.shape[0].clone()]);
+        return g.apply("Expand", &[("shape", shape)], &[zero]);
+    };
+    let one = g.number(mask, 1.0);
+    let kept = g.binary("Equal", mask, one)?;
+    let kept = g.cast(kept, ids.dtype)?;
+    g.reduce("ReduceSum", kept, &[1], false)
 }
 
 fn eval_embed(cx: &Cx) -> Result<Vec<Tensor>, OpError> {

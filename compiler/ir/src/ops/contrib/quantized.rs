@@ -100,7 +100,7 @@ fn dims(shape: &[i64]) -> Vec<Dim> {
 }
 
 /// The numbers in bytes `[.., n]`, low bits first: `[.., n * 8 / bits]`.
-fn unpack(g: &mut Fragment, bytes: ValueId, bits: i64) -> Result<ValueId, OpError> {
+pub(super) fn unpack(g: &mut Fragment, bytes: ValueId, bits: i64) -> Result<ValueId, OpError> {
     if bits == 8 {
         return Ok(bytes);
     }
