@@ -192,6 +192,9 @@ pub struct Schema {
     pub commutative: bool,
     /// Output element `i` depends only on the inputs' (broadcast) elements `i`.
     pub pointwise: bool,
+    /// Code of the caller computes it when a program runs: nothing here can, and it has further attributes, which are that
+    /// code's.
+    pub external: bool,
 }
 
 impl Schema {
@@ -210,6 +213,7 @@ impl Schema {
             attrs,
             commutative: false,
             pointwise: false,
+            external: false,
         }
     }
     pub const fn pointwise(mut self) -> Self {
@@ -218,6 +222,10 @@ impl Schema {
     }
     pub const fn commutative(mut self) -> Self {
         self.commutative = true;
+        self
+    }
+    pub const fn external(mut self) -> Self {
+        self.external = true;
         self
     }
     /// The parameter that input `i` belongs to.
@@ -506,6 +514,8 @@ pub enum Lowering {
     Ragged,
     /// [`crate::ops::counted::Compact`].
     Compact,
+    /// A call of the caller's code, as [`crate::ops::custom::Parts`] describes it.
+    Custom,
 }
 
 /// An operation: schema and three functions. Implementations are constants without state.
