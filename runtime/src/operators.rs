@@ -74,7 +74,7 @@ pub unsafe fn choose(tables: Tables, operators: &[Operator]) -> Result<Arc<[Supp
 /// The calls of one context, in the model's order.
 pub struct Calls {
     tables: Tables,
-    calls: Vec<Box<UnsafeCell<Call>>>,
+    calls: Box<[UnsafeCell<Call>]>,
     /// The first one that failed in a run.
     failed: Box<AtomicUsize>,
 }
@@ -100,7 +100,7 @@ impl Calls {
         let customs = tables.customs().iter().zip(operators).enumerate();
         let calls = customs.map(|(index, (custom, operator))| {
             let call = Call::new(index, custom, tables.custom(custom), *operator, &raw const *failed);
-            Box::new(UnsafeCell::new(call))
+            UnsafeCell::new(call)
         });
         Self {
             tables,
