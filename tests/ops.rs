@@ -238,10 +238,15 @@ const TESTED: &[(&str, fn())] = &[
 
 #[test]
 fn every_operation_has_a_case() {
-    let families: Vec<&str> = ops::FAMILIES.iter().map(|f| f.0).collect();
+    // Nothing but a program of a caller can compute what is external.
+    let testable = |op: &cameo_ir::Op| !op.schema().external;
+    let families = ops::FAMILIES
+        .iter()
+        .filter(|(_, ops)| ops.iter().any(|o| testable(&cameo_ir::Op(*o))));
+    let families: Vec<&str> = families.map(|f| f.0).collect();
     assert_eq!(families, TESTED.iter().map(|t| t.0).collect::<Vec<_>>());
     let used: BTreeSet<&str> = CASES.iter().filter_map(|line| line.split('(').next()).collect();
-    let all: BTreeSet<&str> = ops::all().map(cameo_ir::Op::name).collect();
+    let all: BTreeSet<&str> = ops::all().filter(testable).map(cameo_ir::Op::name).collect();
     let missing: Vec<_> = all.difference(&used).collect();
     let unknown: Vec<_> = used.difference(&all).collect();
     assert!(

@@ -74,6 +74,14 @@ digits_program() {
     [ "$number" -eq 10 ] || { printf 'expected 10 lines, got %d\n' "$number"; return 1; }
 }
 
+custom_operator() {
+    local out
+    out=$("$examples/custom_op/run.sh") || return 1
+    printf '%s\n' "$out"
+    # With the operator in a library, and linked in.
+    [ "$(grep -c '^energy: float32 \[4\]$' <<<"$out")" -eq 2 ] || { echo 'wrong answer'; return 1; }
+}
+
 quickstart() {
     local out
     out=$("$examples/quickstart.sh" "my wifi is broken") || return 1
@@ -116,6 +124,7 @@ check "padded sequences" "$python" "$tests/oracle/packed.py" ${CAMEO_ZOO:+--zoo 
 check "masked networks" "$python" "$tests/oracle/masks.py"
 check "benches" "$python" "$tests/bench/check.py"
 check "digits in C" digits_program
+check "an operator in C" custom_operator
 # The quickstart also writes minilm.onnx.
 check "quickstart" quickstart
 check "report in Chromium" "$python" "$tests/report/run.py" "$search/build/minilm.onnx" "$examples/digits/digits.onnx"

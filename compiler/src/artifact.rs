@@ -103,6 +103,8 @@ pub struct Output {
     pub threads_default: Option<u32>,
     /// Time every step when the program is asked to, and keep the kernels' symbols; of an executable only.
     pub profile: bool,
+    /// Objects and static libraries with operators, to be linked into an executable.
+    pub link: Vec<PathBuf>,
 }
 
 impl Output {
@@ -112,6 +114,7 @@ impl Output {
             embed_weights: false,
             threads_default: None,
             profile: false,
+            link: vec![],
         }
     }
 }
@@ -156,6 +159,7 @@ impl Artifact {
             // Zero is the runtime's word for "as many as the process may use".
             default_threads: output.threads_default.unwrap_or(0),
             profile: output.profile,
+            link: output.link.clone(),
             ..ArtifactOptions::new(&self.name, self.emit)
         };
         cameo_codegen::write_artifact(&self.levels, &self.compiled, &options, &output.path)
@@ -202,10 +206,12 @@ fn diagnostic(e: &ArtifactError, levels: &[Level]) -> Diagnostics {
         | ArtifactError::Machine(_)
         | ArtifactError::NoRuntime { .. }
         | ArtifactError::ProfileOf(_)
+        | ArtifactError::LinkOf(_)
         | ArtifactError::LevelsOf(_) => Diagnostic::invalid(e.to_string()),
-        ArtifactError::File { .. } | ArtifactError::NoTool { .. } | ArtifactError::Tool { .. } => {
-            Diagnostic::io(e.to_string())
-        }
+        ArtifactError::File { .. }
+        | ArtifactError::Linked { .. }
+        | ArtifactError::NoTool { .. }
+        | ArtifactError::Tool { .. } => Diagnostic::io(e.to_string()),
     };
     d.into()
 }

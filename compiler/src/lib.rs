@@ -26,7 +26,7 @@ pub use artifact::{Artifact, Output, Target};
 pub use cameo_codegen::{ArtifactReport, Emit};
 pub use cameo_ir::Tensor;
 pub use cameo_kernel::tuning::Tuning;
-pub use cameo_onnx::DimBinding;
+pub use cameo_onnx::{CustomOp, DimBinding};
 pub use cameo_passes::slice::{Sizes, Slice};
 pub use diagnostic::{Diagnostic, Diagnostics, Kind};
 pub use pipeline::{Event, Phase, Product, Stage};
@@ -40,6 +40,8 @@ pub struct Options {
     pub outputs: Option<Vec<String>>,
     /// Inputs that become weights with these elements; what depends on them alone is computed at compile time.
     pub frozen: Vec<(String, Tensor)>,
+    /// Operators that whoever runs the program supplies.
+    pub custom_ops: Vec<CustomOp>,
     /// The smaller network that is cut out of the model's and compiled instead.
     pub slice: Option<Slice>,
     /// Only the tokens that the attention mask leaves are computed; results of padding are zeros.
@@ -74,6 +76,7 @@ impl Default for Options {
             dims: vec![],
             outputs: None,
             frozen: vec![],
+            custom_ops: vec![],
             slice: None,
             varlen: false,
             name: None,

@@ -65,9 +65,10 @@ pub fn import(model: &Path, options: &Options, observe: &mut dyn FnMut(Event)) -
     let stage = Stage::phase(Phase::Import);
     observe(Event::Begin(stage));
     let graph = if ir_file::is_text(model) {
-        if !options.dims.is_empty() || options.outputs.is_some() || !options.frozen.is_empty() {
+        let fixed = !options.dims.is_empty() || options.outputs.is_some() || !options.frozen.is_empty();
+        if fixed || !options.custom_ops.is_empty() {
             let d = Diagnostic::invalid(format!(
-                "{}: dimensions, inputs and outputs of text IR are fixed",
+                "{}: dimensions, inputs, outputs and operators of text IR are fixed",
                 model.display()
             ));
             return Err(d.help("edit the text").into());
@@ -78,6 +79,7 @@ pub fn import(model: &Path, options: &Options, observe: &mut dyn FnMut(Event)) -
             dims: options.dims.clone(),
             outputs: options.outputs.clone(),
             frozen: options.frozen.clone(),
+            custom_ops: options.custom_ops.clone(),
         };
         let imported = cameo_onnx::import(model, &choices);
         imported.map_err(|problems| Diagnostics::from_problems(problems).with_source(model))?
@@ -186,7 +188,7 @@ pub fn partition(
     };
     let program = cameo_kernel::partition(graph, target, choices).map_err(|errors| lower_errors(graph, errors))?;
     if let Some(name) = program.unknown_symbol() {
-        let what = format!("{name}, which sizes depend on, is counted by a node of which nothing else is used");
+        let what = format!("{name}, which sizes depend on, comes from a node of which nothing else is used");
         return Err(Diagnostic::from_op_error(&OpError::Unsupported(what)).into());
     }
     let plan = memory::plan(&program);

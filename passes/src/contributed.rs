@@ -40,7 +40,7 @@ fn run(rw: &mut Rewriter) {
         let detail = format!("{op} as standard operators");
         match rw.graph().with_cx(n, |cx| op.0.lower(cx)) {
             Ok(Lowering::Decompose(inner)) => rw.replace(&[n], &detail, |rw| inline(rw, n, &inner)),
-            Ok(Lowering::Compute(_) | Lowering::Scan | Lowering::Ragged | Lowering::Compact) => Outcome::NoMatch,
+            Ok(_) => Outcome::NoMatch,
             Err(e) => rw.refuse(&[n], &detail, e.to_string()),
         }
     });

@@ -49,7 +49,9 @@ typedef enum cameo_status {
     CAMEO_ABI_MISMATCH = 16,      /* model and runtime come from different versions */
     CAMEO_INVALID_MODEL = 17,     /* the model's tables are inconsistent */
     CAMEO_OUT_OF_MEMORY = 18,
-    CAMEO_THREAD_FAILED = 19      /* a thread could not be started */
+    CAMEO_THREAD_FAILED = 19,     /* a thread could not be started */
+    CAMEO_OPERATOR_MISSING = 20,  /* an operator that the model needs was not supplied */
+    CAMEO_OPERATOR_FAILED = 21    /* an operator that was supplied failed, or gave a wrong shape */
 } cameo_status;
 
 /* Element types, numbered as in ONNX. Halves and bfloats are two bytes, booleans one byte of 0 or 1. Elements of 4 and
@@ -141,6 +143,93 @@ typedef struct cameo_options {
 /* Opens a model. weights_path may be null when the weights are linked in. The weights file is mapped, not read: only
  * its header is checked, so that opening takes milliseconds, and it must not be changed while the model is open. */
 cameo_status cameo_model_open(const cameo_model_desc *desc, const char *weights_path, cameo_model **out);
+
+/* Operators that a model needs and its caller supplies (`cameo compile --custom-op`).
+ *
+ *     static int shape(void *user, const cameo_operator_call *call) {
+ *         call->outputs[0].shape[0] = call->inputs[0].shape[0] / 2;
+ *         return 0;
+ *     }
+ *     static int compute(void *user, const cameo_operator_call *call) {
+ *         const float *x = (const float *)call->inputs[0].data;
+ *         float *y = (float *)call->outputs[0].data;
+ *         for (int64_t i = 0; i < call->outputs[0].shape[0]; i++)
+ *             y[i] = x[2 * i];
+ *         return 0;
+ *     }
+ *     const cameo_operator half = CAMEO_OPERATOR("com.acme::Half", shape, compute, NULL);
+ *
+ * Both functions must give the same results for the same operands and attributes, and may be called on any thread, by
+ * several contexts at once. They return 0, or anything else when they failed, after writing why to call->message.
+ *
+ * An executable finds operators in a library (`./model --op-library libfoo.so`), or in what it was linked with (`cameo compile
+ * --link libfoo.a`), by a function with C linkage that gives an array and its length:
+ *
+ *     const cameo_operator *cameo_operators(size_t *count);
+ */
+
+/* Dense and row-major. */
+typedef struct cameo_operator_tensor {
+    uint32_t dtype; /* a cameo_dtype; 0: this operand is left out */
+    uint32_t reserved;
+    size_t rank;
+    int64_t *shape; /* rank entries, outermost first; of results, to be written by the shape function alone */
+    void *data;     /* null for the shape function; else of operands to be read, of results to be written */
+} cameo_operator_tensor;
+
+/* Kinds of attributes, numbered as in ONNX, with what their data points to. */
+typedef enum cameo_attribute_kind {
+    CAMEO_ATTRIBUTE_FLOAT = 1,  /* const float */
+    CAMEO_ATTRIBUTE_INT = 2,    /* const int64_t */
+    CAMEO_ATTRIBUTE_STRING = 3, /* const char, with a 0 behind its count of bytes */
+    CAMEO_ATTRIBUTE_TENSOR = 4, /* const cameo_operator_tensor */
+    CAMEO_ATTRIBUTE_FLOATS = 6,
+    CAMEO_ATTRIBUTE_INTS = 7,
+    CAMEO_ATTRIBUTE_STRINGS = 8 /* const char *const */
+} cameo_attribute_kind;
+
+/* An attribute of the node, as the model has it: one that it leaves out is not there. */
+typedef struct cameo_attribute {
+    const char *name;
+    uint32_t kind; /* a cameo_attribute_kind */
+    uint32_t reserved;
+    size_t count;
+    const void *data;
+} cameo_attribute;
+
+typedef struct cameo_operator_call {
+    const char *node; /* name of the ONNX node */
+    const cameo_attribute *attributes; /* in the order of their names */
+    size_t attribute_count;
+    const cameo_operator_tensor *inputs;
+    size_t input_count;
+    const cameo_operator_tensor *outputs;
+    size_t output_count;
+    char *message; /* room for message_bytes, the 0 included */
+    size_t message_bytes;
+} cameo_operator_call;
+
+typedef int (*cameo_operator_function)(void *user, const cameo_operator_call *call);
+
+/* An operator: begin with CAMEO_OPERATOR. shape is called when the shapes of inputs are new, and writes those of the
+ * results; null when the model knows them. compute is called in each run. Denormal numbers count as zero meanwhile, and
+ * booleans are bytes of 0 or 1. */
+typedef struct cameo_operator {
+    uint32_t version; /* CAMEO_OPERATOR_VERSION */
+    uint32_t reserved;
+    const char *name; /* "domain::Name", or "Name" in ONNX's own domain */
+    cameo_operator_function shape;
+    cameo_operator_function compute;
+    void *user; /* passed to both */
+} cameo_operator;
+
+#define CAMEO_OPERATOR_VERSION 1
+#define CAMEO_OPERATOR(name, shape, compute, user) {CAMEO_OPERATOR_VERSION, 0, name, shape, compute, user}
+
+/* As cameo_model_open, with the operators that the model needs, and any others; CAMEO_OPERATOR_MISSING when one is not among
+ * them. The array is copied; functions and `user` must stay valid as long as there is a context. */
+cameo_status cameo_model_open_with(const cameo_model_desc *desc, const char *weights_path, const cameo_operator *operators,
+                                   size_t operator_count, cameo_model **out);
 
 /* Reads all weights and compares their hash with the model's: CAMEO_WEIGHTS_CORRUPT when a byte is not what the compiler
  * wrote. Takes as long as reading the file does; for after a download, not for every start. */

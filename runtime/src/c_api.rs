@@ -7,7 +7,8 @@
 
 use crate::Error;
 use crate::context::{Context, ContextOptions};
-use crate::model::Model;
+use crate::model::{Model, OpenOptions};
+use cameo_abi::Operator;
 use cameo_core::{DType, Dim, ModelDesc, Parallel, Side, Status, TensorInfo};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -161,14 +162,31 @@ pub unsafe extern "C" fn cameo_model_open(
     weights_path: *const c_char,
     out: *mut *mut CModel,
 ) -> c_int {
-    if desc.is_null() || out.is_null() {
+    // SAFETY: passes on what cameo.h asks for.
+    unsafe { cameo_model_open_with(desc, weights_path, ptr::null(), 0, out) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cameo_model_open_with(
+    desc: *const ModelDesc,
+    weights_path: *const c_char,
+    operators: *const Operator,
+    operator_count: usize,
+    out: *mut *mut CModel,
+) -> c_int {
+    if desc.is_null() || out.is_null() || operators.is_null() && operator_count > 0 {
         return fail(&NULL);
     }
-    // SAFETY: not null, and cameo.h asks for a descriptor that the compiler wrote, a C string and a place to write.
+    // SAFETY: not null, and cameo.h asks for a descriptor that the compiler wrote, a C string, operators and a place to write.
     let opened = unsafe {
         *out = ptr::null_mut();
         let path = (!weights_path.is_null()).then(|| path(CStr::from_ptr(weights_path)));
-        Model::open(&*desc, path.as_deref())
+        let operators = match operator_count {
+            0 => &[],
+            count => std::slice::from_raw_parts(operators, count),
+        };
+        let options = OpenOptions { level: None, operators };
+        Model::open_with(&*desc, path.as_deref(), &options)
     };
     let model = match opened {
         Ok(model) => model,

@@ -11,10 +11,13 @@ use crate::Error;
 use crate::devices::cpu::Executor;
 use crate::limits::allowed_cpus;
 use crate::model::Model;
+use crate::operators::Calls;
 use crate::plan::PlanMemory;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::sys::Region;
-use cameo_core::{DType, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size, integer};
+use cameo_core::{
+    DType, Given, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size, integer,
+};
 
 /// How a context runs.
 #[derive(Default)]
@@ -33,6 +36,7 @@ pub struct Context {
     inputs: Vec<Input>,
     outputs: Vec<Output>,
     plan: PlanMemory,
+    calls: Calls,
     parts: Vec<u32>,
     iterations: Vec<i64>,
     moved: Vec<i64>,
@@ -194,6 +198,7 @@ impl Context {
             inputs: inputs.collect(),
             outputs: outputs.collect(),
             plan: PlanMemory::new(tables),
+            calls: Calls::new(tables, model.operators()),
             parts: vec![1; tables.steps().len()],
             iterations: vec![0; tables.loops().len()],
             moved: vec![0; tables.moves().len()],
@@ -401,7 +406,8 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::NotBound`], [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`],
-    /// [`Error::ShapeRule`], [`Error::BufferTooSmall`], [`Error::CacheFull`], [`Error::OutOfMemory`].
+    /// [`Error::ShapeRule`], [`Error::BufferTooSmall`], [`Error::CacheFull`], [`Error::OutOfMemory`];
+    /// [`Error::OperatorFailed`] and [`Error::OperatorShape`] of an operator that gives shapes.
     pub fn prepare(&mut self) -> Result<(), Error> {
         self.look_at_elements()?;
         if self.state < State::Planned {
@@ -414,8 +420,8 @@ impl Context {
     /// Computes the outputs from the bound inputs.
     ///
     /// # Errors
-    /// Those of [`Context::prepare`], [`Error::InvalidArgument`] when an output overlaps another tensor, and
-    /// [`Error::IndexOutOfRange`] or [`Error::CountOutOfRange`] when data that is used as an index or gives a dimension is
+    /// Those of [`Context::prepare`], [`Error::InvalidArgument`] when an output overlaps another tensor,
+    /// [`Error::OperatorFailed`], and [`Error::IndexOutOfRange`] or [`Error::CountOutOfRange`] when data that is used as an index or gives a dimension is
     /// wrong; the outputs are meaningless then.
     pub fn run(&mut self) -> Result<(), Error> {
         self.prepare()?;
@@ -425,6 +431,7 @@ impl Context {
         }
         self.ran = false;
         self.copy_caches();
+        self.calls.begin();
         let tables = self.model.description().tables();
         let sizes = self.plan.sizes;
         let working = Working {
@@ -440,6 +447,9 @@ impl Context {
         let mut run = unsafe { Run::new(self.plan.plan(tables)?, sizes, working) };
         // SAFETY: the executor has `threads` threads.
         unsafe { self.executor.run(&mut run)? };
+        if let Some(error) = self.calls.failure() {
+            return Err(error);
+        }
         if let Some(symbol) = run.miscounted() {
             return Err(Error::CountOutOfRange {
                 symbol: tables.symbol(symbol).name,
@@ -591,12 +601,13 @@ impl Context {
             });
         }
         let mut plan = self.plan.plan(tables)?;
-        let inputs = &self.inputs;
-        let sizes = plan.evaluate(
-            |index| &inputs[index].shape,
-            |index| inputs[index].memory.room(),
-            |e| element(tables, inputs, e).unwrap_or(0),
-        )?;
+        let (inputs, calls) = (&self.inputs, &mut self.calls);
+        let sizes = plan.evaluate(Given {
+            shape: |index: usize| &*inputs[index].shape,
+            rows: |index: usize| inputs[index].memory.room(),
+            elements: |e: &InputElement| element(tables, inputs, e).unwrap_or(0),
+            operators: |index, given: &[i64], wanted: &mut [i64]| calls.ask(index, given, wanted),
+        })?;
         for (index, output) in self.outputs.iter_mut().enumerate() {
             output.bytes = plan.output(index, &mut output.shape)?;
             let elsewhere = tables.cache_of_output(index).is_some();
@@ -656,6 +667,7 @@ impl Context {
             self.model.weights(),
             |index| self.inputs[index].data(),
             |index| self.outputs[index].data(),
+            |index| self.calls.pointer(index),
             &mut self.pointers,
         );
         Ok(())

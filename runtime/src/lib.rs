@@ -11,7 +11,7 @@
 //! - Wrong use through the safe API or through C with valid pointers is an [`Error`], never undefined behaviour.
 //!
 //! Unsafe code lives where memory and threads are handed to kernels (`context`, `devices::cpu`, `pool`), where the
-//! operating system is called (`sys`), where weights are read (`weights`), where callers promise what a descriptor is
+//! operating system is called (`sys`), where operators of the caller are (`operators`), where weights are read (`weights`), where callers promise what a descriptor is
 //! (`model`) and at the C boundary (`c_api`); everywhere else the workspace lint stands.
 
 pub mod c_api;
@@ -19,18 +19,20 @@ mod context;
 mod devices;
 mod limits;
 mod model;
+mod operators;
 mod plan;
 mod pool;
 mod sys;
 mod weights;
 
+pub use cameo_abi::{OPERATOR_VERSION, Operator, OperatorArguments, OperatorTensor};
 pub use cameo_core::{
     DType, Dim, Element, Extents, ModelDesc, Parallel, Side, Sizes, Status, SymbolInfo, TensorInfo, TensorView,
     byte_size,
 };
 pub use context::{Context, ContextOptions};
 pub use limits::{allowed_cpus, peak_rss_bytes};
-pub use model::{CacheInfo, Description, Model};
+pub use model::{CacheInfo, Description, Model, OpenOptions};
 
 /// Why a call failed; names and paths are strings.
 pub type Error = cameo_core::Error<String>;

@@ -1,10 +1,11 @@
 //! An open model: its description, and its weights, shared by all contexts.
 
 use crate::Error;
+use crate::operators::{Supplied, choose};
 use crate::plan::PlanMemory;
 use crate::weights::Weights;
-use cameo_abi::{CPU_AVX2_FMA, CPU_AVX512, CPU_SSE42, ModelDesc};
-use cameo_core::{Side, Sizes, SymbolInfo, Tables, TensorInfo};
+use cameo_abi::{CPU_AVX2_FMA, CPU_AVX512, CPU_SSE42, ModelDesc, Operator};
+use cameo_core::{Given, Side, Sizes, SymbolInfo, Tables, TensorInfo};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -103,6 +104,16 @@ impl Description {
         (0..tables.levels().len()).map(move |index| tables.level_name(index))
     }
 
+    /// The operators that the model needs from its caller, by name, each once.
+    #[must_use]
+    pub fn operators(&self) -> Vec<&'static str> {
+        let customs = self.tables.customs().iter();
+        let mut names: Vec<&str> = customs.map(|custom| self.tables.custom(custom).operator).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Number of kernel calls in a run.
     #[must_use]
     pub fn step_count(&self) -> usize {
@@ -139,7 +150,7 @@ impl Description {
     }
 
     /// The values of the symbols that inputs of these shapes have, in the order of [`Description::symbols`]; those that are
-    /// elements of inputs count as 0.
+    /// elements of inputs, or that operators of the caller give, count as 0.
     ///
     /// # Errors
     /// [`Error::WrongRank`] and the errors of [`crate::Context::prepare`] that come from shapes.
@@ -161,7 +172,12 @@ impl Description {
             }
         }
         let mut memory = PlanMemory::new(tables);
-        memory.plan(tables)?.evaluate(|index| shapes[index], |_| None, |_| 0)?;
+        memory.plan(tables)?.evaluate(Given {
+            shape: |index: usize| shapes[index],
+            rows: |_| None,
+            elements: |_: &_| 0,
+            operators: |_, _: &_, _: &mut _| Ok(()),
+        })?;
         Ok(memory.symbols)
     }
 
@@ -176,6 +192,16 @@ pub struct Model {
     description: Description,
     level: usize,
     weights: Arc<Weights>,
+    operators: Arc<[Supplied]>,
+}
+
+/// How a model is opened.
+#[derive(Clone, Copy, Default)]
+pub struct OpenOptions<'a> {
+    /// One of [`Description::levels`] and no better one; the best that the processor has when absent.
+    pub level: Option<&'a str>,
+    /// Those of [`Description::operators`], and any others.
+    pub operators: &'a [Operator],
 }
 
 impl Model {
@@ -187,30 +213,31 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`Description::new`], [`Error::CpuUnsupported`], [`Error::WeightsMissing`], [`Error::WeightsCorrupt`],
-    /// [`Error::WeightsMismatch`].
+    /// [`Error::WeightsMismatch`], [`Error::OperatorMissing`].
     #[expect(unsafe_code, reason = "passes the caller's promise on")]
     pub unsafe fn open(desc: &'static ModelDesc, weights: Option<&Path>) -> Result<Self, Error> {
         // SAFETY: the caller's promise.
-        unsafe { Self::open_level(desc, weights, None) }
+        unsafe { Self::open_with(desc, weights, &OpenOptions::default()) }
     }
 
-    /// As [`Model::open`]; with a name of [`Description::levels`] that level and no better one.
+    /// As [`Model::open`], with options.
     ///
     /// # Safety
-    /// As [`Description::new`].
+    /// As [`Description::new`]; names and functions of the operators are as `cameo.h` says, and what their `user` points to
+    /// stays valid as long as there is a context.
     ///
     /// # Errors
     /// As [`Model::open`]; [`Error::InvalidArgument`] when there is no such level.
     #[expect(unsafe_code, reason = "passes the caller's promise on")]
-    pub unsafe fn open_level(
+    pub unsafe fn open_with(
         desc: &'static ModelDesc,
         weights: Option<&Path>,
-        level: Option<&str>,
+        options: &OpenOptions<'_>,
     ) -> Result<Self, Error> {
         // SAFETY: the caller's promise.
         let Description { tables } = unsafe { Description::new(desc)? };
         let (levels, features) = (tables.levels(), cpu_features());
-        let index = match level {
+        let index = match options.level {
             Some(name) => (0..levels.len())
                 .find(|&i| tables.level_name(i) == name)
                 .ok_or(Error::InvalidArgument(
@@ -224,12 +251,15 @@ impl Model {
         if let Some(feature) = missing(levels[index].cpu_features, &features) {
             return Err(Error::CpuUnsupported { feature });
         }
+        // SAFETY: the caller's promise.
+        let operators = unsafe { choose(tables, options.operators)? };
         Ok(Self {
             description: Description {
                 tables: tables.at_level(index),
             },
             level: index,
             weights: Arc::new(Weights::open(desc, weights)?),
+            operators,
         })
     }
 
@@ -252,6 +282,10 @@ impl Model {
     /// [`Error::WeightsCorrupt`] when a byte differs from what the compiler wrote.
     pub fn verify_weights(&self) -> Result<(), Error> {
         self.weights.verify(self.description.tables.raw())
+    }
+
+    pub(crate) fn operators(&self) -> &[Supplied] {
+        &self.operators
     }
 
     pub(crate) fn weights(&self) -> *const u8 {

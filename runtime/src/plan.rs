@@ -8,6 +8,7 @@ pub struct PlanMemory {
     pub symbols: Box<[i64]>,
     pub dims: Box<[i64]>,
     offsets: Box<[i64]>,
+    extents: Box<[i64]>,
     pub sizes: Sizes,
 }
 
@@ -19,12 +20,19 @@ impl PlanMemory {
             symbols: zeros(tables.symbol_count()),
             dims: zeros(desc.dim_count as usize),
             offsets: zeros(desc.offset_count as usize),
+            extents: zeros(tables.custom_extent_count()),
             sizes: Sizes::default(),
         }
     }
 
     /// The plan in this memory.
     pub fn plan(&mut self, tables: Tables) -> Result<Plan<'_>, Error> {
-        Plan::new(tables, &mut self.symbols, &mut self.dims, &mut self.offsets)
+        Plan::new(
+            tables,
+            &mut self.symbols,
+            &mut self.dims,
+            &mut self.offsets,
+            &mut self.extents,
+        )
     }
 }

@@ -6,7 +6,7 @@ mod fake;
 use cameo_abi::{
     ABI_VERSION, Cache, Count, DType, LOOP_DEPTH, Level, Loop, MAGIC, MOVE_ADVANCE, MOVE_BACK, ModelDesc, Move, Slice,
 };
-use cameo_runtime::{Context, ContextOptions, Error, Model, Status, TensorView};
+use cameo_runtime::{Context, ContextOptions, Error, Model, OpenOptions, Status, TensorView};
 use std::path::Path;
 
 /// The inputs of the lookup model, right unless a case changes them.
@@ -335,7 +335,11 @@ fn wrong_models() {
     let desc: &'static ModelDesc = Box::leak(Box::new(two()));
     // SAFETY: a model like the others.
     let named = |name| {
-        unsafe { Model::open_level(desc, None, Some(name)) }
+        let options = OpenOptions {
+            level: Some(name),
+            ..OpenOptions::default()
+        };
+        unsafe { Model::open_with(desc, None, &options) }
             .map(|m| m.level())
             .map_err(|e| e.status())
     };

@@ -31,8 +31,8 @@ class Emulated(Compiled):
         call([compiler(), "compile", "-q", model, "--target", TRIPLE, "--cpu", "generic", "--emit", "object", "-o", self.folder / "object"])
         main = self.folder / "main.c"
         main.write_text("struct model; extern const struct model %s_model;\n"
-                        "int cameo_exe_main(int, char **, const struct model *);\n"
-                        "int main(int n, char **v) { return cameo_exe_main(n, v, &%s_model); }\n" % (name, name))
+                        "int cameo_exe_main(int, char **, const struct model *, void *);\n"
+                        "int main(int n, char **v) { return cameo_exe_main(n, v, &%s_model, 0); }\n" % (name, name))
         program = self.folder / "object" / name
         call(["aarch64-linux-gnu-gcc", "-o", program, main, program.with_suffix(".o"), runtime, "-lpthread", "-ldl", "-lm"])
         # What is started is a script, so that runs are the same as natively.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cameo::{Emit, Options, Output, Target, pipeline};
 use cameo_ir::{DType, Graph, Tensor};
-use cameo_runtime::{Context, ContextOptions, Error, ModelDesc, TensorView};
+use cameo_runtime::{Context, ContextOptions, Error, ModelDesc, OpenOptions, TensorView};
 
 /// How a graph is compiled.
 #[derive(Clone, Copy, Debug)]
@@ -278,6 +278,10 @@ fn open_level(
         let descriptor = library
             .get::<&'static ModelDesc>(symbol.as_bytes())
             .unwrap_or_else(|e| panic!("{e}"));
-        cameo_runtime::Model::open_level(*descriptor, weights, level)
+        let options = OpenOptions {
+            level,
+            ..OpenOptions::default()
+        };
+        cameo_runtime::Model::open_with(*descriptor, weights, &options)
     }
 }

@@ -49,6 +49,10 @@ impl Emit {
         ("object", Self::Object),
         ("rust", Self::Rust),
     ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, e)| *e == self).map_or("", |(name, _)| name)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +68,8 @@ pub struct ArtifactOptions {
     pub profile: bool,
     /// The C compiler that links; by default `cc`, or `<arch>-linux-gnu-gcc` for another architecture.
     pub linker: Option<PathBuf>,
+    /// Objects and static libraries that an executable is linked with: one of them has the `cameo_operators` of `cameo.h`.
+    pub link: Vec<PathBuf>,
 }
 
 impl ArtifactOptions {
@@ -76,6 +82,7 @@ impl ArtifactOptions {
             default_threads: 0,
             profile: false,
             linker: None,
+            link: vec![],
         }
     }
 
@@ -114,6 +121,13 @@ pub enum ArtifactError {
     Tables(String),
     /// Timers belong to a command line.
     ProfileOf(Emit),
+    /// Callers of libraries give operators themselves.
+    LinkOf(Emit),
+    /// A file to be linked cannot be read.
+    Linked {
+        path: PathBuf,
+        error: io::Error,
+    },
     /// What has code for one machine only.
     LevelsOf(&'static str),
     Weight(WeightError),
@@ -144,13 +158,17 @@ impl fmt::Display for ArtifactError {
             Self::Kernel { index, error, .. } => write!(f, "kernel k{index}: {error}"),
             Self::Machine(error) => error.fmt(f),
             Self::Tables(what) => write!(f, "cannot write the model's tables: {what}"),
-            Self::ProfileOf(emit) => {
-                let name = Emit::ALL.iter().find(|(_, e)| e == emit).map_or("", |(name, _)| name);
-                write!(
-                    f,
-                    "timers are for executables: --profile and --emit {name} exclude each other"
-                )
-            }
+            Self::ProfileOf(emit) => write!(
+                f,
+                "timers are for executables: --profile and --emit {} exclude each other",
+                emit.name()
+            ),
+            Self::LinkOf(emit) => write!(
+                f,
+                "--link is for executables: --emit {} leaves operators to the program that opens the model",
+                emit.name()
+            ),
+            Self::Linked { path, error } => write!(f, "cannot read {}: {error}", path.display()),
             Self::LevelsOf(what) => write!(
                 f,
                 "--cpu multi is for executables, libraries and crates: {what} is for one processor"
@@ -215,6 +233,9 @@ pub fn write_artifact(
     if options.profile && options.emit != Emit::Exe {
         return Err(ArtifactError::ProfileOf(options.emit));
     }
+    if !options.link.is_empty() && options.emit != Emit::Exe {
+        return Err(ArtifactError::LinkOf(options.emit));
+    }
     if levels.len() > 1 && options.emit == Emit::Object {
         return Err(ArtifactError::LevelsOf("an object"));
     }
@@ -246,6 +267,7 @@ pub fn write_artifact(
         embedded: options.embed_weights,
         main: options.emit == Emit::Exe,
         profile: options.profile.then(|| profile::fingerprint(program, &plan)),
+        operators: !options.link.is_empty(),
     };
     let model = Model {
         levels,
@@ -355,6 +377,7 @@ pub fn objects(
             embedded: false,
             main: false,
             profile: None,
+            operators: false,
         },
     };
     let mut objects: Vec<Vec<u8>> = model.kernels()?.into_iter().map(<[u8]>::to_vec).collect();
@@ -407,6 +430,11 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
             inputs.extend(weights);
             output.put("exe.o", runtime.unwrap_or_default())?;
             inputs.push("exe.o");
+            let linked = options.link.iter().enumerate();
+            let linked = linked
+                .map(|(i, path)| output.copy(path, i))
+                .collect::<Result<Vec<_>, _>>()?;
+            inputs.extend(linked.iter().map(String::as_str));
             linker.executable(&inputs, "linked", options.profile)?;
             output.take_as_out("linked");
             return Ok(());
@@ -477,6 +505,16 @@ impl Output {
         let path = self.work.path().join(name);
         fs::write(&path, bytes).map_err(at(&path))?;
         Ok(name.to_owned())
+    }
+
+    /// Takes a file to be linked into the working folder; gives its name there.
+    fn copy(&self, path: &Path, number: usize) -> Result<String, ArtifactError> {
+        let bytes = fs::read(path).map_err(|error| ArtifactError::Linked {
+            path: path.to_owned(),
+            error,
+        })?;
+        // Linkers tell kinds of files by what is in them.
+        self.put(&format!("operators{number}.a"), &bytes)
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, ArtifactError> {

@@ -92,9 +92,11 @@ pub struct StageTimes {
 pub fn compile(levels: &[Level], name: &str, options: &CompileOptions) -> Result<Compiled, ArtifactError> {
     let symbols = level::symbols(name, levels);
     let of_level = |l: usize| (0..levels[l].program.kernels.len()).map(move |i| (l, i));
-    // What a level shares is compiled with the last one.
-    let is_own =
-        |&(l, i): &(usize, usize)| l + 1 == levels.len() || !symbols[levels.len() - 1].contains(&symbols[l][i]);
+    // What a level shares is compiled with the last one. Calls of the caller's code are in the tables.
+    let is_own = |&(l, i): &(usize, usize)| {
+        let shared = l + 1 < levels.len() && symbols[levels.len() - 1].contains(&symbols[l][i]);
+        !shared && !matches!(levels[l].program.kernels[i].body, KernelBody::Custom(_))
+    };
     let mut order: Vec<(usize, usize)> = (0..levels.len()).flat_map(of_level).filter(is_own).collect();
     let count = order.len();
     // Longest first, so that the threads end together.
@@ -182,7 +184,7 @@ fn effort(kernel: &KernelBody) -> usize {
             tile.mr * tile.mr * tile.nv + 4 * outputs * w.epilogue.nodes().len()
         }
         KernelBody::Chain(c) => c.links.iter().map(effort).sum(),
-        KernelBody::InOrder(_) => 1,
+        KernelBody::InOrder(_) | KernelBody::Custom(_) => 1,
     }
 }
 

@@ -178,3 +178,20 @@ pub fn call_kernel(kernel: cameo_abi::KernelFn) -> i32 {
         kernel(std::ptr::null(), std::ptr::null(), 0, 1, std::ptr::null_mut())
     }
 }
+
+/// A generated text that ends with 0.
+pub fn c_text(at: *const std::ffi::c_char) -> String {
+    #[expect(unsafe_code, reason = "reading generated tables")]
+    // SAFETY: constant data of a library that is loaded until the test ends.
+    let text = unsafe { std::ffi::CStr::from_ptr(at) };
+    text.to_str().unwrap().to_owned()
+}
+
+/// So many values at an address in generated tables.
+pub fn values<T: Copy + 'static>((at, count): (*const std::ffi::c_void, usize)) -> Vec<T> {
+    slice(cameo_abi::Slice {
+        ptr: at.cast::<T>(),
+        len: count,
+    })
+    .to_vec()
+}

@@ -140,6 +140,12 @@ pub fn text(program: &Program, name: &str, embedded: bool) -> String {
             );
         }
     }
+    let mut operators: Vec<&str> = program.customs.iter().map(|c| &*c.operator).collect();
+    operators.sort_unstable();
+    operators.dedup();
+    for operator in &operators {
+        let _ = writeln!(out, " *     operator  {}", comment(operator));
+    }
     let weights = if embedded {
         "The weights are linked in: weights_path may be NULL."
     } else {
@@ -221,11 +227,22 @@ pub fn text(program: &Program, name: &str, embedded: bool) -> String {
     if outputs.is_empty() {
         out.push_str("    char unused; /* the model has no outputs */\n");
     }
+    let open = if operators.is_empty() {
+        format!(
+            "static inline cameo_status {name}_open(const char *weights_path, cameo_model **out) {{\n    \
+                 return cameo_model_open(&{name}_model, weights_path, out);\n}}\n\n"
+        )
+    } else {
+        format!(
+            "static inline cameo_status {name}_open(const char *weights_path, const cameo_operator *operators,\n    \
+                                                size_t operator_count, cameo_model **out) {{\n    \
+                 return cameo_model_open_with(&{name}_model, weights_path, operators, operator_count, out);\n}}\n\n"
+        )
+    };
     let _ = write!(
         out,
         "}} {name}_outputs;\n\n\
-         static inline cameo_status {name}_open(const char *weights_path, cameo_model **out) {{\n    \
-             return cameo_model_open(&{name}_model, weights_path, out);\n}}\n\n\
+         {open}\
          /* Binds the inputs, runs, and finds the outputs. `context` was made for this model. */\n\
          static inline cameo_status {name}_run(cameo_context *context, const {name}_inputs *inputs, {name}_outputs *outputs) {{\n    \
              cameo_status status;\n"
@@ -306,6 +323,22 @@ mod tests {
     #[test]
     fn header_of_the_sample() {
         insta::assert_snapshot!(text(&crate::sample::program(), "sample", false));
+    }
+
+    #[test]
+    fn operators_are_given_where_the_model_is_opened() {
+        let mut program = crate::sample::program();
+        program.customs.push(cameo_kernel::program::Custom {
+            step: 0,
+            operator: "com.acme::Foo*/".into(),
+            attrs: cameo_ir::Attrs::default(),
+            inputs: vec![],
+            outputs: vec![],
+        });
+        let text = text(&program, "sample", true);
+        assert!(text.contains(" *     operator  com.acme::Foo* /\n"), "{text}");
+        assert!(text.contains("cameo_model_open_with(&sample_model, weights_path, operators, operator_count, out)"));
+        assert!(!text.contains("cameo_model_open("), "{text}");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 pub mod archive;
 pub mod artifact;
 pub mod compile;
+mod custom;
 pub mod emit;
 pub mod header;
 pub mod level;

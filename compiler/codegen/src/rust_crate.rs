@@ -252,6 +252,33 @@ fn interface(model: &Model) -> String {
     let output_struct = structure("Outputs", "What a run gives, until the next one.", &outputs);
     let (inputs_life, outputs_life) = (lifetime(&inputs), lifetime(&outputs));
     let views = views.join(", ");
+    // Whoever opens a model with operators of its own vouches for them.
+    let custom = !program.customs.is_empty();
+    let when = |text: &'static str| if custom { text } else { "" };
+    let (uses, used) = (
+        when(", Operator, OperatorArguments, OperatorTensor, OPERATOR_VERSION"),
+        when(", OpenOptions"),
+    );
+    let (unsafety, parameter, argument) = (when("unsafe "), when(", operators: &[Operator]"), when(", operators"));
+    let safety = when(
+        "    ///\n    /// # Safety\n    /// Names and functions of the operators are C strings and functions of the types in [`Operator`] that read and write \
+         only what\n    /// they are given, and what `user` points to stays valid as long as the model.\n",
+    );
+    let (block, end) = if custom { ("unsafe { ", " }") } else { ("", "") };
+    let open = if custom {
+        format!(
+            "let options = super::OpenOptions {{ level: None, operators }};\n        \
+             // SAFETY: the compiler wrote the descriptor, which is constant data of this program; the caller's promise.\n        \
+             unsafe {{ super::runtime::Model::open_with(&{name}_model, weights, &options) }}"
+        )
+    } else {
+        format!(
+            "// SAFETY: the compiler wrote the descriptor, which is constant data of this program.\n        \
+             unsafe {{ super::runtime::Model::open(&{name}_model, weights) }}"
+        )
+    };
+    let module = when("super::");
+    let parameter_of_desc = parameter.replace("Operator", &format!("{module}Operator"));
     format!(
         r#"//! The model `{title}`, compiled by Cameo to native code.
 //!
@@ -271,9 +298,9 @@ mod libc;
 #[allow(warnings, clippy::all, clippy::pedantic)]
 mod runtime;
 
-pub use runtime::{{Error, Status}};
+pub use runtime::{{Error, Status{uses}}};
 
-use runtime::{{Context, ContextOptions, {dtype}Element, ModelDesc, TensorView}};
+use runtime::{{Context, ContextOptions, {dtype}Element, ModelDesc{used}, TensorView}};
 use std::path::Path;
 
 core::arch::global_asm!(include_str!("model.s"), options({syntax}));
@@ -325,9 +352,8 @@ mod desc {{
         static {name}_model: super::ModelDesc;
     }}
 
-    pub fn open(weights: Option<&std::path::Path>) -> Result<super::runtime::Model, super::Error> {{
-        // SAFETY: the compiler wrote the descriptor, which is constant data of this program.
-        unsafe {{ super::runtime::Model::open(&{name}_model, weights) }}
+    pub {unsafety}fn open(weights: Option<&std::path::Path>{parameter_of_desc}) -> Result<super::runtime::Model, super::Error> {{
+        {open}
     }}
 }}
 
@@ -337,17 +363,17 @@ impl Model {{
     ///
     /// # Errors
     /// What is wrong with the file or the processor.
-    pub fn open(weights: Option<&Path>) -> Result<Self, Error> {{
-        Self::open_with_threads(weights, 0)
+{safety}    pub {unsafety}fn open(weights: Option<&Path>{parameter}) -> Result<Self, Error> {{
+        {block}Self::open_with_threads(weights, 0{argument}){end}
     }}
 
     /// As [`Model::open`], on `threads` threads, the caller's included; 0: as many as the process may use.
     ///
     /// # Errors
     /// As [`Model::open`], or a thread cannot be started.
-    pub fn open_with_threads(weights: Option<&Path>, threads: usize) -> Result<Self, Error> {{
+{safety}    pub {unsafety}fn open_with_threads(weights: Option<&Path>, threads: usize{parameter}) -> Result<Self, Error> {{
         let beside: Option<&Path> = {weights};
-        Self::with(&desc::open(weights.or(beside))?, threads)
+        Self::with(&{block}desc::open(weights.or(beside){argument}){end}?, threads)
     }}
 
     /// The same model for another caller, to run at the same time. Weights are shared.

@@ -123,6 +123,7 @@ pub fn program() -> Program {
         counts: vec![],
         caches: vec![],
         elements: vec![],
+        customs: vec![],
         requirements: vec![],
         graph,
     }

@@ -17,6 +17,7 @@ use inkwell::memory_buffer::MemoryBuffer;
 use inkwell::module::Module as LlvmModule;
 
 use crate::artifact::ArtifactError;
+use crate::custom;
 use crate::level::Level;
 use crate::object::Machine;
 use crate::profile;
@@ -45,6 +46,8 @@ pub struct Facts<'a> {
     pub main: bool,
     /// The program's fingerprint when its steps are timed: `main` calls `cameo_profile_main` then.
     pub profile: Option<u64>,
+    /// Whether `main` is linked with operators, which `cameo_operators` lists.
+    pub operators: bool,
 }
 
 /// Parses LLVM IR text.
@@ -89,6 +92,7 @@ pub fn text(
     let layout = Layout::new(levels, program, plan, facts)?;
     let mut strings = Strings::default();
     let mut out = String::from(TYPES);
+    out.push_str(custom::TYPES);
     if facts.profile.is_some() {
         out.push_str(profile::TYPES);
     }
@@ -138,6 +142,7 @@ pub fn text(
     let buffers = constant(&mut tables, name, "buffers", "%Buffer", &rows);
 
     let mut timed = String::new();
+    // Symbols, and whether they call the caller's code.
     let mut called = BTreeSet::new();
     let mut rows = vec![];
     for (l, (level, symbols)) in levels.iter().zip(kernels).enumerate() {
@@ -151,7 +156,8 @@ pub fn text(
                 );
                 let [first_buffer, first_dim, work] = row;
                 let mut kernel = symbols[own].clone();
-                called.insert(kernel.clone());
+                let custom = matches!(level.program.kernels[own].body, KernelBody::Custom(_));
+                called.insert((kernel.clone(), custom));
                 if facts.profile.is_some() {
                     kernel = profile::timed(&mut timed, name, i, &kernel);
                 }
@@ -213,8 +219,12 @@ pub fn text(
         .map(|e| format!("%Element {{ i32 {}, i32 {}, i64 {} }}", e.symbol, e.input, e.at))
         .collect();
     let elements = constant(&mut tables, name, "elements", "%Element", &rows);
-    for kernel in called {
-        let _ = writeln!(out, "declare hidden i32 @{kernel}(ptr, ptr, i64, i64, ptr)");
+    let customs = custom::table(&mut tables, &mut strings, name, program, &layout.customs);
+    for (kernel, custom) in called {
+        let _ = match custom {
+            true => custom::thunk(&mut out, &kernel),
+            false => writeln!(out, "declare hidden i32 @{kernel}(ptr, ptr, i64, i64, ptr)"),
+        };
     }
 
     if let Some(fingerprint) = facts.profile {
@@ -252,6 +262,7 @@ pub fn text(
             counts,
             caches,
             elements,
+            customs,
         ]
         .join(", "),
         format!(
@@ -284,11 +295,18 @@ pub fn text(
             Some(_) => ("cameo_profile_main", ", ptr", format!(", ptr @{name}_profile")),
             None => ("cameo_exe_main", "", String::new()),
         };
+        let operators = if facts.operators {
+            out.push_str("declare ptr @cameo_operators(ptr)\n");
+            "@cameo_operators"
+        } else {
+            "null"
+        };
         let _ = write!(
             out,
-            "declare i32 @{entry}(i32, ptr, ptr{types})\n\
+            "declare i32 @{entry}(i32, ptr, ptr, ptr{types})\n\
              define i32 @main(i32 %argc, ptr %argv) {{\n  \
-               %code = call i32 @{entry}(i32 %argc, ptr %argv, ptr @{name}_model{more})\n  ret i32 %code\n}}\n"
+               %code = call i32 @{entry}(i32 %argc, ptr %argv, ptr @{name}_model, ptr {operators}{more})\n  \
+               ret i32 %code\n}}\n"
         );
     }
     Ok(out)
@@ -308,7 +326,7 @@ const TYPES: &str = "\
 %Count = type { i32, i32, i32, i32 }
 %Cache = type { i32, i32, i32, i32 }
 %Element = type { i32, i32, i64 }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
 ";
 
 /// Defines an array and gives the `%Slice` of it.
@@ -339,14 +357,29 @@ impl Strings {
         if text.is_empty() {
             return constant(&mut String::new(), name, "", "", &[]);
         }
-        let at = *self.places.entry(text.to_owned()).or_insert_with(|| {
-            self.bytes.push_str(text);
-            self.bytes.len() - text.len()
-        });
+        let at = self.place(text);
         format!(
             "%Slice {{ ptr getelementptr (i8, ptr @{name}_text, i64 {at}), i64 {} }}",
             text.len()
         )
+    }
+
+    /// The address of a text with a 0 behind it.
+    pub(crate) fn terminated(&mut self, name: &str, text: &str) -> String {
+        let at = self.place(&format!("{text}\0"));
+        format!("ptr getelementptr (i8, ptr @{name}_text, i64 {at})")
+    }
+
+    /// The `%Slice` of a text with a 0 behind it, which does not count.
+    pub(crate) fn add_terminated(&mut self, name: &str, text: &str) -> String {
+        format!("%Slice {{ {}, i64 {} }}", self.terminated(name, text), text.len())
+    }
+
+    fn place(&mut self, text: &str) -> usize {
+        *self.places.entry(text.to_owned()).or_insert_with(|| {
+            self.bytes.push_str(text);
+            self.bytes.len() - text.len()
+        })
     }
 
     fn write(&self, out: &mut String, name: &str) {
@@ -424,10 +457,10 @@ impl DimTable {
 }
 
 /// An `abi::Extent` before its text has an address.
-struct Extent {
-    kind: u32,
-    value: i64,
-    name: String,
+pub(crate) struct Extent {
+    pub kind: u32,
+    pub value: i64,
+    pub name: String,
 }
 
 /// Where everything is in the tables.
@@ -447,6 +480,8 @@ struct Layout {
     elements: Vec<abi::InputElement>,
     inputs: Vec<Vec<Extent>>,
     outputs: Vec<Vec<Extent>>,
+    /// Of operands that are there, and of results.
+    customs: Vec<[Vec<Vec<Extent>>; 2]>,
     scratch: Vec<Dim>,
     /// Extents and sizes that must be legal.
     sizes: Vec<Dim>,
@@ -550,7 +585,22 @@ impl Layout {
         };
         let inputs = shapes(&program.inputs);
         let outputs = shapes(&program.outputs);
+        let mut customs = vec![];
+        let mut given = BTreeSet::new();
+        for c in &program.customs {
+            let operands: Vec<cameo_kernel::program::Io> = c.inputs.iter().flatten().cloned().collect();
+            let (operands, mut results) = (shapes(&operands), shapes(&c.outputs));
+            // What the operator gives first is its; after that it is held to it, and so are others.
+            let mut own: BTreeSet<Arc<str>> = c.given().into_iter().filter(|s| given.insert(s.clone())).collect();
+            for extent in results.iter_mut().flatten() {
+                if extent.kind == abi::EXTENT_SYMBOL && own.remove(extent.name.as_str()) {
+                    extent.kind = abi::EXTENT_GIVEN;
+                }
+            }
+            customs.push([operands, results]);
+        }
         (layout.inputs, layout.outputs, layout.sizes) = (inputs, outputs, sizes.list);
+        layout.customs = customs;
         Ok(layout)
     }
 
@@ -630,6 +680,7 @@ impl Layout {
             Place::Input(i) => (abi::REGION_INPUT, i, 0),
             Place::Output(i) => (abi::REGION_OUTPUT, i, 0),
             Place::Weight(i) => (abi::REGION_WEIGHTS, 0, *weight_offsets.get(i).ok_or_else(nowhere)?),
+            Place::Operator(i) => (abi::REGION_OPERATOR, i, 0),
             Place::Arena => {
                 let offset = plan.offsets[storage].as_ref().ok_or_else(nowhere)?;
                 (abi::REGION_ARENA, 0, self.offsets.place(offset) as u64)
@@ -680,6 +731,7 @@ mod tests {
             embedded: false,
             main: false,
             profile: None,
+            operators: false,
         }
     }
 

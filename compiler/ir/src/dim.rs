@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 mod bounds;
 
-pub use bounds::{Bounds, COUNTED, ELEMENT};
+pub use bounds::{Bounds, COUNTED, CUSTOM, ELEMENT};
 
 /// A variable of a [`Dim`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -13,6 +13,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
 use crate::op::{Arg, Arity, AttrDef, Attrs, Cx, Op, OpError, Schema, invalid, unsupported};
+use crate::ops::custom;
 use crate::{Attr, Dim, Fact, Tensor};
 
 /// Names a node; printed `n12`.
@@ -284,11 +285,13 @@ impl Graph {
         !bodies && node.inputs.iter().flatten().all(|v| known[v.0 as usize]) && self.is_fixed(n)
     }
 
-    /// Whether nothing of the node has symbols: neither the shapes of its results nor its attributes.
+    /// Whether the compiler can compute the node, given its operands: it can compute the operation, and nothing of it has
+    /// symbols, neither the shapes of its results nor its attributes.
     pub fn is_fixed(&self, n: NodeId) -> bool {
         let node = self.node(n);
         // Shapes can hide in attributes: a result whose extents or attributes have symbols is not constant.
-        node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
+        !node.op.schema().external
+            && node.outputs.iter().all(|v| self.fact(*v).static_shape().is_some())
             && node.attrs.values().all(|a| match a {
                 Attr::Dims(d) => d.iter().all(|d| d.as_const().is_some()),
                 Attr::Graph(g) => g.symbols.is_empty(),
@@ -396,6 +399,9 @@ impl Graph {
     ) -> Vec<ValueId> {
         for name in counted(op, &attrs) {
             self.symbols.entry(name.clone()).or_default();
+        }
+        for name in custom::given(op, &attrs) {
+            self.symbols.entry(name).or_default();
         }
         let ix = self.dag.add_node(Node {
             op,
@@ -656,7 +662,7 @@ fn check(schema: &Schema, attrs: &Attrs, args: &[Option<Arg>], outputs: usize) -
     for (name, value) in attrs {
         let shape_like = schema.inputs.iter().any(|p| p.attr == Some(&**name));
         let def = schema.attr(name);
-        if !shape_like && def.is_none() {
+        if !shape_like && !schema.external && def.is_none() {
             return invalid(format!("attribute `{name}` is not one of this operation's"));
         }
         if let (Attr::Str(s), Some(list)) = (value, def.and_then(AttrDef::choices))

@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 
 use crate::graph::{bind_shape, counted, infer, vanishes};
 use crate::op::{Arg, Attrs, Cx, Lowering, OpError};
+use crate::ops::custom;
 use crate::ops::scan::Parts;
 use crate::structured::Compute;
 use crate::verify::Place;
@@ -142,8 +143,8 @@ pub fn cost(g: &Graph, n: NodeId) -> u64 {
             let parts = inner.nodes().map(|(n, _)| cost(&inner, n));
             parts.fold(0, u64::saturating_add)
         }
-        // As many as data says; what counts is not constant.
-        Ok(Lowering::Compact | Lowering::Ragged) => 0,
+        // As many as data says, or the caller's code takes; what counts is not constant.
+        Ok(Lowering::Compact | Lowering::Ragged | Lowering::Custom) => 0,
         Ok(Lowering::Scan) => {
             let Ok(parts) = Parts::of(&g.node(n).attrs) else {
                 return 0;
@@ -395,6 +396,9 @@ fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tenso
             "an attribute has symbols that no input shape gives".into(),
         ))
     };
+    if node.op.schema().external {
+        return Err(fail(custom::not_here(&node.attrs)));
+    }
     let mut attrs = bind_attrs(&node.attrs, binding).ok_or_else(unbound)?;
     if vanishes(node.op, &node.attrs, &attrs) {
         let fact = g.fact(node.outputs[0]);

@@ -14,7 +14,7 @@ use crate::graph::{bind_shape, counted, infer};
 use crate::index;
 use crate::interp::{bind_attrs_by, elements};
 use crate::op::{Arg, Attrs, Cx, Lowering, Op, OpError, invalid};
-use crate::ops::{ragged, scan};
+use crate::ops::{custom, ragged, scan};
 use crate::structured::{Binary, Body, Compute, Expr, Unary};
 use crate::{Atom, DType, Dim, Fact, Graph, Sym, Tensor};
 
@@ -105,7 +105,7 @@ pub fn run_lowering(
             }
             Ok(got)
         }
-        Lowering::Scan | Lowering::Ragged | Lowering::Compact => invalid("is run with its node"),
+        Lowering::Scan | Lowering::Ragged | Lowering::Compact | Lowering::Custom => invalid("is run with its node"),
     }
 }
 
@@ -187,6 +187,7 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
                     },
                 )
             }
+            Lowering::Custom => Err(custom::not_here(&node.attrs)),
             // Its loops depend on each other.
             Lowering::Compact => {
                 let arg_facts: Vec<Option<Fact>> = args.iter().map(|t| t.as_ref().map(Tensor::fact)).collect();

@@ -268,6 +268,9 @@ pub struct Schema {
     pub since: i64,
     /// What is refused, and what must be known before a run beyond the elements of [`Param::attr`]; for the documentation.
     pub limits: &'static [&'static str],
+    /// Code of the caller computes it when a program runs: nothing here can, and it has further attributes, which are that
+    /// code's.
+    pub external: bool,
 }
 
 impl Schema {
@@ -288,6 +291,7 @@ impl Schema {
             pointwise: false,
             since: 1,
             limits: &[],
+            external: false,
         }
     }
     pub const fn since(mut self, opset: i64) -> Self {
@@ -304,6 +308,10 @@ impl Schema {
     }
     pub const fn commutative(mut self) -> Self {
         self.commutative = true;
+        self
+    }
+    pub const fn external(mut self) -> Self {
+        self.external = true;
         self
     }
     /// The parameter that input `i` belongs to.
@@ -625,6 +633,8 @@ pub enum Lowering {
     Ragged,
     /// [`crate::ops::counted::Compact`].
     Compact,
+    /// A call of the caller's code, as [`crate::ops::custom::Parts`] describes it.
+    Custom,
 }
 
 /// An operation: schema and three functions. Implementations are constants without state.

@@ -146,10 +146,11 @@ pub fn graph(seed: u64, options: &Options) -> Graph {
             .collect(),
         table: ops::all()
             .filter(|o| match options.only.as_slice() {
-                // Parts of decompositions rely on what they are given there.
+                // Parts of decompositions rely on what they are given there, and nobody here computes what is external.
                 // Extents that nobody knows before a run are no extents to make shapes of.
                 [] => {
                     !o.name().starts_with("cameo::")
+                        && !o.schema().external
                         && !o.schema().attrs.iter().any(|(_, d)| matches!(d, AttrDef::Symbol))
                 }
                 only => only.contains(&o.name()),

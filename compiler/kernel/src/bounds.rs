@@ -55,7 +55,7 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
             }
             // What is outside of the input is never read.
             KernelBody::Winograd(w) => (4, &w.epilogue),
-            KernelBody::Chain(_) | KernelBody::InOrder(_) => continue,
+            KernelBody::Chain(_) | KernelBody::InOrder(_) | KernelBody::Custom(_) => continue,
         };
         for e in body.nodes() {
             match e {

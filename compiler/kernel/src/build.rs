@@ -81,6 +81,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
             counts: vec![],
             caches: vec![],
             elements: elements(g),
+            customs: vec![],
             requirements: rules(info),
             graph: g.clone(),
         },
@@ -121,6 +122,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
                 Ok(())
             }
             Class::Compact => b.compact(group),
+            Class::Custom => b.custom(group),
             Class::Contraction => b.contraction(group),
             Class::Parts => b.parts(group),
             _ => b.nest(group),
@@ -128,6 +130,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
         done.map_err(|e| vec![e])?;
     }
     b.copy_outputs().map_err(|e| vec![e])?;
+    b.order_customs().map_err(|e| vec![e])?;
     b.bound_storages().map_err(|e| vec![e])?;
     b.program.kernels = b.kernels.list;
     Ok(b.program)

@@ -497,7 +497,7 @@ fn rename(body: &mut KernelBody, number: &dyn Fn(usize) -> usize, local: &dyn Fn
             c.stores.iter_mut().for_each(|s| s.root = map[s.root as usize]);
         }
         // Not links.
-        KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) => {}
+        KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) | KernelBody::Custom(_) => {}
     }
 }
 

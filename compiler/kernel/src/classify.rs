@@ -23,6 +23,8 @@ pub enum Class {
     /// A loop over sequences with a body of its own.
     Ragged,
     Compact,
+    /// A call of the caller's code.
+    Custom,
 }
 
 impl Class {
@@ -32,6 +34,7 @@ impl Class {
             "cameo::Scan" => Some(Self::Scan),
             "cameo::Ragged" => Some(Self::Ragged),
             "cameo::Compact" => Some(Self::Compact),
+            "cameo::Custom" => Some(Self::Custom),
             _ => None,
         }
     }

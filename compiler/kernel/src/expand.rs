@@ -220,7 +220,7 @@ impl Expanded {
             Ok(Lowering::Compute(loops)) => {
                 self.loops.insert(id, loops);
             }
-            Ok(Lowering::Scan | Lowering::Ragged | Lowering::Compact) => {
+            Ok(Lowering::Scan | Lowering::Ragged | Lowering::Compact | Lowering::Custom) => {
                 self.loops.insert(id, vec![]);
             }
             // The node itself stays behind, unused: only its expansion is reached from the outputs.

@@ -70,7 +70,7 @@ fn fixed(kernel: &Kernel) -> Vec<bool> {
                 out[w.b] = true;
                 &w.epilogue
             }
-            KernelBody::Chain(_) | KernelBody::InOrder(_) => continue,
+            KernelBody::Chain(_) | KernelBody::InOrder(_) | KernelBody::Custom(_) => continue,
         };
         for e in body.nodes() {
             if let Expr::Load {

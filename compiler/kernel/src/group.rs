@@ -425,7 +425,7 @@ impl Former<'_> {
         // Operands of contractions are read many times and by address.
         if matches!(
             class,
-            Class::View | Class::Scan | Class::Ragged | Class::Compact | Class::Contraction
+            Class::View | Class::Scan | Class::Ragged | Class::Compact | Class::Custom | Class::Contraction
         ) {
             return None;
         }

@@ -9,6 +9,7 @@ pub mod chain;
 pub mod classify;
 pub mod contraction;
 mod counted;
+mod custom;
 pub mod expand;
 pub mod flat;
 pub mod group;
@@ -227,6 +228,7 @@ mod tests {
                 KernelBody::Winograd(_) => "winograd",
                 KernelBody::Chain(_) => "chain",
                 KernelBody::InOrder(_) => "in order",
+                KernelBody::Custom(_) => "custom",
             })
             .collect();
         assert_eq!(kinds.iter().filter(|k| **k == "packed").count(), 4);

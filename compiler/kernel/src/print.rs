@@ -7,7 +7,7 @@ use cameo_ir::structured::{Body, Expr, Scalar};
 
 use crate::memory::MemoryPlan;
 use crate::nest::across;
-use crate::program::{ACC, BOperand, InOrder, Kernel, KernelBody, Place, Program, RED, Store};
+use crate::program::{ACC, BOperand, InOrder, Io, Kernel, KernelBody, Place, Program, RED, Store};
 use crate::window::window;
 
 /// The whole program with its memory plan.
@@ -94,6 +94,7 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
                 });
                 writeln!(out, "weight {n}{packed}")?;
             }
+            Place::Operator(n) => writeln!(out, "operator {n}")?,
             Place::Arena => match &plan.offsets[i] {
                 Some(o) => writeln!(out, "arena at {o}")?,
                 None => writeln!(out, "unused")?,
@@ -105,6 +106,23 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
             out,
             "  output {} is input {} and rows behind it along axis {}, at most {}",
             c.output, c.input, c.axis, c.capacity
+        )?;
+    }
+    for (i, c) in p.customs.iter().enumerate() {
+        let tensor = |io: &Io| format!("{}[{}]", io.dtype, list(&io.shape));
+        let inputs: Vec<String> = c
+            .inputs
+            .iter()
+            .map(|io| io.as_ref().map_or("_".into(), tensor))
+            .collect();
+        let outputs: Vec<String> = c.outputs.iter().map(tensor).collect();
+        writeln!(
+            out,
+            "  operator {i} is {}({}) -> {} in step {}",
+            c.operator,
+            inputs.join(", "),
+            outputs.join(", "),
+            c.step
         )?;
     }
     for (a, b) in &p.requirements {
@@ -205,6 +223,7 @@ fn write_kernel(out: &mut String, k: &Kernel, body: &KernelBody) -> fmt::Result 
             write_body(out, &c.epilogue)?;
             write_stores(out, &c.stores)
         }
+        KernelBody::Custom(results) => writeln!(out, "custom, results from b{results} on"),
         KernelBody::InOrder(InOrder::Compact { n }) => writeln!(out, "compact [{n}]"),
         KernelBody::InOrder(InOrder::Lengths { n, total, most }) => {
             writeln!(out, "lengths [{n}] total {total} most {most}")

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cameo_ir::dim::{COUNTED, ELEMENT};
+use cameo_ir::dim::{COUNTED, CUSTOM, ELEMENT};
 use cameo_ir::structured::{Body, Combine, Expr, ExprId};
 use cameo_ir::{Bounds, DType, Dim, Graph, Origin, Sym, SymbolRange, ValueId};
 use rustc_hash::FxHashMap;
@@ -15,6 +15,9 @@ use rustc_hash::FxHashMap;
 use crate::tuning;
 
 mod body;
+mod custom;
+
+pub use custom::Custom;
 
 /// Operand number by which the epilogue of a contraction reads the accumulated sum.
 pub const ACC: u32 = u32::MAX;
@@ -39,6 +42,8 @@ pub struct Program {
     pub caches: Vec<Cache>,
     /// Symbols that are elements of inputs.
     pub elements: Vec<Element>,
+    /// Steps that call operators of the caller, each behind those that its shapes depend on.
+    pub customs: Vec<Custom>,
     /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
     pub requirements: Vec<(Dim, Dim)>,
     /// Holds the constants and the recipes that `weights` refer to.
@@ -92,6 +97,8 @@ pub enum Place {
     Arena,
     /// Index into [`Program::weights`].
     Weight(usize),
+    /// No tensor: what the runtime knows of the call, by index into [`Program::customs`].
+    Operator(usize),
 }
 
 /// Constant bytes: a value of the graph that depends on weights only, possibly in another arrangement.
@@ -165,6 +172,8 @@ pub enum KernelBody {
     Winograd(Winograd),
     Chain(Chain),
     InOrder(InOrder),
+    /// Calls an operator of the caller. Buffers: the call, operands, and results from this one on.
+    Custom(usize),
 }
 
 /// What is computed one element after the other, by one thread.
@@ -526,7 +535,7 @@ impl Program {
         (&self.symbols, &self.inputs, &self.outputs) == (&other.symbols, &other.inputs, &other.outputs)
             && (&self.storages, &self.weights, &self.loops) == (&other.storages, &other.weights, &other.loops)
             && (&self.requirements, &self.counts, steps(self)) == (&other.requirements, &other.counts, steps(other))
-            && (&self.caches, &self.elements) == (&other.caches, &other.elements)
+            && (&self.caches, &self.elements, &self.customs) == (&other.caches, &other.elements, &other.customs)
             && self.steps.iter().zip(&other.steps).all(same)
     }
 
@@ -557,15 +566,16 @@ impl Program {
         all.into_iter().map(|(_, symbol)| symbol)
     }
 
-    /// A symbol that sizes depend on although no input's shape has it and nothing counts it.
+    /// A symbol that sizes depend on although no input's shape has it and nothing counts or gives it.
     pub fn unknown_symbol(&self) -> Option<Arc<str>> {
-        let known: Vec<&Arc<str>> = self.counted().map(|s| &s.name).collect();
+        let given: Vec<Arc<str>> = self.customs.iter().flat_map(Custom::given).collect();
+        let known: Vec<&Arc<str>> = self.counted().map(|s| &s.name).chain(&given).collect();
         let inputs: Vec<Dim> = self.inputs.iter().flat_map(|io| io.shape.clone()).collect();
         let mut found = None;
         let mut look = |d: &Dim| {
             d.visit(&mut |s| {
                 if let Sym::Named(name) = s
-                    && name.starts_with(COUNTED)
+                    && (name.starts_with(COUNTED) || name.starts_with(CUSTOM))
                     && !known.contains(&name)
                     && !inputs.iter().any(|i| i.uses(s))
                 {
@@ -593,6 +603,7 @@ impl Program {
         for c in &mut self.counts {
             c.step = place.get(c.step).copied().unwrap_or(steps);
         }
+        self.customs.iter_mut().for_each(|c| c.step = place[c.step]);
     }
 
     /// Storage bytes, symbolic.
@@ -664,6 +675,9 @@ impl Kernel {
         if let KernelBody::InOrder(_) = self.body {
             return b >= InOrder::OUTPUTS;
         }
+        if let KernelBody::Custom(results) = self.body {
+            return b >= results;
+        }
         self.body.stores().iter().any(|s| s.buffer == b)
     }
 
@@ -689,7 +703,7 @@ impl Kernel {
         let store = stores[at];
         let body: &Body = match &self.body {
             // Rows of one link are read by others that come later.
-            KernelBody::Chain(_) | KernelBody::InOrder(_) => return false,
+            KernelBody::Chain(_) | KernelBody::InOrder(_) | KernelBody::Custom(_) => return false,
             KernelBody::Nest(n) => &n.body,
             KernelBody::Contraction(c) => {
                 let other = match &c.b {

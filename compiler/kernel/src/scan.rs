@@ -211,6 +211,7 @@ impl Builder<'_> {
         origin: &Origin,
     ) {
         let mut moved = Transplant::default();
+        let operators = self.program.customs.len();
         let places: Vec<Bound> = body
             .storages
             .iter()
@@ -225,6 +226,10 @@ impl Builder<'_> {
                 },
                 Place::Arena => Bound {
                     storage: self.add_storage(&s.name, s.dtype, s.elements.clone()),
+                    way: None,
+                },
+                Place::Operator(i) => Bound {
+                    storage: self.operator(&s.name, operators + i),
                     way: None,
                 },
                 Place::Weight(w) => {
@@ -288,6 +293,10 @@ impl Builder<'_> {
         self.program.counts.extend(body.counts.into_iter().map(|c| Count {
             step: c.step + first,
             symbol: here(c.symbol),
+        }));
+        self.program.customs.extend(body.customs.into_iter().map(|mut c| {
+            c.step += first;
+            c
         }));
         for (name, range) in body.symbols {
             if !self.program.symbols.iter().any(|(known, _)| *known == name) {

@@ -104,6 +104,11 @@ fn accesses(kernel: &Kernel) -> Vec<[Dim; 2]> {
                     add(written, 1, o.n());
                 }
             }
+            KernelBody::Custom(results) => {
+                for (i, b) in kernel.buffers.iter().enumerate().skip(1) {
+                    add(i, usize::from(i >= *results), &Dim::product(&b.extents));
+                }
+            }
             // Links are no chains.
             KernelBody::Chain(_) => {}
         }

@@ -13,6 +13,7 @@ use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId
 
 use crate::attributes;
 use crate::bounds;
+use crate::custom::{CustomOp, declared};
 use crate::dims::{Symbols, bind_frozen, symbol_names};
 use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
@@ -20,7 +21,7 @@ use crate::functions::Functions;
 use crate::operators::{known, unknown, version};
 use crate::opset::{self, Draft};
 use crate::plan::plan;
-use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, attribute_type};
+use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorType, ValueInfoProto, attribute_type};
 use crate::scope::{Scope, Slot, domain, opsets};
 use crate::weights::Weights;
 use crate::{IR_VERSIONS, ImportOptions, OPSETS};
@@ -45,6 +46,12 @@ pub(crate) struct Importer<'m> {
     pub unknown: Option<usize>,
     /// What the model says of the ranks of its values.
     pub ranks: BTreeMap<&'m str, usize>,
+    /// The same with element types and shapes.
+    pub declared: BTreeMap<&'m str, &'m TensorType>,
+    /// Operators that the user supplies.
+    pub custom_ops: &'m [CustomOp],
+    /// Bodies of loops around the node.
+    pub loop_depth: usize,
     /// A limit was hit; it is reported and nothing more is read.
     pub stopped: bool,
 }
@@ -65,7 +72,7 @@ pub(crate) fn model(
     };
     check_versions(model, graph, &mut problems);
     if !problems.is_empty() {
-        unknown_operators(graph, &model.functions, &opsets(&model.opset_import), &mut problems);
+        unknown_operators(model, graph, &options.custom_ops, &mut problems);
         return Err(problems.into_vec());
     }
     // Which inputs decide shapes is seen where they do: then it begins again with their elements as symbols, so that what
@@ -84,6 +91,9 @@ pub(crate) fn model(
             wanted: Elements::default(),
             unknown: None,
             ranks: declared_ranks(graph),
+            declared: declared(graph),
+            custom_ops: &options.custom_ops,
+            loop_depth: 0,
             stopped: false,
         };
         importer.main(graph, opsets(&model.opset_import), options);
@@ -132,18 +142,15 @@ fn check_versions(model: &ModelProto, graph: &GraphProto, problems: &mut Problem
 }
 
 /// The operators that no opset version would make known: reported also where nothing else of the model is read.
-fn unknown_operators(
-    graph: &GraphProto,
-    functions: &[crate::proto::FunctionProto],
-    opsets: &BTreeMap<&str, i64>,
-    problems: &mut Problems,
-) {
+fn unknown_operators(model: &ModelProto, graph: &GraphProto, custom: &[CustomOp], problems: &mut Problems) {
+    let opsets = opsets(&model.opset_import);
     for (i, node) in graph.node.iter().enumerate() {
-        let site = site("", node, i, opsets);
-        let local = functions
+        let site = site("", node, i, &opsets);
+        let local = model
+            .functions
             .iter()
             .any(|f| f.name == node.op_type && domain(&f.domain) == domain(&node.domain));
-        if !local && !known(&site) {
+        if !local && !known(&site) && custom.iter().all(|c| c.name != site.op) {
             problems.node(&site, unknown(&site.op));
         }
     }
@@ -386,6 +393,9 @@ impl<'m> Importer<'m> {
         if scope.in_function() {
             self.spend(attrs.iter().map(|(_, a)| attributes::copied_elements(a)).sum());
         }
+        if self.custom_op(site).is_some() {
+            return self.operator(scope, node, site, &attrs, used);
+        }
         if let Some(f) = self.functions.find(node) {
             return self.call(scope, node, site, &attrs, f);
         }
@@ -403,7 +413,7 @@ impl<'m> Importer<'m> {
             for graph in crate::plan::subgraphs(a) {
                 for (i, node) in graph.node.iter().enumerate() {
                     let site = site(&format!("{}/", around.origin), node, i, &scope.opsets);
-                    if self.functions.find(node).is_none() && !known(&site) {
+                    if self.functions.find(node).is_none() && self.custom_op(&site).is_none() && !known(&site) {
                         self.problems.node(&site, unknown(&site.op));
                     }
                     let inner: Vec<_> = node.attribute.iter().map(|a| (a.name.as_str(), a)).collect();
@@ -445,7 +455,8 @@ impl<'m> Importer<'m> {
         attrs: &[(&'m str, &'m AttributeProto)],
         used: &BTreeSet<&'m str>,
     ) -> bool {
-        if !known(site) {
+        let custom = self.custom_op(site);
+        if custom.is_none() && !known(site) {
             self.problems.node(site, unknown(&site.op));
             return false;
         }
@@ -491,7 +502,11 @@ impl<'m> Importer<'m> {
         if !ok {
             return false;
         }
-        match self.add(node, site, values, inputs, used) {
+        let added = match custom {
+            Some(custom) => self.add_custom(custom, node, site, values, inputs),
+            None => self.add(node, site, values, inputs, used),
+        };
+        match added {
             Ok(outputs) => {
                 for (name, v) in node.output.iter().zip(outputs) {
                     if !name.is_empty() {

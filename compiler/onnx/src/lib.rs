@@ -11,6 +11,7 @@
 //! | `external` | mapped files and external data (this crate's only unsafe) |
 //! | `weights` | tensors of all storage forms to bytes |
 //! | `dims` | input types, named dimensions and `--dim` |
+//! | `custom` | operators that the user supplies |
 //! | `attributes` | attribute messages to the values that a schema wants |
 //! | `operators` | which operators of which opsets are read, and what is said of others |
 //! | `opset` | one function per change of an operator, old form to newest form |
@@ -23,6 +24,7 @@
 mod attributes;
 mod bounds;
 mod census;
+mod custom;
 mod dims;
 mod elements;
 mod error;
@@ -42,6 +44,7 @@ use std::path::Path;
 use bytes::Bytes;
 use cameo_ir::{Graph, Tensor};
 
+pub use custom::CustomOp;
 pub use error::{Problem, ProblemKind};
 
 /// Oldest and newest opset of the default domain that is understood. Opset 6 costs one function more than 7 and is what
@@ -79,6 +82,8 @@ pub struct ImportOptions {
     pub outputs: Option<Vec<String>>,
     /// Inputs that become weights with these elements. A dimension of theirs with a name has their extent everywhere.
     pub frozen: Vec<(String, Tensor)>,
+    /// Operators that whoever runs the program supplies.
+    pub custom_ops: Vec<CustomOp>,
 }
 
 /// Reads a model file. The file is mapped and stays mapped as long as the graph's weights live; it must not change

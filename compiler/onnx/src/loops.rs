@@ -487,8 +487,10 @@ impl<'m> Importer<'m> {
             }
         }
         let around = std::mem::replace(&mut self.graph, body);
+        self.loop_depth += 1;
         self.initializers(graph, &mut inner);
         self.nodes(&mut inner, &graph.node, outputs, scope.in_function());
+        self.loop_depth -= 1;
         let mut failed = false;
         let mut seen = BTreeSet::new();
         for (i, name) in outputs.iter().enumerate() {

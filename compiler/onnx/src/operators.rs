@@ -107,7 +107,7 @@ pub(crate) fn unknown(op: &str) -> Fault {
     if DOMAINS.iter().all(|(name, _)| *name != domain) {
         let names: Vec<String> = DOMAINS.iter().map(|(name, _)| format!("`{}`", shown(name))).collect();
         return Fault::unsupported(format!("{said}: its domain `{domain}` is not known")).hint(format!(
-            "known are {}; export without it, or add it to the model as a function",
+            "known are {}; export without it, add it to the model as a function, or supply a kernel (`--custom-op`)",
             names.join(", ")
         ));
     }
@@ -115,10 +115,12 @@ pub(crate) fn unknown(op: &str) -> Fault {
     match (nearest(op), domain) {
         (Some(near), _) => fault.hint(format!("did you mean `{near}`?")),
         (None, "") => fault.hint(
-            "export with operators of the support table, or add the operator to the model as a function of supported ones",
+            "export with operators of the support table, add the operator to the model as a function of supported ones, or \
+             supply a kernel (`--custom-op`)",
         ),
         (None, _) => fault.hint(
-            "operators of this domain are runtime extensions; export without them, or add them to the model as a function",
+            "operators of this domain are runtime extensions; export without them, add them to the model as a function, or \
+             supply a kernel (`--custom-op`)",
         ),
     }
 }

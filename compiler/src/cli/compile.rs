@@ -34,6 +34,11 @@ pub fn main(args: &CompileArgs) -> Done {
             "`--profile` is for executables: libraries, objects and crates have no command line to ask them with";
         return Err(Failure::Usage(message.into()));
     }
+    if !args.link.is_empty() && args.emit.emit() != Emit::Exe {
+        let message =
+            "`--link` is for executables: programs that open a model of a library give it operators themselves";
+        return Err(Failure::Usage(message.into()));
+    }
     if args.target.cpu.as_deref() == Some(MULTI) && (args.profile || args.emit == Form::Object) {
         let what = if args.profile { "`--profile`" } else { "`--emit object`" };
         let message = format!("`--cpu multi` and {what} exclude each other: {what} is for one processor");
@@ -68,6 +73,7 @@ fn build(args: &CompileArgs, observer: &mut Observer) -> Result<(), Failure> {
         embed_weights: args.embed_weights,
         threads_default: args.threads_default,
         profile: args.profile,
+        link: args.link.clone(),
         ..Output::new(path)
     };
     let written = pipeline::link(&artifact, &output, &mut observe)?;

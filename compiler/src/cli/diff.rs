@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use cameo_ir::ops::custom;
 use cameo_ir::{DType, Dim, Graph, Sym, Tensor, ValueId, interp, text};
 
 use super::arrays::{self, Difference, difference};
@@ -142,6 +143,11 @@ pub fn compare(
     inputs: &[Tensor],
     threads: u32,
 ) -> Result<Comparison, Diagnostics> {
+    // The interpreter would say so, too, but behind a program that does not run without the caller's library.
+    if let Some((_, node)) = graph.nodes().find(|(_, node)| node.op.schema().external) {
+        let refused = custom::not_here(&node.attrs);
+        return Err(Diagnostic::from_op_error(&refused).node(node).into());
+    }
     let (graph, inputs) = &as_bytes(graph, inputs)?;
     let machine = target.machine()?;
     let program = pipeline::partition(graph, artifact::kernel_target(&machine), options, &mut |_| {})?;

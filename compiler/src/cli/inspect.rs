@@ -141,6 +141,7 @@ fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
     Ok(Options {
         dims: args.dims.clone(),
         frozen: args.frozen.read()?,
+        custom_ops: args.custom.custom_ops.clone(),
         slice: args.slice.clone(),
         varlen: args.varlen,
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),

@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cameo_kernel::tuning::Tuning;
 
 use self::explain::Explain;
-use crate::{Diagnostic, Diagnostics, DimBinding, Emit, Options, Phase, Slice, Target, Tensor, pipeline};
+use crate::{CustomOp, Diagnostic, Diagnostics, DimBinding, Emit, Options, Phase, Slice, Target, Tensor, pipeline};
 
 /// Runs the command line; `args` begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -129,9 +129,23 @@ struct ModelArgs {
     #[command(flatten)]
     frozen: FreezeArgs,
     #[command(flatten)]
+    custom: CustomArgs,
+    #[command(flatten)]
     choices: ChoiceArgs,
     #[command(flatten)]
     part: PartArgs,
+}
+
+/// What Cameo does not know.
+#[derive(Args)]
+struct CustomArgs {
+    /// An operator that Cameo does not know and whoever runs the program supplies (`cameo.h` says how), with what it takes and
+    /// gives: `com.acme::Foo(f32, i64?, any...) -> f32[3], =0, =1[2]`. Of operands the element type or `any`, `?` for one that
+    /// may be left out, `...` for any number of the last one. Of results the element type and the number of axes; `=0` is of the
+    /// type and shape of operand 0, `=1[2]` of the type of operand 1. The name alone: the model declares the results
+    /// (`value_info`). May be repeated
+    #[arg(long = "custom-op", value_name = "OPERATOR", value_parser = custom_op)]
+    custom_ops: Vec<CustomOp>,
 }
 
 #[derive(Args)]
@@ -247,6 +261,10 @@ struct CompileArgs {
     /// Put the weights into the program instead of a file beside it
     #[arg(long)]
     embed_weights: bool,
+    /// Link an object or static library into the executable that has the operators of `--custom-op` (`cameo_operators` of
+    /// `cameo.h`); may be repeated. Else the program is told a shared library: `./model --op-library libfoo.so`
+    #[arg(long, value_name = "FILE")]
+    link: Vec<PathBuf>,
     /// Values that become the outputs instead of the model's own: names in the ONNX file, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     outputs: Vec<String>,
@@ -303,6 +321,7 @@ impl CompileArgs {
         Ok(Options {
             dims: self.model.dims.clone(),
             frozen: self.model.frozen.read()?,
+            custom_ops: self.model.custom.custom_ops.clone(),
             slice: self.model.part.slice.clone(),
             varlen: self.model.part.varlen,
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
@@ -337,6 +356,8 @@ Examples:
       `out/libdigits.a` and `out/digits.h` for a C program
   cameo compile minilm.onnx --emit rust -o model/
       a Rust crate named `minilm`
+  cameo compile model.onnx --custom-op 'com.acme::Foo(f32) -> f32[3]' -o model && ./model --op-library libfoo.so ...
+      a model with an operator of your own
   cameo compile minilm.onnx --profile -o minilm && ./minilm --inputs x.npz --profile steps.json
       how long each step takes, and how near that is to what this machine can do
   cameo compile digits.onnx --dump-ir dump/ --stop-after passes
@@ -391,6 +412,9 @@ struct TuneArgs {
     /// Try no other schedule after so many seconds; what was chosen is then compared with the default, some seconds more
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     budget: f64,
+    /// Shared library with the operators of `--custom-op`
+    #[arg(long, value_name = "FILE")]
+    op_library: Option<PathBuf>,
     /// What to write; by default named like the model, with `.tuning`, in the current folder
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -416,6 +440,9 @@ struct RunArgs {
     /// Threads; by default the CPUs that the process may use
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
+    /// Shared library with the operators of `--custom-op`
+    #[arg(long, value_name = "FILE")]
+    op_library: Option<PathBuf>,
     /// Time it; one line of JSON
     #[arg(long)]
     bench: bool,
@@ -446,6 +473,8 @@ struct InspectArgs {
     dims: Vec<(String, DimBinding)>,
     #[command(flatten)]
     frozen: FreezeArgs,
+    #[command(flatten)]
+    custom: CustomArgs,
     #[command(flatten)]
     choices: ChoiceArgs,
     /// As of `compile`; what is left after all passes is shown
@@ -534,6 +563,8 @@ struct PrintArgs {
     /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
     #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
     dims: Vec<(String, DimBinding)>,
+    #[command(flatten)]
+    custom: CustomArgs,
     /// Where the text goes; standard output by default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -669,6 +700,10 @@ fn pass(text: &str) -> Result<String, String> {
         Some(p) => Ok(p.name.into()),
         None => Err(pipeline::known_passes()),
     }
+}
+
+fn custom_op(text: &str) -> Result<CustomOp, String> {
+    text.parse()
 }
 
 /// `B=2`.

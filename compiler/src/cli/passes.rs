@@ -52,6 +52,7 @@ pub fn main(args: &OptArgs) -> Done {
 pub fn print(args: &PrintArgs) -> Done {
     let options = Options {
         dims: args.dims.clone(),
+        custom_ops: args.custom.custom_ops.clone(),
         verify: true,
         ..Options::default()
     };

@@ -11,6 +11,7 @@ pub fn main(args: &RunArgs) -> Done {
     let options = Options {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
+        custom_ops: args.model.custom.custom_ops.clone(),
         slice: args.model.part.slice.clone(),
         varlen: args.model.part.varlen,
         ..args.model.choices.options()?
@@ -29,6 +30,9 @@ pub fn main(args: &RunArgs) -> Done {
     command.arg("--inputs").arg(&args.inputs);
     if let Some(outputs) = &args.outputs {
         command.arg("--outputs").arg(outputs);
+    }
+    if let Some(library) = &args.op_library {
+        command.arg("--op-library").arg(library);
     }
     if let Some(n) = args.threads {
         command.arg("--threads").arg(n.to_string());

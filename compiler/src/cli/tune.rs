@@ -41,6 +41,7 @@ pub fn main(args: &TuneArgs) -> Done {
     let options = Options {
         dims: args.model.dims.clone(),
         frozen: args.model.frozen.read()?,
+        custom_ops: args.model.custom.custom_ops.clone(),
         slice: args.model.part.slice.clone(),
         varlen: args.model.part.varlen,
         ..args.model.choices.options()?
@@ -63,6 +64,7 @@ pub fn main(args: &TuneArgs) -> Done {
         threads: args.threads,
         feeds,
         folder: folder.path().to_owned(),
+        op_library: args.op_library.clone(),
     };
 
     let target = artifact::kernel_target(&bench.target.machine()?);
@@ -158,6 +160,7 @@ struct Bench {
     threads: u32,
     feeds: PathBuf,
     folder: PathBuf,
+    op_library: Option<PathBuf>,
 }
 
 /// A program, and the keys of each step's products.
@@ -190,6 +193,9 @@ impl Bench {
         let mut command = Command::new(exe);
         command.arg("--inputs").arg(&self.feeds);
         command.arg("--threads").arg(self.threads.to_string()).args(more);
+        if let Some(library) = &self.op_library {
+            command.arg("--op-library").arg(library);
+        }
         let done = command.output().map_err(|e| Diagnostic::file(exe, &e))?;
         if !done.status.success() {
             let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();

@@ -112,6 +112,7 @@ fn steps(p: &Program, names: &mut Names) -> Vec<Value> {
                 Place::Output(_) => "output",
                 Place::Arena => "arena",
                 Place::Weight(_) => "weight",
+                Place::Operator(_) => "operator",
             };
             json!([
                 *storage.name,
@@ -143,6 +144,7 @@ fn schedule(body: &KernelBody) -> String {
         },
         KernelBody::Contraction(c) => c.schedule.to_string(),
         KernelBody::InOrder(_) => "in order".into(),
+        KernelBody::Custom(_) => "of the caller".into(),
         KernelBody::Winograd(w) => format!("{}; {}", w.schedule.form(), w.schedule),
         KernelBody::Chain(c) => {
             let links: Vec<&str> = c.links.iter().map(KernelBody::kind).collect();

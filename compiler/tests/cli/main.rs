@@ -1,5 +1,6 @@
 //! The program `cameo`, as its users call it: every command on tiny models.
 
+mod custom;
 mod models;
 mod profile;
 mod report;

@@ -74,6 +74,28 @@ impl Model {
         self
     }
 
+    /// A node of an operator `domain::Name`, with any number of outputs.
+    pub fn custom(
+        mut self,
+        op: &str,
+        name: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attrs: Vec<AttributeProto>,
+    ) -> Self {
+        let (domain, op_type) = op.split_once("::").unwrap_or(("", op));
+        self.graph.node.push(NodeProto {
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: outputs.iter().map(ToString::to_string).collect(),
+            name: name.into(),
+            op_type: op_type.into(),
+            domain: domain.into(),
+            attribute: attrs,
+            ..NodeProto::default()
+        });
+        self
+    }
+
     /// Writes the file `name.onnx` into a folder.
     pub fn write(self, folder: &Path) -> PathBuf {
         let path = folder.join(format!("{}.onnx", self.graph.name));
@@ -181,7 +203,7 @@ pub fn busy(folder: &Path) -> PathBuf {
         .write(folder)
 }
 
-fn int_attr(name: &str, i: i64) -> AttributeProto {
+pub fn int_attr(name: &str, i: i64) -> AttributeProto {
     AttributeProto {
         name: name.into(),
         r#type: attribute_type::INT,

@@ -9,10 +9,16 @@
 //! pointers; then every [`Step`] runs in order, each on all threads, each thread working on its own part. The steps of a
 //! [`Loop`] run once per iteration, and between iterations the pointers that its [`Move`]s name go on. A [`Count`] reads
 //! a symbol that only data tells, and evaluates again what depends on it.
+//!
+//! A [`Custom`] is a step that calls an operator of the caller. Its results have extents that the operator gives
+//! ([`EXTENT_GIVEN`]), from the shapes of its operands: before the shapes are evaluated for the run, they are evaluated with
+//! what is known so far for each of them in turn.
 #![no_std]
 
+use core::ffi::{c_char, c_int, c_void};
+
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -189,6 +195,9 @@ pub const EXTENT_CONST: u32 = 0;
 pub const EXTENT_SYMBOL: u32 = 1;
 /// `value` is an index into the `dims` table (inputs: checked after the symbols are bound; outputs: the extent).
 pub const EXTENT_DIM: u32 = 2;
+/// Of results of a [`Custom`] only: `value` is a symbol, which is what the operator says. Where they have another kind, the
+/// operator is held to it.
+pub const EXTENT_GIVEN: u32 = 3;
 
 /// An input or output of the model.
 #[repr(C)]
@@ -203,7 +212,7 @@ pub struct Io {
     pub shape: Slice<Extent>,
 }
 
-/// A symbolic dimension, bound by the shapes of the inputs, by a [`Count`] or by the memory of a [`Cache`].
+/// A symbolic dimension, bound by the shapes of the inputs, by a [`Count`], a [`Custom`] or the memory of a [`Cache`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Symbol {
@@ -231,6 +240,8 @@ pub const REGION_ARENA: u32 = 0;
 pub const REGION_WEIGHTS: u32 = 1;
 pub const REGION_INPUT: u32 = 2;
 pub const REGION_OUTPUT: u32 = 3;
+/// No tensor, but the [`OperatorCall`] of the [`Custom`] of that index.
+pub const REGION_OPERATOR: u32 = 4;
 
 /// One kernel call. `buffers` and `dims` point at the step's own slice of the resolved tables.
 ///
@@ -242,6 +253,8 @@ pub type KernelFn =
 
 /// An index that came from data (Gather and the like) was outside its axis; it was clamped.
 pub const KERNEL_INDEX_OUT_OF_RANGE: i32 = 1;
+/// An operator of the caller failed, or was not called because another one had.
+pub const KERNEL_OPERATOR_FAILED: i32 = 2;
 
 /// One call of a kernel.
 #[repr(C)]
@@ -359,6 +372,110 @@ pub struct InputElement {
     pub at: u64,
 }
 
+/// A step whose kernel is an operator that the caller supplies. Those that give extents which another one's operands have
+/// are listed before it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Custom {
+    /// Index of the step. The first of its buffers is [`REGION_OPERATOR`], then come the operands that are there, then the
+    /// results.
+    pub step: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// `com.acme::Foo`, with a 0 behind it.
+    pub operator: Str,
+    /// The ONNX node, with a 0 behind it.
+    pub node: Str,
+    pub attributes: Slice<Attribute>,
+    /// The operands; of one that is left out `dtype` is 0.
+    pub inputs: Slice<Io>,
+    pub outputs: Slice<Io>,
+}
+
+/// What a step of a [`Custom`] calls: the first thing that the first of its buffers points to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorCall {
+    /// Takes its own address, and the buffers of the step. Returns what a kernel does.
+    pub run: unsafe extern "C" fn(call: *mut Self, buffers: *const *mut u8) -> i32,
+}
+
+/// `cameo_attribute`: an attribute of a node, as an operator sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Attribute {
+    pub name: *const c_char,
+    /// One of the `ATTRIBUTE_*` constants.
+    pub kind: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// Number of values; of a text, its bytes.
+    pub count: usize,
+    /// The values, by kind: `f32`, `i64`, a text with a 0 behind it, an [`OperatorTensor`], or pointers to such texts.
+    pub data: *const c_void,
+}
+
+// Numbered as in ONNX `AttributeProto.AttributeType`.
+pub const ATTRIBUTE_FLOAT: u32 = 1;
+pub const ATTRIBUTE_INT: u32 = 2;
+pub const ATTRIBUTE_STRING: u32 = 3;
+pub const ATTRIBUTE_TENSOR: u32 = 4;
+pub const ATTRIBUTE_FLOATS: u32 = 6;
+pub const ATTRIBUTE_INTS: u32 = 7;
+pub const ATTRIBUTE_STRINGS: u32 = 8;
+
+/// `cameo_operator_tensor`: dense and row-major.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorTensor {
+    /// A [`DType`] value; 0: the operand is left out.
+    pub dtype: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    pub rank: usize,
+    pub shape: *mut i64,
+    /// Null when shapes are asked for.
+    pub data: *mut c_void,
+}
+
+/// `cameo_operator_call`: what an operator is asked to do.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorArguments {
+    pub node: *const c_char,
+    pub attributes: *const Attribute,
+    pub attribute_count: usize,
+    pub inputs: *const OperatorTensor,
+    pub input_count: usize,
+    pub outputs: *const OperatorTensor,
+    pub output_count: usize,
+    /// Where to say why it failed.
+    pub message: *mut c_char,
+    pub message_bytes: usize,
+}
+
+/// Returns 0, or anything else when it failed.
+pub type OperatorFn = unsafe extern "C" fn(user: *mut c_void, call: *const OperatorArguments) -> c_int;
+
+/// `cameo_operator`: an operator that the caller supplies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Operator {
+    /// [`OPERATOR_VERSION`].
+    pub version: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    pub name: *const c_char,
+    /// Writes the shapes of the results. Null when models know them.
+    pub shape: Option<OperatorFn>,
+    /// Writes the elements of the results.
+    pub compute: Option<OperatorFn>,
+    pub user: *mut c_void,
+}
+
+/// Raised whenever one of the structs that operators see changes.
+pub const OPERATOR_VERSION: u32 = 1;
+
 /// Evaluates everything that depends on the symbols.
 ///
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
@@ -388,6 +505,7 @@ pub struct ModelDesc {
     pub counts: Slice<Count>,
     pub caches: Slice<Cache>,
     pub elements: Slice<InputElement>,
+    pub customs: Slice<Custom>,
     pub dim_count: u64,
     pub offset_count: u64,
     pub shape: ShapeFn,

@@ -10,9 +10,9 @@
 use crate::error::{Error, Side};
 use crate::tensor::{byte_size, integer};
 use cameo_abi::{
-    ABI_VERSION, Buffer, Cache, Count, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_SYMBOL, Extent, InputElement, Io,
-    LOOP_DEPTH, Level, Loop, MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT, REGION_OUTPUT,
-    REGION_WEIGHTS, Slice, Step, Str, Symbol,
+    ABI_VERSION, Buffer, Cache, Count, Custom, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_GIVEN, EXTENT_SYMBOL, Extent,
+    InputElement, Io, LOOP_DEPTH, Level, Loop, MAGIC, MOVE_BACK, ModelDesc, Move, REGION_ARENA, REGION_INPUT,
+    REGION_OPERATOR, REGION_OUTPUT, REGION_WEIGHTS, Slice, Step, Str, Symbol,
 };
 
 /// The descriptor's tables as slices.
@@ -46,6 +46,64 @@ pub struct TensorInfo {
     pub extents: Extents,
 }
 
+/// A call of an operator that the caller supplies.
+#[derive(Clone, Copy, Debug)]
+pub struct CustomInfo {
+    /// `com.acme::Foo`.
+    pub operator: &'static str,
+    /// The ONNX node.
+    pub node: &'static str,
+    pub(crate) inputs: &'static [Io],
+    pub(crate) outputs: &'static [Io],
+}
+
+impl CustomInfo {
+    /// Element type and rank of each operand; element type 0: it is left out.
+    pub fn inputs(&self) -> impl ExactSizeIterator<Item = (u32, usize)> + use<> {
+        self.inputs.iter().map(|io| (io.dtype, io.shape.len))
+    }
+
+    /// Element type and rank of each result.
+    pub fn outputs(&self) -> impl ExactSizeIterator<Item = (u32, usize)> + use<> {
+        self.outputs.iter().map(|io| (io.dtype, io.shape.len))
+    }
+
+    /// Whether the operator must say how large something is.
+    #[must_use]
+    pub fn asks_for_shapes(&self) -> bool {
+        let mut extents = self.outputs.iter().flat_map(|io| slice(io.shape));
+        extents.any(|extent| extent.kind == EXTENT_GIVEN)
+    }
+
+    /// The axes of all operands, then of all results.
+    pub(crate) fn extents(&self) -> impl Iterator<Item = &'static Extent> + use<> {
+        self.inputs.iter().chain(self.outputs).flat_map(|io| slice(io.shape))
+    }
+
+    /// The axes of the results, each with the number of its result and its own.
+    pub(crate) fn results(&self) -> impl Iterator<Item = (usize, usize, &'static Extent)> + use<> {
+        let each = self.outputs.iter().enumerate();
+        each.flat_map(|(output, io)| {
+            slice(io.shape)
+                .iter()
+                .enumerate()
+                .map(move |(axis, e)| (output, axis, e))
+        })
+    }
+}
+
+/// How an axis is known.
+pub(crate) fn dim(extent: &'static Extent) -> Dim {
+    match extent.kind {
+        EXTENT_CONST => Dim::Const(extent.value),
+        EXTENT_SYMBOL | EXTENT_GIVEN => Dim::Symbol(extent.value as usize),
+        _ => Dim::Derived {
+            index: extent.value as usize,
+            expression: text(extent.name),
+        },
+    }
+}
+
 /// The axes of a [`TensorInfo`], outermost first.
 #[derive(Clone, Copy, Debug)]
 pub struct Extents(&'static [Extent]);
@@ -68,14 +126,7 @@ impl Extents {
 
     /// Each axis.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Dim> + DoubleEndedIterator + use<> {
-        self.0.iter().map(|extent| match extent.kind {
-            EXTENT_CONST => Dim::Const(extent.value),
-            EXTENT_SYMBOL => Dim::Symbol(extent.value as usize),
-            _ => Dim::Derived {
-                index: extent.value as usize,
-                expression: text(extent.name),
-            },
-        })
+        self.0.iter().map(dim)
     }
 }
 
@@ -220,6 +271,30 @@ impl Tables {
     #[must_use]
     pub fn elements(&self) -> &'static [InputElement] {
         slice(self.desc.elements)
+    }
+
+    /// The steps that call operators of the caller.
+    #[must_use]
+    pub fn customs(&self) -> &'static [Custom] {
+        slice(self.desc.customs)
+    }
+
+    /// What an operator is called with: name, name of the ONNX node, operands (`None`: left out), results.
+    #[must_use]
+    pub fn custom(&self, custom: &Custom) -> CustomInfo {
+        CustomInfo {
+            operator: text(custom.operator),
+            node: text(custom.node),
+            inputs: slice(custom.inputs),
+            outputs: slice(custom.outputs),
+        }
+    }
+
+    /// Axes of all operands and results of all operators of the caller.
+    #[must_use]
+    pub fn custom_extent_count(&self) -> usize {
+        let customs = self.customs().iter().map(|custom| self.custom(custom));
+        customs.map(|info| info.extents().count()).sum()
     }
 
     /// The cache that an input is the first rows of.
@@ -373,20 +448,7 @@ impl Tables {
             }
         }
         for io in slice(desc.inputs).iter().chain(slice(desc.outputs)) {
-            checked_text(io.name)?;
-            DType::from_raw(io.dtype).ok_or("a tensor has an unknown dtype")?;
-            for extent in slice(io.shape) {
-                checked_text(extent.name)?;
-                let limit = match extent.kind {
-                    EXTENT_CONST => i64::MAX as u64,
-                    EXTENT_SYMBOL => symbols.len() as u64,
-                    EXTENT_DIM => desc.dim_count,
-                    _ => return Err("an axis has an unknown kind of extent"),
-                };
-                if extent.value < 0 || extent.value as u64 >= limit {
-                    return Err("an axis has an extent out of range");
-                }
-            }
+            self.check_tensor_of(io, false)?;
         }
         for buffer in self.buffers() {
             let legal = match buffer.region {
@@ -394,6 +456,7 @@ impl Tables {
                 REGION_WEIGHTS => buffer.offset <= desc.weight_bytes,
                 REGION_INPUT => (buffer.index as usize) < desc.inputs.len,
                 REGION_OUTPUT => (buffer.index as usize) < desc.outputs.len,
+                REGION_OPERATOR => (buffer.index as usize) < desc.customs.len,
                 _ => false,
             };
             if !legal {
@@ -416,7 +479,45 @@ impl Tables {
         self.check_loops()?;
         self.check_counts()?;
         self.check_caches()?;
-        self.check_elements()
+        self.check_elements()?;
+        self.check_customs()
+    }
+
+    /// `given`: whether an operator may give its extents.
+    fn check_tensor_of(&self, io: &Io, given: bool) -> Result<(), &'static str> {
+        checked_text(io.name)?;
+        DType::from_raw(io.dtype).ok_or("a tensor has an unknown dtype")?;
+        for extent in slice(io.shape) {
+            checked_text(extent.name)?;
+            let limit = match extent.kind {
+                EXTENT_CONST => i64::MAX as u64,
+                EXTENT_SYMBOL => self.desc.symbols.len as u64,
+                EXTENT_GIVEN if given => self.desc.symbols.len as u64,
+                EXTENT_DIM => self.desc.dim_count,
+                _ => return Err("an axis has an unknown kind of extent"),
+            };
+            if extent.value < 0 || extent.value as u64 >= limit {
+                return Err("an axis has an extent out of range");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_customs(&self) -> Result<(), &'static str> {
+        for custom in self.customs() {
+            checked_text(custom.operator)?;
+            checked_text(custom.node)?;
+            if custom.step as usize >= self.level.steps.len {
+                return Err("an operator is called by no step");
+            }
+            for io in slice(custom.inputs).iter().filter(|io| io.dtype != 0) {
+                self.check_tensor_of(io, false)?;
+            }
+            for io in slice(custom.outputs) {
+                self.check_tensor_of(io, true)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_caches(&self) -> Result<(), &'static str> {

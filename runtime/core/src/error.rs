@@ -47,11 +47,15 @@ pub enum Status {
     OutOfMemory = 18,
     /// The operating system gave no thread.
     ThreadFailed = 19,
+    /// An operator that the model needs is not supplied, or of another version of the interface.
+    OperatorMissing = 20,
+    /// An operator that was supplied failed, or gave a shape that the model excludes.
+    OperatorFailed = 21,
 }
 
 impl Status {
     /// Every code, in order of its number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Ok,
         Self::InvalidArgument,
         Self::UnknownName,
@@ -72,6 +76,8 @@ impl Status {
         Self::InvalidModel,
         Self::OutOfMemory,
         Self::ThreadFailed,
+        Self::OperatorMissing,
+        Self::OperatorFailed,
     ];
 
     /// The code in words.
@@ -98,6 +104,8 @@ impl Status {
             Self::InvalidModel => c"invalid model",
             Self::OutOfMemory => c"out of memory",
             Self::ThreadFailed => c"cannot start a thread",
+            Self::OperatorMissing => c"operator missing",
+            Self::OperatorFailed => c"operator failed",
         }
     }
 }
@@ -233,6 +241,32 @@ pub enum Error<T = &'static str> {
     ThreadFailed {
         reason: T,
     },
+    /// What is wrong with it: it is not there, say.
+    OperatorMissing {
+        operator: &'static str,
+        node: &'static str,
+        reason: &'static str,
+    },
+    OperatorFailed {
+        operator: &'static str,
+        node: &'static str,
+        message: T,
+    },
+    /// An operator gave a result an extent that the model excludes.
+    OperatorShape {
+        operator: &'static str,
+        node: &'static str,
+        output: usize,
+        axis: usize,
+        /// `None`: any that is not negative.
+        expected: Option<i64>,
+        got: i64,
+    },
+    /// A library of operators.
+    LibraryFailed {
+        path: T,
+        reason: T,
+    },
 }
 
 /// The axis that gave a symbol its value.
@@ -268,6 +302,8 @@ impl<T> Error<T> {
             Self::InvalidModel(_) => Status::InvalidModel,
             Self::OutOfMemory { .. } => Status::OutOfMemory,
             Self::ThreadFailed { .. } => Status::ThreadFailed,
+            Self::OperatorMissing { .. } | Self::LibraryFailed { .. } => Status::OperatorMissing,
+            Self::OperatorFailed { .. } | Self::OperatorShape { .. } => Status::OperatorFailed,
         }
     }
 }
@@ -386,6 +422,36 @@ impl<T: AsRef<str>> fmt::Display for Error<T> {
             Self::InvalidModel(what) => write!(f, "the model is damaged: {what}"),
             Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
             Self::ThreadFailed { reason } => write!(f, "cannot start a thread: {}", reason.as_ref()),
+            Self::OperatorMissing { operator, node, reason } => {
+                write!(f, "operator {operator}, which node {node:?} needs, {reason}")
+            }
+            Self::OperatorFailed {
+                operator,
+                node,
+                message,
+            } => {
+                write!(f, "operator {operator} failed at node {node:?}: {}", message.as_ref())
+            }
+            Self::OperatorShape {
+                operator,
+                node,
+                output,
+                axis,
+                expected,
+                got,
+            } => {
+                write!(
+                    f,
+                    "operator {operator} at node {node:?} says that axis {axis} of result {output} is {got}, "
+                )?;
+                match expected {
+                    Some(expected) => write!(f, "the model says {expected}"),
+                    None => write!(f, "which is no extent"),
+                }
+            }
+            Self::LibraryFailed { path, reason } => {
+                write!(f, "cannot load operators from {:?}: {}", path.as_ref(), reason.as_ref())
+            }
         }
     }
 }

@@ -24,10 +24,10 @@ mod run;
 mod tensor;
 mod turns;
 
-pub use cameo_abi::{Cache, DType, InputElement, ModelDesc};
-pub use description::{Dim, Extents, SymbolInfo, Tables, TensorInfo};
+pub use cameo_abi::{Cache, Custom, DType, InputElement, ModelDesc};
+pub use description::{CustomInfo, Dim, Extents, SymbolInfo, Tables, TensorInfo};
 pub use error::{Error, Side, Status, SymbolBinding};
 pub use float::FlushDenormals;
-pub use plan::{Plan, Sizes};
+pub use plan::{Given, Plan, Sizes};
 pub use run::{Parallel, Run, Working};
 pub use tensor::{Element, TensorView, byte_size, integer};

@@ -1,11 +1,13 @@
 //! From input shapes to sizes: binds the symbols, evaluates the model's shape function, checks what depends on it.
 #![expect(unsafe_code, reason = "calls the model's shape function")]
 
-use crate::description::{Dim, Tables};
+use crate::description::{Dim, Tables, dim};
 use crate::error::{Error, SymbolBinding};
 use crate::run::parts_for;
 use crate::tensor::byte_size;
-use cameo_abi::{ALIGNMENT, Cache, Count, InputElement, REGION_ARENA, REGION_INPUT, REGION_WEIGHTS};
+use cameo_abi::{
+    ALIGNMENT, Cache, Count, EXTENT_GIVEN, InputElement, REGION_ARENA, REGION_INPUT, REGION_OPERATOR, REGION_WEIGHTS,
+};
 
 /// Marks a symbol that no axis has bound yet; extents are never negative.
 const UNBOUND: i64 = i64::MIN;
@@ -36,6 +38,20 @@ pub struct Plan<'a> {
     symbols: &'a mut [i64],
     dims: &'a mut [i64],
     offsets: &'a mut [i64],
+    extents: &'a mut [i64],
+}
+
+/// What a plan is evaluated for.
+pub struct Given<Shape, Rows, Elements, Operators> {
+    /// The shape of each input; ranks and constant axes are already checked.
+    pub shape: Shape,
+    /// In the memory of a cache's input is room for so many rows; `None`: for as many as its output has.
+    pub rows: Rows,
+    /// The values of the model's [`Tables::elements`].
+    pub elements: Elements,
+    /// Asks the operator of the [`Tables::customs`] of an index for the extents of its results: given are those of all
+    /// operands, one behind the other, and where to write those of all results, which hold what is known of them.
+    pub operators: Operators,
 }
 
 /// The tables of a plan while a run reads them and changes what it counts.
@@ -118,7 +134,8 @@ impl Evaluated {
 
 impl<'a> Plan<'a> {
     /// A plan in these tables, with what they contain: [`Tables::symbol_count`] symbols, `dim_count` dims and
-    /// `offset_count` offsets of the [`cameo_abi::ModelDesc`].
+    /// `offset_count` offsets of the [`cameo_abi::ModelDesc`], and [`Tables::custom_extent_count`] extents of operands and
+    /// results of operators of the caller.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when a table has another length.
@@ -127,10 +144,12 @@ impl<'a> Plan<'a> {
         symbols: &'a mut [i64],
         dims: &'a mut [i64],
         offsets: &'a mut [i64],
+        extents: &'a mut [i64],
     ) -> Result<Self, Error<T>> {
         let desc = tables.raw();
-        let lengths = [symbols.len(), dims.len(), offsets.len()].map(|length| length as u64);
-        if lengths != [tables.symbol_count() as u64, desc.dim_count, desc.offset_count] {
+        let lengths = [symbols.len(), dims.len(), offsets.len(), extents.len()].map(|length| length as u64);
+        let counts = [tables.symbol_count(), tables.custom_extent_count()].map(|count| count as u64);
+        if lengths != [counts[0], desc.dim_count, desc.offset_count, counts[1]] {
             return Err(Error::InvalidArgument(
                 "the tables of a plan do not have the model's lengths",
             ));
@@ -140,23 +159,33 @@ impl<'a> Plan<'a> {
             symbols,
             dims,
             offsets,
+            extents,
         })
     }
 
-    /// Evaluates for inputs whose shapes are `shape(index)`; their ranks and constant axes are already checked. In the
-    /// memory of a cache's input is room for `rows(input)` rows, or for as many as its output has. The model's
-    /// [`Tables::elements`] have the values `elements`, in their order.
+    /// Evaluates for what is given.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`], [`Error::ShapeRule`],
-    /// [`Error::CacheFull`], [`Error::InvalidModel`].
-    pub fn evaluate<'s, T>(
+    /// [`Error::CacheFull`], [`Error::InvalidModel`], [`Error::OperatorShape`], and those of the operators.
+    pub fn evaluate<'s, T, Shape, Rows, Elements, Operators>(
         &mut self,
-        shape: impl Fn(usize) -> &'s [i64],
-        rows: impl Fn(usize) -> Option<i64>,
-        elements: impl Fn(&InputElement) -> i64,
-    ) -> Result<Sizes, Error<T>> {
+        given: Given<Shape, Rows, Elements, Operators>,
+    ) -> Result<Sizes, Error<T>>
+    where
+        Shape: Fn(usize) -> &'s [i64],
+        Rows: Fn(usize) -> Option<i64>,
+        Elements: Fn(&InputElement) -> i64,
+        Operators: FnMut(usize, &[i64], &mut [i64]) -> Result<(), Error<T>>,
+    {
+        let Given {
+            shape,
+            rows,
+            elements,
+            operators,
+        } = given;
         self.bind_symbols(&shape, &elements)?;
+        self.ask_operators(operators)?;
         let mut sizes = self.evaluate_symbols()?;
         let caches = self.tables.caches();
         for cache in caches {
@@ -212,6 +241,48 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// Binds the symbols that operators of the caller give, one operator after the other.
+    fn ask_operators<T>(
+        &mut self,
+        mut operators: impl FnMut(usize, &[i64], &mut [i64]) -> Result<(), Error<T>>,
+    ) -> Result<(), Error<T>> {
+        let mut first = 0;
+        for (index, custom) in self.tables.customs().iter().enumerate() {
+            let info = self.tables.custom(custom);
+            // Whether rules hold is seen when all symbols are known.
+            // SAFETY: the tables are borrowed mutably.
+            unsafe { self.evaluated().evaluate() };
+            let count = info.extents().count();
+            for (i, extent) in info.extents().enumerate() {
+                self.extents[first + i] = self.extent(dim(extent));
+            }
+            let results = info.results().count();
+            let (inputs, outputs) = self.extents[first..first + count].split_at_mut(count - results);
+            operators(index, inputs, outputs)?;
+            for (i, (output, axis, extent)) in info.results().enumerate() {
+                let got = self.extents[first + count - results + i];
+                let known = (extent.kind != EXTENT_GIVEN).then(|| self.extent(dim(extent)));
+                if got < 0 || known.is_some_and(|known| known != got) {
+                    return Err(Error::OperatorShape {
+                        operator: info.operator,
+                        node: info.node,
+                        output,
+                        axis,
+                        expected: known,
+                        got,
+                    });
+                }
+            }
+            for (i, (.., extent)) in info.results().enumerate() {
+                if extent.kind == EXTENT_GIVEN {
+                    self.symbols[extent.value as usize] = self.extents[first + count - results + i];
+                }
+            }
+            first += count;
+        }
+        Ok(())
+    }
+
     /// The tables, for as long as the plan's borrow of them.
     pub(crate) fn evaluated(&mut self) -> Evaluated {
         Evaluated {
@@ -263,14 +334,15 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Writes where each buffer of [`Tables::buffers`] starts to `pointers`, from where the arena, the weights section and
-    /// each input and output start.
+    /// Writes where each buffer of [`Tables::buffers`] starts to `pointers`, from where the arena, the weights section, each
+    /// input and output and the [`cameo_abi::OperatorCall`] of each of [`Tables::customs`] start.
     pub fn resolve(
         &self,
         arena: *mut u8,
         weights: *const u8,
         input: impl Fn(usize) -> *const u8,
         output: impl Fn(usize) -> *mut u8,
+        operator: impl Fn(usize) -> *mut u8,
         pointers: &mut [*mut u8],
     ) {
         for (pointer, buffer) in pointers.iter_mut().zip(self.tables.buffers()) {
@@ -279,6 +351,7 @@ impl<'a> Plan<'a> {
                 REGION_ARENA => arena.wrapping_add(self.offsets[offset] as usize),
                 REGION_WEIGHTS => weights.wrapping_add(offset).cast_mut(),
                 REGION_INPUT => input(index).cast_mut(),
+                REGION_OPERATOR => operator(index),
                 _ => output(index),
             };
         }

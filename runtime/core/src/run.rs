@@ -171,7 +171,7 @@ impl<'a> Run<'a> {
         Cursor::new(self.order, from, to)
     }
 
-    /// The first step, in order, that reported an index out of range.
+    /// The first step, in order, whose kernel reported an error.
     #[must_use]
     pub fn failed_step(&self) -> Option<usize> {
         Some(self.failed.load(Ordering::Acquire)).filter(|&step| step != NO_STEP)

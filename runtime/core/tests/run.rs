@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "kernels work on raw pointers")]
 
 use cameo_abi::*;
-use cameo_core::{Error, Parallel, Plan, Run, Sizes, Tables, Working};
+use cameo_core::{Error, Given, Parallel, Plan, Run, Sizes, Tables, Working};
 
 /// Most elements of these tests.
 const S: usize = 40_000;
@@ -90,6 +90,7 @@ static MODEL: ModelDesc = ModelDesc {
     counts: slice(&[]),
     caches: slice(&[]),
     elements: slice(&[]),
+    customs: slice(&[]),
     dim_count: 2,
     offset_count: 1,
     shape,
@@ -134,6 +135,15 @@ fn tables() -> Tables {
     unsafe { Tables::new::<&str>(&MODEL) }.unwrap()
 }
 
+fn evaluate(plan: &mut Plan, extents: &[i64]) -> Result<Sizes, Error> {
+    plan.evaluate(Given {
+        shape: |_| extents,
+        rows: |_| None,
+        elements: |_: &_| 0,
+        operators: |_, _: &_, _: &mut _| Ok(()),
+    })
+}
+
 #[test]
 fn a_run_in_arrays() {
     let tables = tables();
@@ -150,8 +160,8 @@ fn a_run_in_arrays() {
         tables
             .check_input::<&str>(0, DType::F32, &extents, x.as_ptr().cast(), 4 * s)
             .unwrap();
-        let mut plan = Plan::new::<&str>(tables, &mut symbols, &mut dims, &mut offsets).unwrap();
-        let sizes = plan.evaluate::<&str>(|_| &extents, |_| None, |_| 0).unwrap();
+        let mut plan = Plan::new::<&str>(tables, &mut symbols, &mut dims, &mut offsets, &mut []).unwrap();
+        let sizes = evaluate(&mut plan, &extents).unwrap();
         let expected = Sizes {
             arena_bytes: 4 * s,
             scratch_bytes: 64,
@@ -170,6 +180,7 @@ fn a_run_in_arrays() {
             MODEL.weights,
             |_| x.as_ptr().cast(),
             |_| output,
+            |_| std::ptr::null_mut(),
             &mut pointers,
         );
         let stride = sizes.scratch_stride().unwrap();
@@ -185,7 +196,7 @@ fn a_run_in_arrays() {
                 scratch_stride: stride,
                 threads,
             };
-            let plan = Plan::new::<&str>(tables, &mut symbols, &mut dims, &mut offsets).unwrap();
+            let plan = Plan::new::<&str>(tables, &mut symbols, &mut dims, &mut offsets, &mut []).unwrap();
             // SAFETY: the tables are the model's, and the memory is as large as they say.
             let mut run = unsafe { Run::new(plan, sizes, working) };
             assert_eq!(run.on::<&str>(&pool).is_ok(), complete);
@@ -220,10 +231,10 @@ fn wrong_arguments_are_errors() {
     );
 
     let (mut one, mut two, mut other) = ([0; 1], [0; 2], [0; 1]);
-    let short = Plan::new::<&str>(tables, &mut one, &mut [0; 1], &mut other).map(|_| ());
+    let short = Plan::new::<&str>(tables, &mut one, &mut [0; 1], &mut other, &mut []).map(|_| ());
     assert!(matches!(short, Err(Error::InvalidArgument(_))));
-    let mut plan = Plan::new::<&str>(tables, &mut one, &mut two, &mut other).unwrap();
-    let large = plan.evaluate::<&str>(|_| &[S as i64 + 1], |_| None, |_| 0).unwrap_err();
+    let mut plan = Plan::new::<&str>(tables, &mut one, &mut two, &mut other, &mut []).unwrap();
+    let large = evaluate(&mut plan, &[S as i64 + 1]).unwrap_err();
     assert_eq!(
         large.to_string(),
         "axis 0 of input \"x\" is dimension \"S\", compiled for 1 to 40000; got 40001"

@@ -29,6 +29,7 @@ pub struct Arguments {
     pub profile: Option<PathBuf>,
     pub describe: bool,
     pub verify_weights: bool,
+    pub op_library: Option<PathBuf>,
 }
 
 impl Default for Arguments {
@@ -46,6 +47,7 @@ impl Default for Arguments {
             profile: None,
             describe: false,
             verify_weights: false,
+            op_library: None,
         }
     }
 }
@@ -65,7 +67,7 @@ struct Flag {
     help: &'static str,
 }
 
-const FLAGS: [Flag; 11] = [
+const FLAGS: [Flag; 12] = [
     Flag {
         name: "--inputs",
         takes: Takes::File(|to| &mut to.inputs),
@@ -120,6 +122,11 @@ const FLAGS: [Flag; 11] = [
         name: "--verify-weights",
         takes: Takes::Nothing(|to| to.verify_weights = true),
         help: "first read all weights and check that no byte is damaged",
+    },
+    Flag {
+        name: "--op-library",
+        takes: Takes::File(|to| &mut to.op_library),
+        help: "shared library with the operators that the model leaves to its caller (`--describe`: operators)",
     },
 ];
 
@@ -219,7 +226,7 @@ mod tests {
 
     #[test]
     fn all_flags() {
-        let line = "--inputs x --outputs y --weights w --threads 3 --cpu c --bench --runs 7 --warmup 0 --describe --verify-weights";
+        let line = "--inputs x --outputs y --weights w --threads 3 --cpu c --bench --runs 7 --warmup 0 --describe --verify-weights --op-library o";
         let all = Arguments {
             inputs: Some("x".into()),
             outputs: Some("y".into()),
@@ -232,6 +239,7 @@ mod tests {
             profile: None,
             describe: true,
             verify_weights: true,
+            op_library: Some("o".into()),
         };
         assert_eq!(parsed(line), Ok(Request::Run(all)));
         assert_eq!(parsed(""), Ok(Request::Run(Arguments::default())));

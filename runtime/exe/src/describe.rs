@@ -41,6 +41,7 @@ pub fn json(description: &Description, inputs: Option<&[Array]>) -> Result<Strin
         ),
         ("arena_at", format!("{{{}}}", values.join(", "))),
         ("levels", list(description.levels().map(quoted))),
+        ("operators", list(description.operators().into_iter().map(quoted))),
         ("weight_bytes", description.weight_bytes().to_string()),
         (
             "weights",

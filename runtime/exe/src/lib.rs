@@ -9,6 +9,7 @@
 mod arguments;
 mod bench;
 mod describe;
+mod library;
 mod profile;
 mod roofline;
 
@@ -17,11 +18,14 @@ pub use cameo_runtime::c_api;
 
 use arguments::{Arguments, Request};
 use cameo_npz::{Array, ArrayRef};
-use cameo_runtime::{CacheInfo, Context, ContextOptions, Description, Error, Model, ModelDesc, TensorView};
+use cameo_runtime::{
+    CacheInfo, Context, ContextOptions, Description, Error, Model, ModelDesc, OpenOptions, TensorView,
+};
+use library::Listing;
 use std::ffi::{CStr, OsString, c_char, c_int};
 use std::fmt::Display;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Exit code of a wrong command line.
 const USAGE: u8 = 2;
@@ -54,12 +58,18 @@ impl From<Error> for Failure {
 /// `main` of a compiled executable; returns the exit code.
 ///
 /// # Safety
-/// `argv` has `argc` C strings, and `desc` was written by the Cameo compiler.
+/// `argv` has `argc` C strings, `desc` was written by the Cameo compiler, and `operators`, null when none are linked in, is as
+/// `cameo.h` says.
 #[expect(unsafe_code, reason = "called from C")]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cameo_exe_main(argc: c_int, argv: *const *const c_char, desc: &'static ModelDesc) -> c_int {
+pub unsafe extern "C" fn cameo_exe_main(
+    argc: c_int,
+    argv: *const *const c_char,
+    desc: &'static ModelDesc,
+    operators: Option<Listing>,
+) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { exit_code(argc, argv, desc, None) }
+    unsafe { exit_code(argc, argv, desc, operators, None) }
 }
 
 /// What a program with timers does for `--profile`; others have nothing of it.
@@ -74,6 +84,7 @@ unsafe fn exit_code(
     argc: c_int,
     argv: *const *const c_char,
     desc: &'static ModelDesc,
+    operators: Option<Listing>,
     profile: Option<Profile<'_>>,
 ) -> c_int {
     let count = usize::try_from(argc).unwrap_or(0);
@@ -86,7 +97,21 @@ unsafe fn exit_code(
     };
     let program = arguments.first().cloned().unwrap_or_default();
     // SAFETY: the caller's promise.
-    let open = |path: Option<PathBuf>, cpu: Option<&str>| unsafe { Model::open_level(desc, path.as_deref(), cpu) };
+    let linked = operators.map_or(&[][..], |operators| unsafe { library::listed(operators) });
+    let open = |path: Option<PathBuf>, cpu: Option<&str>, library: Option<&Path>| {
+        let mut all = vec![];
+        if let Some(library) = library {
+            // SAFETY: whoever names a library vouches for it, as for the program itself.
+            all.extend_from_slice(unsafe { library::load(library)? });
+        }
+        all.extend_from_slice(linked);
+        let options = OpenOptions {
+            level: cpu,
+            operators: &all,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { Model::open_with(desc, path.as_deref(), &options) }
+    };
     let result = description
         .map_err(Failure::from)
         .and_then(|description| main_with(&description, &arguments, &open, profile, &mut std::io::stdout().lock()));
@@ -100,8 +125,8 @@ unsafe fn exit_code(
     }
 }
 
-/// Opens the model with a weights file or the linked-in weights, and a level or the best.
-type Open<'a> = &'a dyn Fn(Option<PathBuf>, Option<&str>) -> Result<Model, Error>;
+/// Opens the model with a weights file or the linked-in weights, a level or the best, and a library of operators.
+type Open<'a> = &'a dyn Fn(Option<PathBuf>, Option<&str>, Option<&Path>) -> Result<Model, Error>;
 
 /// Everything behind the command line.
 fn main_with(
@@ -134,8 +159,9 @@ fn main_with(
             message: format!("--cpu {name}: this program has code for {}", levels.join(", ")),
         });
     }
+    let library = arguments.op_library.as_deref();
     if arguments.verify_weights {
-        open(weights.clone(), cpu)?.verify_weights()?;
+        open(weights.clone(), cpu, library)?.verify_weights()?;
         let alone = arguments.inputs.is_none() && !measures(&arguments) && !arguments.describe;
         if alone {
             return put(out, &format!("weights: {} bytes, intact\n", description.weight_bytes()));
@@ -152,7 +178,7 @@ fn main_with(
         });
     };
 
-    let model = open(weights, cpu)?;
+    let model = open(weights, cpu, library)?;
     let mut context = Context::new(
         &model,
         ContextOptions {

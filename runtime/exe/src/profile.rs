@@ -10,6 +10,7 @@
 use crate::arguments::Arguments;
 use crate::bench::median;
 use crate::describe::quoted;
+use crate::library::Listing;
 use crate::roofline::Machine;
 use crate::{Failure, Profile, exit_code, put};
 use cameo_abi::{KernelFn, ModelDesc, ProfileDesc, ProfileStep, Slice, Str};
@@ -106,6 +107,7 @@ pub unsafe extern "C" fn cameo_profile_main(
     argc: c_int,
     argv: *const *const c_char,
     desc: &'static ModelDesc,
+    operators: Option<Listing>,
     profile: &'static ProfileDesc,
 ) -> c_int {
     let run = |context: &mut Context, inputs: &[TensorView<'_>], arguments: &Arguments, out: &mut dyn Write| {
@@ -114,7 +116,7 @@ pub unsafe extern "C" fn cameo_profile_main(
     // Opaque, or the optimiser, which sees no other profile, makes it a part of every program.
     let profile: Option<Profile<'_>> = std::hint::black_box(Some(&run));
     // SAFETY: the caller's promise.
-    unsafe { exit_code(argc, argv, desc, profile) }
+    unsafe { exit_code(argc, argv, desc, operators, profile) }
 }
 
 /// What was measured of a step.

@@ -176,6 +176,7 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         counts: constant(vec![]),
         caches: constant(vec![]),
         elements: constant(vec![]),
+        customs: constant(vec![]),
         dim_count: 3,
         offset_count: 2,
         shape: relay_shape,
@@ -324,6 +325,7 @@ pub fn lookup_model(embedded: bool) -> ModelDesc {
         counts: constant(vec![]),
         caches: constant(vec![]),
         elements: constant(vec![]),
+        customs: constant(vec![]),
         dim_count: 3,
         offset_count: 0,
         shape: lookup_shape,
@@ -417,6 +419,7 @@ pub fn cache_model() -> ModelDesc {
             capacity: 1,
         }]),
         elements: constant(vec![]),
+        customs: constant(vec![]),
         dim_count: 4,
         offset_count: 0,
         shape: cache_shape,
@@ -530,9 +533,112 @@ pub fn ragged_model(parallel: bool) -> ModelDesc {
         counts: constant(vec![count(0, 2, 7), count(2, 3, 4)]),
         caches: constant(vec![]),
         elements: constant(vec![]),
+        customs: constant(vec![]),
         dim_count: 9,
         offset_count: 2,
         shape: ragged_shape,
+        ..relay_model(2, |_| false)
+    }
+}
+
+// The custom model: x [S] f32 -> a::Half -> [n] f32 in the arena -> a::Half -> y [m] f32, and seen [1] i64 of the second one.
+
+/// S, n, m, the work of a step on one thread.
+unsafe extern "C" fn custom_shape(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32 {
+    unsafe {
+        let [s, n, m] = std::array::from_fn(|i| *symbols.add(i));
+        dims.copy_from_nonoverlapping([s, n, m, 0].as_ptr(), 4);
+        *offsets = 0;
+        sizes.copy_from_nonoverlapping([4 * n, 64].as_ptr(), 2);
+        i32::from(m > 1000)
+    }
+}
+
+/// As the compiler writes it.
+unsafe extern "C" fn call_operator(buffers: *const *mut u8, _: *const i64, _: i64, _: i64, _: *mut u8) -> i32 {
+    unsafe {
+        let call = (*buffers).cast::<OperatorCall>();
+        ((*call).run)(call, buffers)
+    }
+}
+
+fn terminated(text: &str) -> Str {
+    let all = constant(format!("{text}\0").into_bytes());
+    Slice {
+        ptr: all.ptr,
+        len: text.len(),
+    }
+}
+
+pub fn custom_model() -> ModelDesc {
+    let given = |symbol| Extent {
+        kind: EXTENT_GIVEN,
+        ..named(symbol)
+    };
+    let left_out = Io {
+        dtype: 0,
+        ..io("", DType::F32, vec![])
+    };
+    let attributes = || {
+        constant(vec![Attribute {
+            name: terminated("by").ptr.cast(),
+            kind: ATTRIBUTE_INT,
+            reserved: 0,
+            count: 1,
+            data: constant(vec![2i64]).ptr.cast(),
+        }])
+    };
+    let custom = |step, node: &str, inputs, outputs| Custom {
+        step,
+        reserved: 0,
+        operator: terminated("a::Half"),
+        node: terminated(node),
+        attributes: attributes(),
+        inputs: constant(inputs),
+        outputs: constant(outputs),
+    };
+    let symbols = ["S", "custom.n", "custom.m"].map(|name| symbol(name, 0, i64::MAX));
+    ModelDesc {
+        name: text("custom"),
+        symbols: constant(symbols.into()),
+        inputs: constant(vec![io("x", DType::F32, vec![named(0)])]),
+        outputs: constant(vec![
+            io("y", DType::F32, vec![named(2)]),
+            io("seen", DType::I64, vec![fixed(1)]),
+        ]),
+        buffers: constant(vec![
+            buffer(REGION_OPERATOR, 0, 0),
+            buffer(REGION_INPUT, 0, 0),
+            buffer(REGION_ARENA, 0, 0),
+            buffer(REGION_OPERATOR, 1, 0),
+            buffer(REGION_ARENA, 0, 0),
+            buffer(REGION_OUTPUT, 0, 0),
+            buffer(REGION_OUTPUT, 1, 0),
+        ]),
+        levels: any(vec![
+            step("first", call_operator, 0, 0, 3),
+            step("second", call_operator, 3, 0, 3),
+        ]),
+        customs: constant(vec![
+            custom(
+                0,
+                "one",
+                vec![io("x", DType::F32, vec![named(0)])],
+                vec![io("t", DType::F32, vec![given(1)])],
+            ),
+            custom(
+                1,
+                "two",
+                vec![io("t", DType::F32, vec![derived(1, "n")]), left_out],
+                vec![
+                    io("y", DType::F32, vec![given(2)]),
+                    io("seen", DType::I64, vec![fixed(1)]),
+                ],
+            ),
+        ]),
+        dim_count: 4,
+        offset_count: 1,
+        shape: custom_shape,
         ..relay_model(2, |_| false)
     }
 }

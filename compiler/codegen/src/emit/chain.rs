@@ -70,7 +70,9 @@ pub fn emit(
                 KernelBody::Nest(n) => &n.body,
                 KernelBody::Contraction(c) => &c.epilogue,
                 // Not links.
-                KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) => continue,
+                KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) | KernelBody::Custom(_) => {
+                    continue;
+                }
             };
             let cx = KernelCx {
                 buffers: &kernel.buffers,
@@ -120,7 +122,7 @@ pub fn emit(
                     };
                     b.if_(many, &[], packed, as_it_is);
                 }
-                KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) => {}
+                KernelBody::Winograd(_) | KernelBody::Chain(_) | KernelBody::InOrder(_) | KernelBody::Custom(_) => {}
             });
         }
     });

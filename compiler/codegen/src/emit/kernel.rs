@@ -31,7 +31,7 @@ pub fn emit(
             KernelBody::Nest(n) => &n.body,
             KernelBody::Contraction(c) => &c.epilogue,
             KernelBody::Winograd(w) => &w.epilogue,
-            KernelBody::Chain(_) | KernelBody::InOrder(_) => &none,
+            KernelBody::Chain(_) | KernelBody::InOrder(_) | KernelBody::Custom(_) => &none,
         };
         let status = b.alloca(Elem::I32, 1);
         b.store(status, b.i64(0), b.int(Ty::I32, 0));
@@ -53,6 +53,8 @@ pub fn emit(
             KernelBody::Contraction(c) => contraction::emit(b, &cx, c, part, parts, scratch),
             KernelBody::Winograd(w) => winograd::emit(b, &cx, w, part, parts, scratch),
             KernelBody::InOrder(o) => in_order::emit(b, &cx, o, part),
+            // It is written with the tables.
+            KernelBody::Custom(_) => {}
             KernelBody::Chain(c) => {
                 let links = chain::Lines { heads, bodies };
                 chain::emit(b, &cx, kernel, c, lanes, &links, part, parts, scratch);

@@ -18,11 +18,14 @@ pub const COUNTED: &str = "count.";
 /// How the names of symbols begin that are elements of an input: they may be negative.
 pub const ELEMENT: &str = "element.";
 
+/// How the names of symbols begin that an operator of the caller gives, from the shapes of its operands.
+pub const CUSTOM: &str = "custom.";
+
 /// The least value of a named dimension, where others are at least `extent`.
 fn least(name: &str, extent: i64) -> i64 {
     if name.starts_with(ELEMENT) {
         i64::MIN
-    } else if name.starts_with(COUNTED) {
+    } else if name.starts_with(COUNTED) || name.starts_with(CUSTOM) {
         0
     } else {
         extent
@@ -31,7 +34,7 @@ fn least(name: &str, extent: i64) -> i64 {
 
 impl Bounds<'_> {
     /// As operations see shapes: an exporter's slice `x[:, 0:1]` has extent 1. Kernels check what that presumes. What data
-    /// counts may be 0 on any day.
+    /// counts, and what the caller's code says, may be 0 on any day.
     pub const fn positive(extents: &[Dim]) -> Bounds<'_> {
         Bounds {
             extents,

@@ -21,6 +21,7 @@ pub mod contrib;
 pub mod conv;
 mod conv_transpose;
 pub mod counted;
+pub mod custom;
 mod deform_conv;
 mod det;
 pub mod draws;
@@ -103,6 +104,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Optimizers", training::OPS),
     ("Classical models", ml::OPS),
     ("Contributed", contrib::OPS),
+    ("Supplied by the caller", custom::OPS),
 ];
 
 /// Every operation.

@@ -15,10 +15,11 @@ impl KernelBody {
             Self::Chain(_) => "chain",
             Self::InOrder(InOrder::Compact { .. }) => "compact",
             Self::InOrder(InOrder::Lengths { .. }) => "lengths",
+            Self::Custom(_) => "custom",
         }
     }
 
-    /// Extents of all iterators, in their order; a chain has none of its own.
+    /// Extents of all iterators, in their order; a chain has none of its own, and what the caller's code does is not known.
     pub fn extents(&self) -> Vec<Dim> {
         match self {
             Self::Nest(n) => n.outer.iter().chain(&n.row).cloned().collect(),
@@ -26,7 +27,7 @@ impl KernelBody {
             Self::Winograd(w) => [&w.images, &w.height, &w.width, &w.n, &w.depth, &w.channels]
                 .map(Dim::clone)
                 .into(),
-            Self::Chain(_) => vec![],
+            Self::Chain(_) | Self::Custom(_) => vec![],
             Self::InOrder(o) => vec![o.n().clone()],
         }
     }
@@ -45,7 +46,7 @@ impl KernelBody {
             Self::Contraction(c) => c.stores.iter().collect(),
             Self::Winograd(w) => w.stores.iter().collect(),
             Self::Chain(c) => c.links.iter().flat_map(Self::stores).collect(),
-            Self::InOrder(_) => vec![],
+            Self::InOrder(_) | Self::Custom(_) => vec![],
         }
     }
 
@@ -94,7 +95,7 @@ impl KernelBody {
                 }
             }
             Self::Chain(c) => c.links.iter_mut().for_each(|l| l.map_indices(f)),
-            Self::InOrder(_) => {}
+            Self::InOrder(_) | Self::Custom(_) => {}
         }
     }
 
@@ -162,6 +163,7 @@ impl KernelBody {
                 c.batch = f(&c.batch);
                 c.m = f(&c.m);
             }
+            Self::Custom(_) => {}
             Self::InOrder(InOrder::Compact { n }) => *n = f(n),
             Self::InOrder(InOrder::Lengths { n, total, most }) => [n, total, most].into_iter().for_each(|d| *d = f(d)),
         }
@@ -199,7 +201,7 @@ impl KernelBody {
                 let links = c.links.iter().map(Self::scratch_bytes);
                 c.local_bytes() + c.panel_bytes() + links.fold(Dim::ZERO, |a, b| a.maximum(&b))
             }
-            Self::InOrder(_) => Dim::ZERO,
+            Self::InOrder(_) | Self::Custom(_) => Dim::ZERO,
         }
     }
 }

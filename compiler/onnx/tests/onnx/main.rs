@@ -1,5 +1,6 @@
 //! Tests of the importer through its public interface, on models that are built here.
 
+mod custom;
 mod fuzz;
 mod import;
 mod independent;
