@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares loops over time with ONNX Runtime: Scan, counted Loop, and recurrences that are written out.
+"""Compares control flow with ONNX Runtime: Scan, counted Loop, If on data, and recurrences that are written out.
 
     python loops.py [NAME...] [--threads N]
 
@@ -97,6 +97,40 @@ def loops():
     yield model("loop without slices", made, {"x0": ("B", 8)}, ["last"], [*weights, number("c", np.float32(1))])
 
 
+def branches():
+    # Whether the first element is above the mean: both answers come up.
+    index = lambda name, v: numpy_helper.from_array(np.array(v, np.int64), name)
+    ask = [node("ReduceMean", ["x"], ["mean"], keepdims=0),
+           node("Reshape", ["x", "flat"], ["all"]), node("Gather", ["all", "zero"], ["first"]),
+           node("Greater", ["first", "mean"], ["cond"])]
+    weights = [index("flat", [-1]), index("zero", 0)]
+    bare = lambda nodes, results, inits=(): graph(nodes, [], results, list(inits))
+    yes = bare([node("MatMul", ["x", "w"], ["a"]), node("Tanh", ["a"], ["ay"])], ["a", "ay"], [weight("w", 6, 6)])
+    no = bare([node("Neg", ["x"], ["b"]), node("Sub", ["b", "mean"], ["by"])], ["b", "by"])
+    inputs = {"x": ("B", "T", 6)}
+    made = node("If", ["cond"], ["r", "s"], then_branch=yes, else_branch=no)
+    yield model("if", [*ask, made, node("Add", ["r", "s"], ["y"])], inputs, ["y", "r"], weights)
+    # Of other shapes, one of them a weight.
+    yes = bare([node("Exp", ["all"], ["c"])], ["c"])
+    no = bare([node("Identity", ["five"], ["d"])], ["d"], [weight("five", 5)])
+    made = node("If", ["cond"], ["r"], then_branch=yes, else_branch=no)
+    yield model("if_shapes", [*ask, made, node("Mul", ["r", "mean"], ["y"])], inputs, ["y"], weights)
+    # One inside of the other, and one in a loop.
+    inner = node("If", ["cond2"], ["e"], then_branch=bare([node("Abs", ["x"], ["e1"])], ["e1"]),
+                 else_branch=bare([node("Neg", ["x"], ["e2"])], ["e2"]))
+    yes = bare([node("ReduceMax", ["x"], ["most"], keepdims=0), node("Less", ["most", "two"], ["cond2"]), inner], ["e"])
+    no = bare([node("Identity", ["x"], ["f"])], ["f"])
+    outer = node("If", ["cond"], ["y"], then_branch=yes, else_branch=no)
+    yield model("if_nested", [*ask, outer], inputs, ["y"], [*weights, number("two", np.float32(2))])
+    step = [node("ReduceSum", ["slice"], ["sum"], keepdims=0), node("Greater", ["sum", "none"], ["cond1"]),
+            node("If", ["cond1"], ["h2"], then_branch=bare([node("Add", ["h", "slice"], ["h3"])], ["h3"]),
+                 else_branch=bare([node("Mul", ["h", "half"], ["h4"])], ["h4"]))]
+    body = graph(step, [("h", FLOAT, ("B", 6)), ("slice", FLOAT, ("B", 6))], ["h2"])
+    loop = node("Scan", ["h0", "xs"], ["last"], body=body, num_scan_inputs=1)
+    inputs = {"h0": ("B", 6), "xs": ("T", "B", 6)}
+    yield model("if_in_a_loop", [loop], inputs, ["last"], [number("none", np.float32(0)), number("half", np.float32(0.5))])
+
+
 def written_out(name, steps, cell, states, weights):
     """`cell(t, x, states)` gives nodes, the next states and the result of a step."""
     nodes, results, state = [], [], list(states)
@@ -174,7 +208,7 @@ def main():
     args = ap.parse_args()
     checks = Checks()
     wanted = lambda name: not args.names or any(n in name for n in args.names)
-    for family in [scans, loops]:
+    for family in [scans, loops, branches]:
         for name, made in family():
             if wanted(name):
                 check(checks, args.threads, name, made)
