@@ -1,6 +1,7 @@
 //! Numbers of few bits: between them and floats, and products of them.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::ops::composed::reshape;
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::working;
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId, narrow};
@@ -120,7 +121,7 @@ impl Sharing {
             Self::Axis(axis) => {
                 let mut shape = vec![Dim::ONE; x.rank()];
                 shape[*axis] = x.shape[*axis].clone();
-                g.apply("Reshape", &[("shape", Attr::Dims(shape))], &[v])
+                reshape(g, v, shape)
             }
             Self::Blocks(axis, block) => {
                 let behind = ("axes", Attr::Dims(vec![Dim::from(axis + 1)]));
@@ -128,7 +129,7 @@ impl Sharing {
                 let mut shape = g.fact(v).shape.clone();
                 shape[axis + 1] = block.clone();
                 let v = g.apply("Expand", &[("shape", Attr::Dims(shape))], &[v])?;
-                g.apply("Reshape", &[("shape", Attr::Dims(x.shape.clone()))], &[v])
+                reshape(g, v, x.shape.clone())
             }
         }
     }
