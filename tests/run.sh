@@ -114,6 +114,7 @@ check "light models" "$python" "$tests/oracle/light.py"
 check "ONNX's own tests" "$python" "$tests/oracle/backend.py"
 check "ONNX's runner and the Python backend" env CAMEO="$root/target/release/cameo" "$python" \
     "$examples/python/cameo_backend.py" "^test_(gemm_all_attributes|quantizelinear_int4|reduce_sum_keepdims_random|nonzero_example)_cpu"
+check "random nodes" "$python" "$tests/oracle/fuzz.py"
 check "contributed operators" "$python" "$tests/oracle/contrib.py"
 check "loops over time" "$python" "$tests/oracle/loops.py"
 check "recurrent layers" "$python" "$tests/oracle/recurrent.py"

@@ -184,11 +184,11 @@ def worker():
     return next(m["executable"] for m in found if m.get("executable"))
 
 
-def run(program, folder, names):
+def run(program, folder, names, flags=()):
     """{name: None or what is wrong} of cases that are written; a worker that ends is one case's fault."""
     results, left = {}, list(names)
     while left:
-        process = subprocess.Popen([program, folder, str(BATCH), *left], stdout=subprocess.PIPE, text=True, bufsize=1)
+        process = subprocess.Popen([program, *flags, folder, str(BATCH), *left], stdout=subprocess.PIPE, text=True, bufsize=1)
         running, ended = None, "ended"
         while True:
             # Lines that Python has read already are not seen by select: what ends a wait is read to the end.

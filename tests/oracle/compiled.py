@@ -60,10 +60,12 @@ class Compiled:
         return json.loads(call([self.path, "--describe", "--inputs", self.save(feeds)]))
 
 
-def session(model, threads=2):
-    """An ONNX Runtime session of an ONNX file."""
+def session(model, threads=2, plain=False):
+    """An ONNX Runtime session of an ONNX file, its nodes as they are where `plain`."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # its remarks about unused initialisers are not ours
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -345,7 +345,7 @@ mod tests {
                 .expect("an operator")
                 .starts_with("com.microsoft::FastGelu(")
         );
-        assert!(one("If").expect("an operator").contains("the condition must be known"));
+        assert!(one("Loop").expect("an operator").contains("the number of iterations"));
         let typo = one("Convv").expect_err("no operator");
         assert_eq!(typo, "there is no operator `Convv`; did you mean `Conv`?");
     }

@@ -1,10 +1,13 @@
-//! Compiles many small models in one process and runs them: the worker of `oracle/backend.py`.
+//! Compiles many small models in one process and runs them: the worker of `oracle/backend.py` and `oracle/fuzz.py`.
 //!
-//!     backend DIR BATCH NAME...
+//!     backend [--interpret] DIR BATCH NAME...
 //!
 //! `DIR/NAME/model.onnx` is compiled as `cameo compile` does, BATCH models are linked at once, and each runs on the tensors
 //! of `DIR/NAME/inputs`; the results go to `DIR/NAME/outputs`. Standard output has a line for each model: `NAME ok`, or what is
 //! wrong. A line `NAME compiled` says that work goes on, `NAME run` comes before a model runs, so that who reads it knows which one ended the process.
+//!
+//! With `--interpret` the reference interpreter runs each imported model too, also where it does not compile: its results go
+//! to `DIR/NAME/reference`, or why there are none to `DIR/NAME/refusal`.
 //!
 //! Tensors are a number of them (u64), and of each its ONNX data type (u64), rank, extents and bytes (u64 each), then the
 //! bytes; all little-endian, the bytes filled up to a multiple of eight.
@@ -17,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use cameo::{Emit, Options, Target, pipeline};
+use cameo_ir::interp;
 use cameo_runtime::{Context, ContextOptions, DType, TensorView};
 use cameo_tests::model::open;
 
@@ -24,9 +28,10 @@ use cameo_tests::model::open;
 const THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    let interprets = arguments.next_if(|a| a == "--interpret").is_some();
     let (Some(folder), Some(Ok(batch))) = (arguments.next(), arguments.next().map(|b| b.parse::<usize>())) else {
-        eprintln!("usage: backend DIR BATCH NAME...");
+        eprintln!("usage: backend [--interpret] DIR BATCH NAME...");
         return ExitCode::from(2);
     };
     let names: Vec<String> = arguments.collect();
@@ -34,7 +39,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     for names in names.chunks(batch.max(1)) {
         let work = tempfile::tempdir().expect("a folder");
-        let linked = compile(Path::new(&folder), names, work.path());
+        let linked = compile(Path::new(&folder), names, work.path(), interprets);
         for (name, case) in linked {
             say(&name, "run");
             let result = caught(|| run(&Path::new(&folder).join(&name), &case, work.path()));
@@ -62,7 +67,7 @@ fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 
 /// Compiles and links models, tells which ones that is not possible for, and gives the others with the name of each in the
 /// library `WORK/batch.so`.
-fn compile(folder: &Path, names: &[String], work: &Path) -> Vec<(String, String)> {
+fn compile(folder: &Path, names: &[String], work: &Path, interprets: bool) -> Vec<(String, String)> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Vec<PathBuf>)>> = Mutex::default();
     std::thread::scope(|scope| {
@@ -71,7 +76,11 @@ fn compile(folder: &Path, names: &[String], work: &Path) -> Vec<(String, String)
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 names.get(i).map(|name| (i, name))
             } {
-                match caught(|| objects(&folder.join(name), &format!("c{i}"), work)) {
+                let case = folder.join(name);
+                if interprets && let Err(why) = caught(|| interpret(&case)) {
+                    std::fs::write(case.join("refusal"), why).expect("the folder of the case is there");
+                }
+                match caught(|| objects(&case, &format!("c{i}"), work)) {
                     Ok(objects) => {
                         say(name, "compiled");
                         done.lock().unwrap_or_else(PoisonError::into_inner).push((i, objects));
@@ -141,14 +150,36 @@ fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
     let mut out = (count as u64).to_le_bytes().to_vec();
     for i in 0..count {
         let view = context.output(i).map_err(|e| e.to_string())?;
-        let mut put = |n: u64| out.extend(n.to_le_bytes());
-        put(view.dtype() as u64);
-        put(view.shape().len() as u64);
-        view.shape().iter().for_each(|extent| put(*extent as u64));
-        put(view.bytes().len() as u64);
-        out.extend(view.bytes());
+        let shape = view.shape().iter().map(|extent| *extent as u64);
+        put(&mut out, view.dtype() as u64, shape, view.bytes());
     }
     std::fs::write(case.join("outputs"), out).map_err(|e| e.to_string())
+}
+
+/// Interprets a model on its inputs, as it was imported, and writes what comes out.
+fn interpret(case: &Path) -> Result<(), String> {
+    let graph = pipeline::import(&case.join("model.onnx"), &Options::default(), &mut |_| {});
+    let graph = graph.map_err(|d| d.to_string())?;
+    let inputs: Vec<cameo_ir::Tensor> = read(&case.join("inputs"))?
+        .iter()
+        .map(Tensor::constant)
+        .collect::<Result<_, _>>()?;
+    let results = interp::run(&graph, &inputs).map_err(|e| e.to_string())?;
+    let mut out = (results.len() as u64).to_le_bytes().to_vec();
+    for t in &results {
+        let shape = t.shape().iter().map(|extent| *extent as u64);
+        put(&mut out, t.dtype() as u64, shape, &t.packed());
+    }
+    std::fs::write(case.join("reference"), out).map_err(|e| e.to_string())
+}
+
+/// Appends a tensor to the bytes of a file.
+fn put(out: &mut Vec<u8>, dtype: u64, shape: impl ExactSizeIterator<Item = u64>, bytes: &[u8]) {
+    let head = [dtype, shape.len() as u64];
+    for n in head.into_iter().chain(shape).chain([bytes.len() as u64]) {
+        out.extend(n.to_le_bytes());
+    }
+    out.extend(bytes);
 }
 
 /// A tensor at an address that suits every type.
@@ -163,6 +194,18 @@ impl Tensor {
     fn view(&self) -> TensorView<'_> {
         let bytes = &TensorView::new(&self.words, &[]).bytes()[..self.bytes];
         TensorView::from_bytes(self.dtype, bytes, &self.shape)
+    }
+
+    /// The same for the interpreter.
+    fn constant(&self) -> Result<cameo_ir::Tensor, String> {
+        let dtype = cameo_ir::DType::ALL
+            .into_iter()
+            .find(|t| *t as u32 == self.dtype as u32);
+        let dtype = dtype.ok_or("the graph has no such type")?;
+        let shape = self.shape.iter().map(|d| *d as usize).collect();
+        let bytes = self.view().bytes().to_vec();
+        cameo_ir::Tensor::from_packed(dtype, shape, bytes.into())
+            .map_err(|_| "the bytes do not fit the shape".to_owned())
     }
 }
 

@@ -445,6 +445,12 @@ impl Builder<'_> {
             Some(0) => no,
             Some(_) => yes,
             None if yes == no => yes,
+            // LLVM would select BF16 by way of F32, and round back with a library function.
+            None if yes.ty.elem == Elem::BF16 => {
+                let [yes_bits, no_bits] = [yes, no].map(|v| self.bitcast(v, v.ty.with_elem(Elem::I16)));
+                let bits = self.op1("arith.select", &[cond, yes_bits, no_bits], yes_bits.ty, &[]);
+                self.bitcast(bits, yes.ty)
+            }
             None => self.op1("arith.select", &[cond, yes, no], yes.ty, &[]),
         }
     }

@@ -72,7 +72,13 @@ pub const OPS: &[&dyn OpDef] = &[
             &[("alpha", AttrDef::Float(1.0))],
         )
         .since(12),
-        reference: |x, p| x.max(0.0) + (p[0] * (x / p[0]).exp_m1()).min(0.0),
+        // Minima and maxima of Rust drop NaNs.
+        reference: |x, p| {
+            if x.is_nan() {
+                return x;
+            }
+            x.max(0.0) + (p[0] * (x / p[0]).exp_m1()).min(0.0)
+        },
         body: |b, x, p| {
             let scaled = b.over(x, p[0]);
             let e = b.exp_minus_one(scaled);

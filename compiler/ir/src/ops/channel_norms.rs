@@ -326,9 +326,9 @@ impl OpDef for GroupNormalization {
         let mut g = Fragment::new(cx);
         let x = g.required(cx, 0)?;
         let x = g.widen(x)?;
-        let x = g.apply("Reshape", &[("shape", Attr::Dims(split))], &[x])?;
+        let x = reshape(&mut g, x, split)?;
         let y = normalized(&mut g, x, &axes, cx.float("epsilon")?.into())?;
-        let y = g.apply("Reshape", &[("shape", Attr::Dims(fact.shape.clone()))], &[y])?;
+        let y = reshape(&mut g, y, fact.shape.clone())?;
         channel_affine(cx, g, y)
     }
 }

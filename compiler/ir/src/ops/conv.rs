@@ -10,6 +10,7 @@ use crate::structured::{Binary, Body, Combine, Compute, Expr, ExprId, Scalar};
 use crate::{DType, Dim, Fact, Tensor};
 
 use super::chosen::shared_out;
+use super::composed::reshape;
 use super::contraction::{Factors, Sum};
 use super::fragment::Fragment;
 use super::pointwise::working;
@@ -50,7 +51,7 @@ pub(super) fn with_bias(cx: &Cx) -> Result<Lowering, OpError> {
     let y = g.apply(cx.schema.name, &attrs, &[x, w])?;
     let mut shape = vec![cx.fact(2)?.shape[0].clone()];
     shape.resize(cx.fact(0)?.rank() - 1, Dim::ONE);
-    let bias = g.apply("Reshape", &[("shape", Attr::Dims(shape))], &[bias])?;
+    let bias = reshape(&mut g, bias, shape)?;
     let y = g.binary("Add", y, bias)?;
     Ok(g.finish(&[y]))
 }

@@ -7,6 +7,7 @@
 use crate::dim::COUNTED;
 use crate::index::strides;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::ops::composed::reshape;
 use crate::ops::fragment::Fragment;
 use crate::structured::{Compute, Expr};
 use crate::{Attr, DType, Dim, Fact, Tensor};
@@ -56,8 +57,7 @@ impl OpDef for NonZero {
         let mut g = Fragment::new(cx);
         let flags = g.required(cx, 0)?;
         let flags = g.cast(flags, DType::Bool)?;
-        let flat = Attr::Dims(vec![x.element_count()]);
-        let flags = g.apply("Reshape", &[("shape", flat)], &[flags])?;
+        let flags = reshape(&mut g, flags, vec![x.element_count()])?;
         let count = [(COUNT, Attr::Str(cx.str(COUNT)?.into()))];
         let at = g.results("cameo::Compact", &count, &[Some(flags)], 2)?[0];
         let shape = [("shape", Attr::Dims(x.shape.clone()))];

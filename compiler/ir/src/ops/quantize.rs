@@ -131,7 +131,7 @@ impl Sharing {
             Self::Axis(axis) => {
                 let mut shape = vec![Dim::ONE; x.rank()];
                 shape[*axis] = x.shape[*axis].clone();
-                g.apply("Reshape", &[("shape", Attr::Dims(shape))], &[v])
+                reshape(g, v, shape)
             }
             Self::Blocks(axis, block) => {
                 let behind = ("axes", Attr::Dims(vec![Dim::from(axis + 1)]));

@@ -12,6 +12,7 @@ use crate::structured::{Binary, Combine, Compute, Expr};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 use super::chosen::{around, named};
+use super::composed::reshape;
 use super::fragment::Fragment;
 use super::gather::{compare, need_axis, within, wrapped};
 use super::movement::required_dims;
@@ -77,12 +78,14 @@ impl Reduction {
             }
             return Ok(Tensor::from_f64(t, data.shape(), out));
         }
-        if t == DType::U64 && matches!(self, Self::Min | Self::Max) {
-            return unsupported("min and max of u64 updates");
-        }
+        // With the highest bit flipped, u64 compares as i64 does.
+        let flip = match self {
+            Self::Min | Self::Max if t == DType::U64 => i64::MIN,
+            _ => 0,
+        };
         let mut out = data.to_i64();
         for (p, u) in places.iter().zip(updates.to_i64()) {
-            out[*p] = self.int(out[*p], u);
+            out[*p] = self.int(out[*p] ^ flip, u ^ flip) ^ flip;
         }
         Ok(Tensor::from_i64(t, data.shape(), out))
     }
@@ -123,7 +126,7 @@ fn counted(f: &mut Fragment, data: ValueId, axis: usize, at: usize, rank: usize)
     let numbers = f.apply("Range", &[], &[zero, limit, one])?;
     let mut shape = vec![Dim::ONE; rank];
     shape[at] = extent;
-    f.apply("Reshape", &[("shape", Attr::Dims(shape))], &[numbers])
+    reshape(f, numbers, shape)
 }
 
 /// Indices into `axis` of `data` as positions: negative ones count from the end, others outside are an error of the run.

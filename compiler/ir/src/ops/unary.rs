@@ -4,7 +4,7 @@
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
 use crate::ops::pointwise::{self, FLOATS, RESULT};
-use crate::structured::{Binary, Compute, Unary};
+use crate::structured::{Binary, Body, Compute, ExprId, Unary};
 use crate::{DType, Dim, Fact, Tensor};
 
 const SIGNED: Types = Types(Types::FLOAT.0 | Types::of(&[DType::I8, DType::I16, DType::I32, DType::I64]).0);
@@ -260,13 +260,24 @@ impl OpDef for BitwiseNot {
     }
 }
 
+/// What may be no number.
+const TESTED: &[Param] = &[Param::new("X", Types(Types::FLOAT.0 | Types::FLOAT8.0))];
 const IS: &[Param] = &[Param::new("Y", Types::BOOL).group(2)];
+
+/// `x` in a type that has comparisons.
+fn comparable(b: &mut Body, x: ExprId) -> ExprId {
+    if b.dtype(x).is_narrow() {
+        b.cast(DType::F32, x)
+    } else {
+        x
+    }
+}
 
 struct IsNan;
 
 impl OpDef for IsNan {
     fn schema(&self) -> &'static Schema {
-        static S: Schema = Schema::new("IsNaN", "x is not a number", FLOATS, IS, &[])
+        static S: Schema = Schema::new("IsNaN", "x is not a number", TESTED, IS, &[])
             .since(9)
             .pointwise();
         &S
@@ -281,7 +292,10 @@ impl OpDef for IsNan {
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
-        pointwise::lower(cx, DType::Bool, |b, a| b.unary(Unary::IsNan, a[0]))
+        pointwise::lower(cx, DType::Bool, |b, a| {
+            let x = comparable(b, a[0]);
+            b.unary(Unary::IsNan, x)
+        })
     }
 }
 
@@ -299,7 +313,7 @@ impl OpDef for IsInf {
         static S: Schema = Schema::new(
             "IsInf",
             "x is infinite, of a sign that is asked for",
-            FLOATS,
+            TESTED,
             IS,
             &[
                 ("detect_negative", AttrDef::Int(1)),
@@ -328,13 +342,14 @@ impl OpDef for IsInf {
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let signs = Self::signs(cx)?;
         pointwise::lower(cx, DType::Bool, |b, a| {
-            let t = b.dtype(a[0]);
+            let x = comparable(b, a[0]);
+            let t = b.dtype(x);
             let mut equals = |v: f64| {
                 let c = b.float(t, v);
-                b.binary(Binary::Eq, a[0], c)
+                b.binary(Binary::Eq, x, c)
             };
             match signs {
-                (true, true) => b.unary(Unary::IsInf, a[0]),
+                (true, true) => b.unary(Unary::IsInf, x),
                 (true, false) => equals(f64::NEG_INFINITY),
                 (false, true) => equals(f64::INFINITY),
                 (false, false) => b.int(DType::Bool, 0),
