@@ -226,6 +226,10 @@ pub(super) const GRID_SAMPLE: Composed = Composed {
     ),
     build: |cx, g| {
         let (x, grid) = (g.required(cx, 0)?, g.required(cx, 1)?);
+        // Images of two axes only.
+        if g.fact(grid).rank() != 4 || g.fact(grid).shape[3].as_const() != Some(2) {
+            return unsupported(format!("input 1 (Grid) is {}", g.fact(grid)));
+        }
         Ok(vec![g.apply("GridSample", &sampling(cx)?, &[x, grid])?])
     },
     eval: |cx| reference("GridSample", &sampling(cx)?, &all(cx)?, 1),
