@@ -256,7 +256,7 @@ def few_bits():
             return scalar(v, t)
 
         x = codes(t, "B", "S", 33)
-        for op, scale in [("QLinearAdd", 0.071), ("QLinearMul", 0.31)]:
+        for op, scale in [("QLinearAdd", 0.071), ("QLinearMul", 0.3137)]:
             coded = [scalar(0.03), zero(5)]
             other, to = [scalar(0.05), zero(7)], [scalar(scale), zero(9)]
             yield case(f"{op} {t}", op, [x, *coded, x, *other, *to])

@@ -100,7 +100,7 @@ pub(super) const QMOE: Composed = Composed {
     schema: &Schema::new(
         "com.microsoft::QMoE",
         "MoE of weights (w - zero point) * scale of 4 or 8 bits, with a scale for each row or block of it; router_weights \
-         are mixed instead of router_probs",
+         are mixed instead of router_probs; chosen probabilities are divided by their sum",
         &[
             Param::new("input", FLOAT),
             Param::new("router_probs", FLOAT),
@@ -347,7 +347,7 @@ fn shares(cx: &Cx, g: &mut Fragment, sizes: &Sizes, other: Option<usize>) -> Res
         let weights = g.widen(weights)?;
         most = g.apply("GatherElements", &[("axis", Attr::Int(1))], &[weights, at])?;
     }
-    if cx.int(NORMALIZE.0)? != 0 {
+    if normalized(cx, other)? {
         let sum = g.reduce("ReduceSum", most, &[1], true)?;
         most = g.binary("Div", most, sum)?;
     }
@@ -361,6 +361,11 @@ fn shares(cx: &Cx, g: &mut Fragment, sizes: &Sizes, other: Option<usize>) -> Res
     let zero = g.number(most, 0.0);
     let parts = g.apply("Where", &[], &[hit, most, zero])?;
     g.reduce("ReduceSum", parts, &[1], false)
+}
+
+/// Whether the shares of a row add up to 1. ONNX Runtime makes those of QMoE do so whatever the attribute says.
+fn normalized(cx: &Cx, other: Option<usize>) -> Result<bool, OpError> {
+    Ok(cx.int(NORMALIZE.0)? != 0 || other.is_some_and(|i| !cx.has(i)))
 }
 
 fn build(cx: &Cx, g: &mut Fragment, layers: [Layer; 3], other: Option<usize>) -> Result<Vec<ValueId>, OpError> {
@@ -540,7 +545,7 @@ fn eval(cx: &Cx, layers: [Layer; 3], other: Option<usize>) -> Result<Vec<Tensor>
                 (Activation::Identity, _) => plain(&|v| v),
                 _ => plain(&|v| swish(v, 1.0)),
             };
-            let share = share(*e) / if cx.int(NORMALIZE.0)? != 0 { total } else { 1.0 };
+            let share = share(*e) / if normalized(cx, other)? { total } else { 1.0 };
             let out = two(&a, *e);
             y[t * hidden..].iter_mut().zip(out).for_each(|(y, v)| *y += share * v);
         }
