@@ -143,7 +143,10 @@ fn constant(rw: &mut Rewriter, v: ValueId, shape: &[Dim], perm: &[usize]) -> Res
     full.extend(shape.iter().cloned());
     let v = match full.len() == shape.len() {
         true => v,
-        false => rw.apply("Reshape", &[("shape", Attr::Dims(full.clone()))], &[v])?,
+        false => {
+            let attrs = [("allowzero", Attr::Int(1)), ("shape", Attr::Dims(full.clone()))];
+            rw.apply("Reshape", &attrs, &[v])?
+        }
     };
     rw.apply("Transpose", &[("perm", perm_attr(perm))], &[v])
 }
@@ -285,7 +288,7 @@ mod tests {
         graph @g (%0 "x": f32[N,T,2,3]) symbols N=1.., T=1.. {
           weight %1: f32[3] = dense(1.0,-2.0,-2.0)
           %2 = Transpose(%0) {perm=[0,2,3,1]} : f32[N,2,3,T]
-          %3 = Reshape(%1) {shape=dims[1,1,1,3]} : f32[1,1,1,3]
+          %3 = Reshape(%1) {allowzero=1, shape=dims[1,1,1,3]} : f32[1,1,1,3]
           %4 = Transpose(%3) {perm=[0,1,3,2]} : f32[1,1,3,1]
           %5 = Add(%2, %4) : f32[N,2,3,T]
           return %5 "y"

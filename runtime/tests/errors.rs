@@ -365,7 +365,7 @@ fn wrong_models() {
         count,
         first_move: 0,
         move_count: 0,
-        reserved: 0,
+        rows: 0,
     };
     let loops = |loops: Vec<Loop>| ModelDesc {
         loops: fake::constant(loops),

@@ -179,8 +179,8 @@ pub fn text(
         .iter()
         .map(|l| {
             format!(
-                "%Loop {{ i32 {}, i32 {}, i32 {}, i32 {}, i32 {}, i32 0 }}",
-                l.first_step, l.step_count, l.count, l.first_move, l.move_count
+                "%Loop {{ i32 {}, i32 {}, i32 {}, i32 {}, i32 {}, i32 {} }}",
+                l.first_step, l.step_count, l.count, l.first_move, l.move_count, l.rows
             )
         })
         .collect();
@@ -558,6 +558,14 @@ impl Layout {
         layout.loops(program, plan, facts)?;
         // Those of the steps before loops, then of loops from the outermost on.
         layout.counts.sort_by_key(|c| c.step);
+        for l in layout.loops.iter_mut().filter(|l| l.rows > 0) {
+            // Until now it was the buffer, of which every count has its own.
+            let buffer = l.rows - 1;
+            l.rows = match layout.counts.iter().position(|c| c.buffer == buffer) {
+                Some(at) => index(at)? + 1,
+                None => 0,
+            };
+        }
         let symbols: Vec<&str> = program.symbols.iter().map(|(name, _)| &**name).collect();
         let mut shapes = |list: &[cameo_kernel::program::Io]| -> Vec<Vec<Extent>> {
             let extent = |dim: &Dim| {
@@ -647,6 +655,7 @@ impl Layout {
                     reserved: 0,
                 });
             }
+            let mut counted = 0;
             if let Some(rows) = &l.rows {
                 let buffer = self.count(program, plan, facts, l.steps.start, rows)?;
                 self.moves.push(abi::Move {
@@ -655,6 +664,7 @@ impl Layout {
                     bytes: index(self.dims.place(&Dim::from(size_of::<i64>())))?,
                     reserved: 0,
                 });
+                counted = buffer + 1;
             }
             self.loops.push(abi::Loop {
                 first_step: index(l.steps.start)?,
@@ -662,7 +672,7 @@ impl Layout {
                 count: index(self.dims.place(&l.count))?,
                 first_move,
                 move_count: index(self.moves.len())? - first_move,
-                reserved: 0,
+                rows: counted,
             });
         }
         Ok(())

@@ -299,8 +299,9 @@ pub struct Loop {
     pub first_move: u32,
     /// Number of moves.
     pub move_count: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// One more than the index in [`ModelDesc::counts`] of what every iteration begins with; 0 where there is none. Other
+    /// counts at its first step come before the loop.
+    pub rows: u32,
 }
 
 /// Most loops inside of each other.

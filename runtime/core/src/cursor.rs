@@ -2,7 +2,7 @@
 //!
 //! Each thread of a team walks on its own, so a cursor is plain numbers. What a run changes of what it reads is how often a
 //! loop runs, which may follow from a count before the loop; and it goes no further than to a count before that has happened.
-//! A count at a loop's first step is from before the loop.
+//! A count at a loop's first step is from before the loop, unless each of its iterations begins with it.
 
 use core::cell::Cell;
 
@@ -39,6 +39,8 @@ pub struct Cursor<'a> {
     end: usize,
     /// The next count that may come.
     count: usize,
+    /// One more than the count that an iteration begins with, when it has just begun.
+    rows: usize,
     /// The next loop that may begin: those before it begin earlier, or are under way.
     next: usize,
     /// Loops under way with their iterations, outermost first.
@@ -53,6 +55,7 @@ impl<'a> Cursor<'a> {
             at,
             end,
             count: first_count(order.counts, at),
+            rows: 0,
             next: order.loops.iter().take_while(|l| (l.first_step as usize) < at).count(),
             open: [(0, 0); LOOP_DEPTH],
             depth: 0,
@@ -73,6 +76,7 @@ impl<'a> Cursor<'a> {
             self.at = first as usize;
             self.count = self.order.counts.partition_point(|c| c.step <= first);
             self.next = index + 1;
+            self.rows = self.order.loops[index].rows as usize;
             return Some(Event::Advance(index, iteration));
         }
         self.depth -= 1;
@@ -90,6 +94,9 @@ impl Iterator for Cursor<'_> {
     fn next(&mut self) -> Option<Event> {
         let loops = self.order.loops;
         loop {
+            if let Some(count) = core::mem::take(&mut self.rows).checked_sub(1) {
+                return Some(Event::Count(count));
+            }
             if self.depth > 0 && self.at == self.end_of(self.open[self.depth - 1].0) {
                 return self.close();
             }
@@ -98,6 +105,9 @@ impl Iterator for Cursor<'_> {
                 && (self.at < self.end || self.at == self.order.steps)
             {
                 self.count += 1;
+                if loops.iter().any(|l| l.rows as usize == self.count) {
+                    continue;
+                }
                 return Some(Event::Count(self.count - 1));
             }
             let begins = |l: &Loop| l.first_step as usize == self.at && self.at < self.end;
@@ -107,6 +117,7 @@ impl Iterator for Cursor<'_> {
             if self.iterations(self.next) > 0 && self.depth < LOOP_DEPTH {
                 self.open[self.depth] = (self.next, 0);
                 self.depth += 1;
+                self.rows = loops[self.next].rows as usize;
                 self.next += 1;
                 continue;
             }
@@ -144,7 +155,7 @@ mod tests {
             count,
             first_move: 0,
             move_count: 0,
-            reserved: 0,
+            rows: 0,
         }
     }
 
@@ -224,6 +235,23 @@ mod tests {
         let all = events(&[looped(1, 1, 0)], &counts[1..], &[0], 0, 3);
         let counted = [Event::Step(0), Event::Count(0), Event::Count(1)];
         assert_eq!(all, [&counted[..], &[Event::Step(2), Event::Count(2)]].concat());
+        // What iterations begin with comes in each of them, and not where there are none.
+        let rows = Loop {
+            rows: 1,
+            ..looped(1, 1, 0)
+        };
+        let all = events(&[rows], &counts[1..2], &[2], 0, 2);
+        let expected = [
+            Event::Step(0),
+            Event::Count(0),
+            Event::Step(1),
+            Event::Advance(0, 0),
+            Event::Count(0),
+            Event::Step(1),
+            Event::Rewind(0, 1),
+        ];
+        assert_eq!(all, expected);
+        assert_eq!(events(&[rows], &counts[1..2], &[0], 0, 2), [Event::Step(0)]);
         // One inside comes every time.
         let all = events(&[looped(0, 2, 0)], &counts[1..2], &[2], 0, 2);
         assert_eq!(all.iter().filter(|e| **e == Event::Count(0)).count(), 2);

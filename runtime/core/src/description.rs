@@ -583,7 +583,9 @@ impl Tables {
             let own = range(one);
             let inside = own.start < own.end && own.end <= self.steps().len() as u64;
             let moved = u64::from(one.first_move) + u64::from(one.move_count) <= moves.len() as u64;
-            if !inside || !moved || u64::from(one.count) >= self.desc.dim_count {
+            let rows = (one.rows as usize).checked_sub(1);
+            let rows = rows.is_none_or(|at| self.counts().get(at).is_some_and(|c| c.step == one.first_step));
+            if !inside || !moved || !rows || u64::from(one.count) >= self.desc.dim_count {
                 return Err("a loop points outside the tables");
             }
             let mut depth = 1;

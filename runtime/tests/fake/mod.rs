@@ -250,7 +250,7 @@ pub fn loop_model(outer: bool, inner: bool) -> ModelDesc {
             count: 3,
             first_move: 0,
             move_count: 3,
-            reserved: 0,
+            rows: 0,
         }]),
         moves: constant(vec![
             moved(2, MOVE_FORTH, 4),
@@ -527,7 +527,7 @@ pub fn ragged_model(parallel: bool) -> ModelDesc {
             count: 0,
             first_move: 0,
             move_count: 3,
-            reserved: 0,
+            rows: 1,
         }]),
         moves: constant(vec![moved(0, 7), moved(1, 7), moved(7, 6)]),
         counts: constant(vec![count(0, 2, 7), count(2, 3, 4)]),

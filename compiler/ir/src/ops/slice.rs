@@ -61,7 +61,7 @@ pub(super) const SLICE: View = View {
         // No step is 0.
         let steps = cx.dims(4)?.unwrap_or_default();
         let steps = steps.iter().filter(|s| s.as_const().is_none());
-        rules.extend(steps.map(|s| (equal(s, &Dim::ZERO), Dim::ZERO)));
+        rules.extend(steps.map(|s| (equal(&chosen::cut(s), &Dim::ZERO), Dim::ZERO)));
         Ok(rules)
     },
 };

@@ -177,8 +177,8 @@ fn unknown_operators() {
     assert_eq!(
         near("my.company::Relu2"),
         "unsupported: unsupported operator `my.company::Relu2`: its domain `my.company` is not known  help: known are \
-         `ai.onnx`, `ai.onnx.ml`, `ai.onnx.preview`, `ai.onnx.preview.training`, `com.microsoft`; export without it, or add \
-         it to the model as a function"
+         `ai.onnx`, `ai.onnx.ml`, `ai.onnx.preview`, `ai.onnx.preview.training`, `com.microsoft`; export without it, add it \
+         to the model as a function, or supply a kernel (`--custom-op`)"
     );
     let far = near("Nope");
     assert!(

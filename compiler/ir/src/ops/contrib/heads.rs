@@ -394,7 +394,7 @@ fn eval_separate(cx: &Cx) -> Result<[Tensor; 3], OpError> {
         let s = x.shape();
         let (parts, size) = (s[3], s[4]);
         let v = x.to_f64();
-        let rows = v.chunks(size).skip(i).step_by(parts);
+        let rows = v.chunks(size.max(1)).skip(i).step_by(parts.max(1));
         Tensor::from_f64(
             DType::F64,
             &[s[0], s[1], s[2] * size],

@@ -190,7 +190,7 @@ fn eval(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     }
     let bias = optional(cx, 5)?.map_or(vec![0.0; n], Tensor::to_f64);
     let mut y = vec![];
-    for row in a.to_f64().chunks(k) {
+    for row in a.to_f64().chunks(k.max(1)) {
         for r in 0..n {
             let dot: f64 = row.iter().zip(&w[r * k..]).map(|(a, w)| a * w).sum();
             y.push(dot + bias[r]);

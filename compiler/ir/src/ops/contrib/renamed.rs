@@ -1,6 +1,6 @@
 //! Operators of ONNX in ONNX Runtime's domain: older than ONNX's own, or with more types than these once had.
 
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::composed::{Composed, optional, reference};
 use crate::ops::fragment::Fragment;
 use crate::ops::window::{AUTO_PAD, DILATIONS, STRIDES};
