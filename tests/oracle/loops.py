@@ -110,11 +110,6 @@ def branches():
     inputs = {"x": ("B", "T", 6)}
     made = node("If", ["cond"], ["r", "s"], then_branch=yes, else_branch=no)
     yield model("if", [*ask, made, node("Add", ["r", "s"], ["y"])], inputs, ["y", "r"], weights)
-    # Of other shapes, one of them a weight.
-    yes = bare([node("Exp", ["all"], ["c"])], ["c"])
-    no = bare([node("Identity", ["five"], ["d"])], ["d"], [weight("five", 5)])
-    made = node("If", ["cond"], ["r"], then_branch=yes, else_branch=no)
-    yield model("if_shapes", [*ask, made, node("Mul", ["r", "mean"], ["y"])], inputs, ["y"], weights)
     # One inside of the other, and one in a loop.
     inner = node("If", ["cond2"], ["e"], then_branch=bare([node("Abs", ["x"], ["e1"])], ["e1"]),
                  else_branch=bare([node("Neg", ["x"], ["e2"])], ["e2"]))

@@ -139,18 +139,14 @@ impl<'m> Importer<'m> {
         let mut states = vec![];
         for i in 0..results {
             let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
-            if a.dtype != b.dtype || a.rank() != b.rank() {
+            if a.dtype != b.dtype || a.shape != b.shape {
                 let name = &node.output[i];
-                return Err(Fault::unsupported(format!(
-                    "`{name}` is {a} of one branch and {b} of the other"
-                )));
+                return Err(
+                    Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other"))
+                        .hint("where the condition is data, both must give the same type and shape"),
+                );
             }
-            let pairs = a.shape.iter().zip(&b.shape);
-            let shape = pairs.map(|(x, y)| match x == y {
-                true => x.clone(),
-                false => times[0].clone() * x.clone() + times[1].clone() * y.clone(),
-            });
-            let (shape, zero) = (shape.collect(), Tensor::from_f64(a.dtype, &[], [0.0]));
+            let (shape, zero) = (a.shape.clone(), Tensor::from_f64(a.dtype, &[], [0.0]));
             let zero = self.graph.add_weight("", zero);
             states.push(self.plain("Expand", vec![("shape", Attr::Dims(shape))], zero, &origin)?);
         }

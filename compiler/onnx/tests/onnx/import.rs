@@ -489,6 +489,27 @@ fn unknown_branches_are_reported_with_what_is_inside() {
 }
 
 #[test]
+fn branches_that_data_decides_have_results_of_one_shape() {
+    let branch = |op: &str, inputs: &[&str]| {
+        let weights = vec![f32s("w", &[1], &[2.0])];
+        graph(vec![], weights, vec![node(op, inputs, &["r"], vec![])], &["r"])
+    };
+    let with = |no: GraphProto| {
+        let yes = branch("Add", &["x", "w"]);
+        let attrs = vec![graph_attr("then_branch", yes), graph_attr("else_branch", no)];
+        let mut inputs = x(&["B"]);
+        inputs.push(value("c", DType::Bool, &[]));
+        model(18, graph(inputs, vec![], vec![node("If", &["c"], &["y"], attrs)], &["y"]))
+    };
+    assert_eq!(problems(&with(branch("Identity", &["x"]))), Vec::<String>::new());
+    let p = problems(&with(branch("Identity", &["w"])));
+    assert!(
+        p.len() == 1 && p[0].contains("`y` is f32[B] of one branch and f32[1] of the other"),
+        "{p:?}"
+    );
+}
+
+#[test]
 fn old_opsets_are_raised() {
     let g = graph(
         x(&["B", "4"]),
