@@ -58,7 +58,7 @@ impl User {
 unsafe fn say(call: &OperatorArguments, text: &CStr) -> c_int {
     unsafe {
         call.message
-            .copy_from_nonoverlapping(text.as_ptr(), text.count_bytes() + 1)
+            .copy_from_nonoverlapping(text.as_ptr(), text.count_bytes() + 1);
     };
     1
 }

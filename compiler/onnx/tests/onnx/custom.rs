@@ -15,10 +15,10 @@ fn options(declared: &[&str]) -> ImportOptions {
 }
 
 /// A model with the node `y, z = Foo(x, i)`.
-fn foo(inputs: &[&str], attrs: Vec<AttributeProto>) -> ModelProto {
+fn custom(inputs: &[&str], attrs: Vec<AttributeProto>) -> ModelProto {
     let all = vec![value("x", DType::F32, &["N", "3"]), value("i", DType::I64, &["N"])];
-    let foo = node("Foo", inputs, &["y", "z"], attrs);
-    model(18, graph(all, vec![], vec![foo], &["y", "z"]))
+    let custom = node("Foo", inputs, &["y", "z"], attrs);
+    model(18, graph(all, vec![], vec![custom], &["y", "z"]))
 }
 
 fn messages(problems: Result<cameo_ir::Graph, Vec<Problem>>) -> Vec<String> {
@@ -29,7 +29,7 @@ fn messages(problems: Result<cameo_ir::Graph, Vec<Problem>>) -> Vec<String> {
 fn results_are_of_the_declared_types() {
     let attrs = || vec![float("alpha", 0.5), texts("names", &["a", "b"]), ints("axes", &[1, 2])];
     let g = import_with(
-        &foo(&["x", "", "i"], attrs()),
+        &custom(&["x", "", "i"], attrs()),
         &options(&["Foo(any, f32?, i64...) -> =2[2], =0"]),
     );
     let g = g.expect("imports");
@@ -41,14 +41,18 @@ fn results_are_of_the_declared_types() {
     assert_eq!(n.attrs["axes"], Attr::Ints(vec![1, 2]));
     assert_eq!(n.attrs["cameo.operator"], Attr::Str("Foo".into()));
     // Operands that are left out at the end keep their places.
-    let g = import_with(&foo(&["x"], vec![]), &options(&["Foo(any, f32?, i64?) -> f16[0], =0"])).expect("imports");
+    let g = import_with(
+        &custom(&["x"], vec![]),
+        &options(&["Foo(any, f32?, i64?) -> f16[0], =0"]),
+    )
+    .expect("imports");
     let (_, n) = g.nodes().next().expect("a node");
     assert_eq!(n.inputs.len(), 3);
 }
 
 #[test]
 fn the_model_may_declare_them() {
-    let mut m = foo(&["x"], vec![]);
+    let mut m = custom(&["x"], vec![]);
     let g = m.graph.as_mut().expect("a graph");
     g.output[0] = value("y", DType::F16, &["N", "7", "M"]);
     g.output[1] = value("z", DType::Bool, &[]);
@@ -94,7 +98,7 @@ fn what_is_declared_wins() {
 #[test]
 fn what_does_not_fit_is_told() {
     let declared = options(&["Foo(f32, i64?) -> f32[1], =1"]);
-    let said = |inputs: &[&str], attrs| messages(import_with(&foo(inputs, attrs), &declared)).join("\n");
+    let said = |inputs: &[&str], attrs| messages(import_with(&custom(inputs, attrs), &declared)).join("\n");
     for (inputs, part) in [
         (&["x", "x"][..], "operand 1 is f32, declared is i64"),
         (&["x", "i", "i"], "3 operands given, 2 declared"),
@@ -118,7 +122,7 @@ fn what_does_not_fit_is_told() {
         text("mode", "a\0b"),
         tensor_attr("table", weight("", &table)),
     ];
-    let said = messages(import_with(&foo(&["x", "i"], attrs), &declared));
+    let said = messages(import_with(&custom(&["x", "i"], attrs), &declared));
     assert_eq!(said.len(), 3, "all at once: {said:?}");
     assert!(
         said.iter()
