@@ -231,6 +231,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Results as long as data says", results_as_long_as_data_says),
     ("Loops over time", loops_over_time),
     ("Sequences without padding", sequences_without_padding),
+    ("Images", images),
     ("Optimizers", optimizers),
     ("Classical models", classical_models),
     ("Contributed", contributed),
@@ -398,6 +399,11 @@ fn sequences_without_padding() {
 #[test]
 fn loops_over_time() {
     check("Loops over time");
+}
+
+#[test]
+fn images() {
+    check("Images");
 }
 
 #[test]

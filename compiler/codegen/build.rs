@@ -1,8 +1,10 @@
-//! Builds what travels inside the compiler: the runtime as three linkable objects, and as source text.
+//! Builds what travels inside the compiler: the runtime as three linkable objects, and as source text; operators that programs
+//! may bring, an object each.
 //!
 //! `libcameo_exe.a`, the runtime with all of Rust's standard library, is linked partially, keeping only what the C
 //! interface reaches: one object of some 800 KB that links in milliseconds. The first is for libraries, the second also has
-//! the command line of executables, the third also the timers of `--profile`. The sources are for `--emit rust`.
+//! the command line of executables, the third also the timers of `--profile`. The sources are for `--emit rust`. The object of
+//! an operator has a standard library of its own and shows nothing but the operator, so that it can be linked or left out.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,9 @@ use std::process::Command;
 
 /// Entry of executables, beside the functions of `cameo.h`.
 const EXE_MAIN: &str = "cameo_exe_main";
+
+/// The decoder of images.
+const IMAGES: &str = "cameo_image_decoder";
 
 /// Entries of executables with timers.
 const PROFILE: [&str; 2] = ["cameo_profile_main", "cameo_profile_step"];
@@ -31,10 +36,12 @@ fn main() {
         "runtime/exe/src",
         "runtime/npz/Cargo.toml",
         "runtime/npz/src",
+        "runtime/images/Cargo.toml",
+        "runtime/images/src",
     ] {
         println!("cargo:rerun-if-changed={}", root.join(path).display());
     }
-    let archive = static_library(&root, &out);
+    let archive = static_library(&root, &out, "cameo-exe", None);
     let interface = std::fs::read_to_string(root.join("runtime/include/cameo.h")).expect("cameo.h");
     let mut entries = functions(&interface);
     link(&archive, &entries, &out.join("runtime.o"));
@@ -43,21 +50,18 @@ fn main() {
     entries.extend(PROFILE.map(str::to_owned));
     link(&archive, &entries, &out.join("profile.o"));
     sources(&root, &out.join("runtime_sources.rs"));
+    // A decoder that panics is caught: strange files are what it is for.
+    let archive = static_library(&root, &out, "cameo-images", Some("unwind"));
+    let object = out.join(format!("{IMAGES}.o"));
+    link(&archive, &[IMAGES.to_owned()], &object);
+    hide_all_but(IMAGES, &object);
 }
 
-/// Builds `libcameo_exe.a` as it is configured for being linked into models.
-fn static_library(root: &Path, out: &Path) -> PathBuf {
-    let target = out.join("runtime");
+/// Builds a crate as a static library, as it is configured for being linked into models; `panic` is another strategy.
+fn static_library(root: &Path, out: &Path, package: &str, panic: Option<&str>) -> PathBuf {
+    let target = out.join(if panic.is_none() { "runtime" } else { package });
     let mut cargo = Command::new(std::env::var_os("CARGO").expect("cargo sets it"));
-    cargo.args([
-        "rustc",
-        "--quiet",
-        "--locked",
-        "--profile",
-        "runtime",
-        "-p",
-        "cameo-exe",
-    ]);
+    cargo.args(["rustc", "--quiet", "--locked", "--profile", "runtime", "-p", package]);
     cargo
         .args(["--lib", "--crate-type", "staticlib", "--target-dir"])
         .arg(&target)
@@ -70,6 +74,9 @@ fn static_library(root: &Path, out: &Path) -> PathBuf {
             cargo.env_remove(name);
         }
     }
+    if let Some(strategy) = panic {
+        cargo.env("CARGO_PROFILE_RUNTIME_PANIC", strategy);
+    }
     // Messages name source files; where this machine keeps its crates is nobody's business.
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
@@ -78,7 +85,7 @@ fn static_library(root: &Path, out: &Path) -> PathBuf {
     }
     let status = cargo.status().expect("cargo runs");
     assert!(status.success(), "building the runtime failed");
-    target.join("runtime/libcameo_exe.a")
+    target.join(format!("runtime/lib{}.a", package.replace('-', "_")))
 }
 
 /// The functions that `cameo.h` declares.
@@ -111,6 +118,14 @@ fn link(archive: &Path, entries: &[String], object: &Path) {
     cc.args(entries.iter().map(|entry| format!("-Wl,--undefined={entry}")));
     let status = cc.arg("-o").arg(object).arg(archive).status().expect("cc runs");
     assert!(status.success(), "linking the runtime failed");
+}
+
+/// Makes all symbols but one local that an object defines.
+fn hide_all_but(symbol: &str, object: &Path) {
+    let mut objcopy = Command::new("objcopy");
+    objcopy.arg(format!("--keep-global-symbol={symbol}")).arg(object);
+    let status = objcopy.status().expect("objcopy runs");
+    assert!(status.success(), "hiding the symbols of {symbol} failed");
 }
 
 /// Writes a Rust table `&[(path, text)]` of the sources of the runtime.

@@ -207,6 +207,7 @@ fn diagnostic(e: &ArtifactError, levels: &[Level]) -> Diagnostics {
         | ArtifactError::NoRuntime { .. }
         | ArtifactError::ProfileOf(_)
         | ArtifactError::LinkOf(_)
+        | ArtifactError::BuiltInOf(_)
         | ArtifactError::LevelsOf(_) => Diagnostic::invalid(e.to_string()),
         ArtifactError::File { .. }
         | ArtifactError::Linked { .. }

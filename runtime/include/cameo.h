@@ -51,7 +51,7 @@ typedef enum cameo_status {
     CAMEO_OUT_OF_MEMORY = 18,
     CAMEO_THREAD_FAILED = 19,     /* a thread could not be started */
     CAMEO_OPERATOR_MISSING = 20,  /* an operator that the model needs was not supplied */
-    CAMEO_OPERATOR_FAILED = 21    /* an operator that was supplied failed, or gave a wrong shape */
+    CAMEO_OPERATOR_FAILED = 21    /* an operator failed, as on bytes that are no image, or gave a wrong shape */
 } cameo_status;
 
 /* Element types, numbered as in ONNX. Halves and bfloats are two bytes, booleans one byte of 0 or 1. Elements of 4 and

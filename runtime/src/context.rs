@@ -15,9 +15,10 @@ use crate::operators::Calls;
 use crate::plan::PlanMemory;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::sys::Region;
-use cameo_core::{
-    DType, Given, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size, integer,
-};
+use cameo_core::{DType, Given, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size};
+use probes::{contents, element};
+
+mod probes;
 
 /// How a context runs.
 #[derive(Default)]
@@ -402,7 +403,7 @@ impl Context {
     }
 
     /// Evaluates shapes and gets memory, so that the shapes of outputs are known; [`Context::run`] does it when needed. Where
-    /// elements of inputs give dimensions, these inputs are read.
+    /// elements or contents of inputs give dimensions, these inputs are read.
     ///
     /// # Errors
     /// [`Error::NotBound`], [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`],
@@ -410,6 +411,7 @@ impl Context {
     /// [`Error::OperatorFailed`] and [`Error::OperatorShape`] of an operator that gives shapes.
     pub fn prepare(&mut self) -> Result<(), Error> {
         self.look_at_elements()?;
+        self.look_at_contents()?;
         if self.state < State::Planned {
             self.replan()?;
             self.state = State::Planned;
@@ -578,19 +580,6 @@ impl Context {
         Ok(self.tables().output(index).dtype)
     }
 
-    /// A plan holds for the elements that give it dimensions: they may have changed since.
-    fn look_at_elements(&mut self) -> Result<(), Error> {
-        let tables = self.tables();
-        for e in tables.elements() {
-            let name = tables.input(e.input as usize).name;
-            let value = element(tables, &self.inputs, e).ok_or(Error::NotBound { name })?;
-            if self.plan.symbols[e.symbol as usize] != value {
-                self.state = State::Bound;
-            }
-        }
-        Ok(())
-    }
-
     /// Everything that depends on the shapes of the inputs.
     fn replan(&mut self) -> Result<(), Error> {
         self.ran = false;
@@ -601,12 +590,16 @@ impl Context {
             });
         }
         let mut plan = self.plan.plan(tables)?;
-        let (inputs, calls) = (&self.inputs, &mut self.calls);
+        let (inputs, calls, weights) = (&self.inputs, &mut self.calls, self.model.weights());
         let sizes = plan.evaluate(Given {
             shape: |index: usize| &*inputs[index].shape,
             rows: |index: usize| inputs[index].memory.room(),
             elements: |e: &InputElement| element(tables, inputs, e).unwrap_or(0),
-            operators: |index, given: &[i64], wanted: &mut [i64]| calls.ask(index, given, wanted),
+            operators: |index: usize, given: &[i64], wanted: &mut [i64]| {
+                let custom = &tables.customs()[index];
+                let elements = |operand| contents(tables, custom, inputs, weights, operand);
+                calls.ask(index, given, wanted, &elements)
+            },
         })?;
         for (index, output) in self.outputs.iter_mut().enumerate() {
             output.bytes = plan.output(index, &mut output.shape)?;
@@ -742,22 +735,6 @@ impl Context {
 }
 
 const NOT_COMPUTED: Error = Error::InvalidArgument("the outputs have not been computed: run first");
-
-/// The element of an input, 0 of one that is shorter; `None` when it is not bound.
-fn element(tables: Tables, inputs: &[Input], e: &InputElement) -> Option<i64> {
-    let input = &inputs[e.input as usize];
-    let dtype = tables.input(e.input as usize).dtype;
-    let first = usize::try_from(e.at).ok()?.checked_mul(dtype.size())?;
-    if input.bytes == 0 && input.shaped || !input.data.is_null() && first >= input.bytes {
-        return Some(0);
-    }
-    if input.data.is_null() {
-        return None;
-    }
-    // SAFETY: bound memory is as long as the binding said.
-    let bytes = unsafe { std::slice::from_raw_parts(input.data, input.bytes) };
-    integer(dtype, &bytes[first..])
-}
 
 /// Bytes of the memory of a cache of this shape with room for so many rows along `axis`.
 fn cache_bytes(dtype: DType, shape: &[i64], axis: usize, room: i64) -> Result<usize, Error> {

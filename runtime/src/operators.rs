@@ -1,4 +1,5 @@
-//! Operators that the caller supplies: which one each node calls, and the calls of a context.
+//! Operators that the caller supplies, or that are linked into the program: which one each node calls, and the calls of a
+//! context.
 //!
 //! Laws: an operator that a model needs is there when the model is open; it is called as `cameo.h` says, with shapes and
 //! memory that the plan vouches for; once one has failed, no other is called in that run.
@@ -53,7 +54,7 @@ pub unsafe fn choose(tables: Tables, operators: &[Operator]) -> Result<Arc<[Supp
             // SAFETY: the caller's promise.
             !operator.name.is_null() && unsafe { CStr::from_ptr(operator.name) }.to_bytes() == info.operator.as_bytes()
         };
-        let found = operators.iter().find(named);
+        let found = custom.built_in.or_else(|| operators.iter().find(named));
         let found = found.ok_or(missing("is not supplied (cameo_model_open_with, or --op-library FILE)"))?;
         if found.version != OPERATOR_VERSION {
             return Err(missing("was made for another version of cameo.h"));
@@ -109,27 +110,64 @@ impl Calls {
         }
     }
 
-    /// The extents of the results of a call with operands of these extents; `outputs` has what is known of them.
+    /// The extents of the results of a call with operands of these extents; `outputs` has what is known of them. `elements` are
+    /// those of each operand that is there; null, where they are not to be read.
     ///
     /// # Errors
     /// [`Error::OperatorFailed`].
-    pub fn ask(&mut self, index: usize, inputs: &[i64], outputs: &mut [i64]) -> Result<(), Error> {
+    pub fn ask(
+        &mut self,
+        index: usize,
+        inputs: &[i64],
+        outputs: &mut [i64],
+        elements: &dyn Fn(usize) -> *const u8,
+    ) -> Result<(), Error> {
+        outputs.copy_from_slice(self.extents(index, inputs, outputs, elements)?);
+        Ok(())
+    }
+
+    /// Whether the operator still says the same of these operands and results.
+    ///
+    /// # Errors
+    /// [`Error::OperatorFailed`].
+    pub fn agrees(
+        &mut self,
+        index: usize,
+        inputs: &[i64],
+        outputs: &[i64],
+        elements: &dyn Fn(usize) -> *const u8,
+    ) -> Result<bool, Error> {
+        Ok(self.extents(index, inputs, outputs, elements)? == outputs)
+    }
+
+    /// What the operator says of the extents of its results.
+    fn extents(
+        &mut self,
+        index: usize,
+        inputs: &[i64],
+        outputs: &[i64],
+        elements: &dyn Fn(usize) -> *const u8,
+    ) -> Result<&[i64], Error> {
         // SAFETY: nothing runs while the calls are borrowed mutably.
         let call = unsafe { &mut *self.calls[index].get() };
         let (own_inputs, own_outputs) = call.extents.split_at_mut(inputs.len());
         own_inputs.copy_from_slice(inputs);
         own_outputs.copy_from_slice(outputs);
-        let Some(shape) = call.operator.shape else {
-            return Ok(());
-        };
-        call.connect(None);
-        // SAFETY: as cameo.h says, with memory of this call.
-        let status = unsafe { shape(call.operator.user, &raw const call.arguments) };
-        if status != 0 {
-            return Err(self.error(index));
+        if let Some(shape) = call.operator.shape {
+            let operands = call.inputs.iter().filter(|tensor| tensor.dtype != 0).count();
+            call.connect(|tensor| match tensor < operands {
+                true => elements(tensor).cast_mut(),
+                false => ptr::null_mut(),
+            });
+            // SAFETY: as cameo.h says, with memory of this call.
+            let status = unsafe { shape(call.operator.user, &raw const call.arguments) };
+            if status != 0 {
+                return Err(self.error(index));
+            }
         }
-        outputs.copy_from_slice(&call.extents[inputs.len()..]);
-        Ok(())
+        // SAFETY: as above.
+        let call = unsafe { &*self.calls[index].get() };
+        Ok(&call.extents[inputs.len()..])
     }
 
     /// A run begins.
@@ -215,22 +253,17 @@ impl Call {
         }
     }
 
-    /// Points the arguments to what belongs to them: no elements, or those of a step's buffers.
-    fn connect(&mut self, buffers: Option<*const *mut u8>) {
+    /// Points the arguments to what belongs to them; `elements` are those of each tensor that is there.
+    fn connect(&mut self, elements: impl Fn(usize) -> *mut u8) {
         let mut shape = self.extents.as_mut_ptr();
-        // The first buffer is the call.
-        let mut buffer = buffers.map(|buffers| buffers.wrapping_add(1));
+        let mut there = 0;
         for tensor in self.inputs.iter_mut().chain(&mut self.outputs) {
             tensor.shape = shape;
             shape = shape.wrapping_add(tensor.rank);
-            if tensor.dtype != 0
-                && let Some(at) = &mut buffer
-            {
-                // SAFETY: the compiler gave the step a buffer for each tensor that is there.
-                tensor.data = unsafe { **at }.cast();
-                *at = at.wrapping_add(1);
-            } else {
-                tensor.data = ptr::null_mut();
+            tensor.data = ptr::null_mut();
+            if tensor.dtype != 0 {
+                tensor.data = elements(there).cast();
+                there += 1;
             }
         }
         self.message[0] = 0;
@@ -252,7 +285,8 @@ unsafe extern "C" fn run(call: *mut OperatorCall, buffers: *const *mut u8) -> i3
     if failed.load(Ordering::Acquire) != NONE {
         return KERNEL_OPERATOR_FAILED;
     }
-    call.connect(Some(buffers));
+    // SAFETY: the compiler gave the step a buffer for each tensor that is there, behind that of the call.
+    call.connect(|tensor| unsafe { *buffers.add(1 + tensor) });
     // SAFETY: as cameo.h says, with the step's memory, whose size the plan knows from the same extents.
     let status = unsafe { (call.operator.compute)(call.operator.user, &raw const call.arguments) };
     if status == 0 {

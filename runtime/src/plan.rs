@@ -8,7 +8,7 @@ pub struct PlanMemory {
     pub symbols: Box<[i64]>,
     pub dims: Box<[i64]>,
     offsets: Box<[i64]>,
-    extents: Box<[i64]>,
+    pub extents: Box<[i64]>,
     pub sizes: Sizes,
 }
 

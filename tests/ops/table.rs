@@ -544,6 +544,11 @@ pub const CASES: &[&str] = &[
     SCAN,
     // Sequences without padding
     RAGGED,
+    // Images
+    "ImageDecoder(u8[17] = dense(80,53,32,51,32,50,32,50,53,53,10,0,16,32,48,64,255)) {height=\"custom.h\", width=\"custom.w\"}",
+    "ImageDecoder(u8[17] = dense(80,53,32,51,32,50,32,50,53,53,10,0,16,32,48,64,255)) {height=\"custom.h\", pixel_format=\"Grayscale\", width=\"custom.w\"}",
+    "ImageDecoder(u8[17] = dense(80,54,32,49,32,50,32,50,53,53,10,1,2,3,250,128,7)) {height=\"custom.h1\", pixel_format=\"BGR\", width=\"custom.w1\"}",
+    "ImageDecoder(u8[17] = dense(80,54,32,49,32,50,32,50,53,53,10,1,2,3,250,128,7)) {pixel_format=\"Grayscale\"}",
     // Optimizers
     "ai.onnx.preview.training::Adagrad(T[] @ 0.1..0.5, i64[] @ 0..5, T[3,19], T[3,19], T[3,19] @ 0.1..2) {decay_factor=0.1, norm_coefficient=0.01} -> 2 : f32 f64",
     "ai.onnx.preview.training::Adam(T[] @ 0.1..0.5, i64[] @ 0..5, T[3,19], T[3,19], T[3,19], T[3,19] @ 0.1..2) {norm_coefficient=0.01, norm_coefficient_post=0.1} -> 3 : f32 f64",

@@ -20,7 +20,7 @@ use crate::lower::LowerError;
 use crate::object::{Arch, Machine, MachineError};
 use crate::tables::{self, Facts};
 use crate::weights::{self, HEADER_BYTES, WeightError};
-use crate::{archive, header, link, names, profile, rust_crate};
+use crate::{archive, custom, header, link, names, profile, rust_crate};
 
 #[cfg(test)]
 mod tests;
@@ -123,6 +123,8 @@ pub enum ArtifactError {
     ProfileOf(Emit),
     /// Callers of libraries give operators themselves.
     LinkOf(Emit),
+    /// A crate of sources has no place for an object.
+    BuiltInOf(String),
     /// A file to be linked cannot be read.
     Linked {
         path: PathBuf,
@@ -167,6 +169,10 @@ impl fmt::Display for ArtifactError {
                 f,
                 "--link is for executables: --emit {} leaves operators to the program that opens the model",
                 emit.name()
+            ),
+            Self::BuiltInOf(function) => write!(
+                f,
+                "the model calls {function}, which is not in crates that --emit rust writes: choose another --emit"
             ),
             Self::Linked { path, error } => write!(f, "cannot read {}: {error}", path.display()),
             Self::LevelsOf(what) => write!(
@@ -277,6 +283,11 @@ pub fn write_artifact(
         machine,
         facts,
     };
+    if options.emit == Emit::Rust
+        && let Some(function) = custom::built_in(program).first()
+    {
+        return Err(ArtifactError::BuiltInOf((*function).to_owned()));
+    }
     match options.emit {
         Emit::Rust => rust_crate::write(&model, &mut output)?,
         Emit::Exe | Emit::Shared | Emit::Static | Emit::Object => native(&model, options, &mut output)?,
@@ -408,6 +419,14 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
         });
     }
 
+    let built_in = link::built_in(machine, custom::built_in(model.program));
+    if built_in.is_none() && options.emit != Emit::Object {
+        return Err(ArtifactError::NoRuntime {
+            triple: machine.triple.clone(),
+        });
+    }
+    let built_in = built_in.unwrap_or_default();
+
     let mut objects = vec![];
     for (i, bytes) in model.kernels()?.into_iter().enumerate() {
         objects.push(output.put(&format!("k{i}.o"), bytes)?);
@@ -424,6 +443,17 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
     }
     let weights: &[&str] = if embedded { &["weights.o"] } else { &[] };
     let mut inputs: Vec<&str> = objects.iter().map(String::as_str).collect();
+    if matches!(options.emit, Emit::Exe | Emit::Shared) {
+        for (file, bytes) in &built_in {
+            output.put(file, bytes)?;
+            inputs.push(file);
+        }
+    }
+    let runtime_members = |runtime: &[u8]| {
+        let members = std::iter::once(("cameo_runtime.o".to_owned(), runtime.to_vec()));
+        let built_in = built_in.iter().map(|(file, bytes)| (file.clone(), bytes.to_vec()));
+        members.chain(built_in).collect::<Vec<_>>()
+    };
 
     match options.emit {
         Emit::Exe => {
@@ -453,7 +483,7 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
             if embedded {
                 members.push((format!("{name}_weights.o"), output.read("weights.o")?));
             }
-            members.push(("cameo_runtime.o".to_owned(), runtime.unwrap_or_default().to_vec()));
+            members.extend(runtime_members(runtime.unwrap_or_default()));
             output.archive(&members, &format!("lib{name}.a"))?;
         }
         Emit::Object => {
@@ -461,7 +491,7 @@ fn native(model: &Model, options: &ArtifactOptions, output: &mut Output) -> Resu
             linker.merge(&inputs, "model.o")?;
             output.take("model.o", &format!("{name}.o"));
             if let Some(runtime) = runtime {
-                output.archive(&[("cameo_runtime.o".to_owned(), runtime.to_vec())], "libcameo.a")?;
+                output.archive(&runtime_members(runtime), "libcameo.a")?;
             }
         }
         Emit::Rust => {}

@@ -1,11 +1,13 @@
-//! Calls of operators that the caller supplies: their table, and what their steps run.
+//! Calls of operators that the caller supplies, or that are linked in: their table, and what their steps run.
 //!
 //! ```text
 //! step ──▶ NAME_k3_custom_foo ──▶ (first buffer).run ──▶ the operator
 //! ```
 //!
-//! The first buffer of such a step is what the runtime knows of the call; an object refers to no operator by name.
+//! The first buffer of such a step is what the runtime knows of the call. An object refers to no operator of the caller by
+//! name, and to one that is linked in from the table only.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
 use cameo_abi as abi;
@@ -18,7 +20,7 @@ use crate::tables::{Extent, Strings, constant};
 pub(crate) const TYPES: &str = "\
 %Attribute = type { ptr, i32, i32, i64, ptr }
 %OperatorTensor = type { i32, i32, i64, ptr, ptr }
-%Custom = type { i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice }
+%Custom = type { i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, ptr }
 ";
 
 /// Defines the kernel of steps that call an operator: `abi::KernelFn`.
@@ -40,6 +42,10 @@ pub(crate) fn table(
     extents: &[[Vec<Vec<Extent>>; 2]],
 ) -> String {
     let mut rows = vec![];
+    for function in built_in(program) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "@{function} = external constant i8");
+    }
     for (i, (custom, [operands, results])) in program.customs.iter().zip(extents).enumerate() {
         let mut attributes = vec![];
         for (a, (key, value)) in custom.attrs.iter().enumerate() {
@@ -63,11 +69,18 @@ pub(crate) fn table(
             strings.add_terminated(name, node.map_or("", |n| n)),
         );
         rows.push(format!(
-            "%Custom {{ i32 {}, i32 0, {operator}, {node}, {attributes}, {inputs}, {outputs} }}",
-            custom.step
+            "%Custom {{ i32 {}, i32 {}, {operator}, {node}, {attributes}, {inputs}, {outputs}, ptr {} }}",
+            custom.step,
+            i32::from(custom.built_in.is_some()),
+            custom.built_in.as_ref().map_or("null".into(), |f| format!("@{f}")),
         ));
     }
     constant(out, name, "customs", "%Custom", &rows)
+}
+
+/// The operators that a program brings, by their C names.
+pub(crate) fn built_in(program: &Program) -> BTreeSet<&str> {
+    program.customs.iter().filter_map(|c| c.built_in.as_deref()).collect()
 }
 
 /// Tensors as `%Io`; those that are left out have element type 0.
@@ -241,6 +254,7 @@ mod tests {
                 io("y", DType::F16, &[n.clone(), s.clone(), n.clone()]),
                 io("z", DType::I64, &[]),
             ],
+            built_in: None,
         });
         let plan = cameo_kernel::memory::plan(&levels[0].program);
         let symbols = crate::level::symbols("tiny", &levels);

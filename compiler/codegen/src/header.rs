@@ -140,7 +140,10 @@ pub fn text(program: &Program, name: &str, embedded: bool) -> String {
             );
         }
     }
-    let mut operators: Vec<&str> = program.customs.iter().map(|c| &*c.operator).collect();
+    let mut operators: Vec<&str> = {
+        let supplied = program.customs.iter().filter(|c| c.built_in.is_none());
+        supplied.map(|c| &*c.operator).collect()
+    };
     operators.sort_unstable();
     operators.dedup();
     for operator in &operators {
@@ -334,6 +337,7 @@ mod tests {
             attrs: cameo_ir::Attrs::default(),
             inputs: vec![],
             outputs: vec![],
+            built_in: None,
         });
         let text = text(&program, "sample", true);
         assert!(text.contains(" *     operator  com.acme::Foo* /\n"), "{text}");

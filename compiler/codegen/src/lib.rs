@@ -34,5 +34,6 @@ pub use artifact::{ArtifactError, ArtifactOptions, ArtifactReport, Emit, build, 
 pub use compile::{CompileOptions, Compiled, compile};
 pub use emit::{Builder, Elem, Linkage, Module, Ty, Val};
 pub use level::Level;
+pub use link::BUILT_IN;
 pub use lower::{Context, LowerError, lower};
 pub use object::{Machine, MachineError};

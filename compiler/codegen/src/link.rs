@@ -18,6 +18,13 @@ static EXE_RUNTIME: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/exe.o"));
 /// The same and the timers of `--profile`.
 static PROFILE_RUNTIME: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/profile.o"));
 
+/// Operators that programs bring: the name that programs refer to, and an object that has a standard library of its own and
+/// defines nothing else. They are linked only where that name is needed.
+pub const BUILT_IN: [(&str, &[u8]); 1] = [(
+    "cameo_image_decoder",
+    include_bytes!(concat!(env!("OUT_DIR"), "/cameo_image_decoder.o")),
+)];
+
 /// The runtime for libraries, if it is there for the machine's architecture.
 pub fn library_runtime(machine: &Machine) -> Option<&'static [u8]> {
     (machine.arch == HOST).then_some(RUNTIME)
@@ -27,6 +34,18 @@ pub fn library_runtime(machine: &Machine) -> Option<&'static [u8]> {
 pub fn executable_runtime(machine: &Machine, profile: bool) -> Option<&'static [u8]> {
     let runtime = if profile { PROFILE_RUNTIME } else { EXE_RUNTIME };
     (machine.arch == HOST).then_some(runtime)
+}
+
+/// The objects of the operators of these names with a file name each, if they are there for the machine's architecture.
+pub fn built_in<'a>(
+    machine: &Machine,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Option<Vec<(String, &'static [u8])>> {
+    let object = |name: &str| {
+        let (name, bytes) = BUILT_IN.iter().find(|(known, _)| *known == name)?;
+        (machine.arch == HOST).then(|| (format!("{name}.o"), *bytes))
+    };
+    names.into_iter().map(object).collect()
 }
 
 /// What the runtime needs of the system, and what nobody needs in a finished file.
@@ -133,5 +152,15 @@ mod tests {
             symbols.iter().filter(|s| s.starts_with("cameo_profile_")).count()
         };
         assert_eq!([RUNTIME, EXE_RUNTIME, PROFILE_RUNTIME].map(timers), [0, 0, 2]);
+    }
+
+    #[test]
+    fn built_in_operators_define_nothing_else() {
+        for (name, object) in BUILT_IN {
+            assert_eq!(global_symbols(object).expect("an object"), [name]);
+            for runtime in [RUNTIME, EXE_RUNTIME, PROFILE_RUNTIME] {
+                assert!(!global_symbols(runtime).expect("an object").contains(&name));
+            }
+        }
     }
 }

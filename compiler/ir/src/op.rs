@@ -207,6 +207,9 @@ pub enum AttrDef {
     ReqGraph,
     /// The name of a dimension that the operation counts: importers invent it.
     Symbol,
+    /// The name of a dimension that a run tells from the contents of the first operand before it plans: importers invent it,
+    /// where that operand is an input of the model. Without it the operand is constant.
+    Probe,
 }
 
 impl AttrDef {
@@ -222,7 +225,7 @@ impl AttrDef {
             Self::OptTensor | Self::ReqTensor => "a tensor",
             Self::OptDType | Self::ReqDType => "an element type",
             Self::ReqGraph => "a graph",
-            Self::Symbol => "left out",
+            Self::Symbol | Self::Probe => "left out",
         }
     }
 
@@ -313,6 +316,11 @@ impl Schema {
     pub const fn external(mut self) -> Self {
         self.external = true;
         self
+    }
+    /// The attributes that models have, not Cameo's names of dimensions.
+    pub fn model_attrs(&self) -> impl Iterator<Item = &'static (&'static str, AttrDef)> + use<> {
+        let named = |def: &AttrDef| matches!(def, AttrDef::Symbol | AttrDef::Probe);
+        self.attrs.iter().filter(move |(_, def)| !named(def))
     }
     /// The parameter that input `i` belongs to.
     pub fn input(&self, i: usize) -> Option<&Param> {
@@ -493,6 +501,15 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// A text that may be absent.
+    pub fn opt_str(&self, name: &str) -> Result<Option<&'a str>, OpError> {
+        match self.attrs.get(name) {
+            Some(Attr::Str(v)) => Ok(Some(v)),
+            None => Ok(None),
+            Some(_) => self.bad(name),
+        }
+    }
+
     pub fn opt_strs(&self, name: &str) -> Result<Option<&'a [Arc<str>]>, OpError> {
         match (self.attrs.get(name), self.schema.attr(name)) {
             (Some(Attr::Strs(v)), _) => Ok(Some(v)),
@@ -633,7 +650,7 @@ pub enum Lowering {
     Ragged,
     /// [`crate::ops::counted::Compact`].
     Compact,
-    /// A call of the caller's code, as [`crate::ops::custom::Parts`] describes it.
+    /// A call of the caller's code or of a function that is linked in, as [`crate::ops::custom::Parts`] describes it.
     Custom,
 }
 

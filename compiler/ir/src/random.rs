@@ -151,7 +151,11 @@ pub fn graph(seed: u64, options: &Options) -> Graph {
                 [] => {
                     !o.name().starts_with("cameo::")
                         && !o.schema().external
-                        && !o.schema().attrs.iter().any(|(_, d)| matches!(d, AttrDef::Symbol))
+                        && !o
+                            .schema()
+                            .attrs
+                            .iter()
+                            .any(|(_, d)| matches!(d, AttrDef::Symbol | AttrDef::Probe))
                 }
                 only => only.contains(&o.name()),
             })

@@ -1,4 +1,4 @@
-//! Steps that call operators of the caller.
+//! Steps that call operators of the caller, and those that the program brings.
 //!
 //! ```text
 //! y = Custom(x) {cameo.operator="a::B"}     →     operator 0 is a::B(f32[S,3]) -> f32[custom.b1_0_0,3]
@@ -26,6 +26,11 @@ impl Builder<'_> {
             origin: node.origin.clone(),
             error,
         })?;
+        let fail = |error| LowerError {
+            op: parts.operator.to_string(),
+            origin: node.origin.clone(),
+            error,
+        };
         let index = self.program.customs.len();
         let mut storages = vec![self.operator(parts.operator, index)];
         let mut buffers = vec![buffer(DType::U8, &[])];
@@ -39,6 +44,12 @@ impl Builder<'_> {
             }
         }
         let results = buffers.len();
+        let known = |s: &usize| matches!(self.program.storages[*s].place, Place::Input(_) | Place::Weight(_));
+        if parts.function.is_some() && !storages[1..].iter().all(known) {
+            return Err(fail(OpError::Unsupported(
+                "the shape of its result is in the elements of an operand that the model computes".into(),
+            )));
+        }
         let mut values = vec![];
         for v in &node.outputs {
             let fact = self.info.graph.fact(*v).clone();
@@ -58,6 +69,7 @@ impl Builder<'_> {
             attrs: of_operator(&node.attrs),
             inputs,
             outputs: node.outputs.iter().map(|v| self.io(*v)).collect(),
+            built_in: parts.function.cloned(),
         });
         let kernel = Kernel {
             buffers,

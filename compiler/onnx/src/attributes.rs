@@ -128,8 +128,7 @@ fn unknown(schema: &Schema, name: &str) -> Fault {
         ))
         .hint("the model may say a newer opset than the one it was written in");
     }
-    let known = schema.attrs.iter().filter(|(_, def)| !matches!(def, AttrDef::Symbol));
-    let known: Vec<String> = known.map(|(n, _)| format!("`{n}`")).collect();
+    let known: Vec<String> = schema.model_attrs().map(|(n, _)| format!("`{n}`")).collect();
     let known = if known.is_empty() {
         "none".to_owned()
     } else {

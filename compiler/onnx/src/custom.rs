@@ -265,6 +265,7 @@ impl<'m> Importer<'m> {
         let parts = Parts {
             operator: &site.op.as_str().into(),
             outputs,
+            function: None,
         };
         let count = parts.outputs.len();
         let origin = Origin::new(&site.origin);
@@ -283,6 +284,17 @@ impl<'m> Importer<'m> {
             ""
         };
         format!("{CUSTOM}{start}{kind}{}", self.counted)
+    }
+
+    /// Whether a run can read the first operand before it plans.
+    pub fn is_there_before(&self, inputs: &[Option<ValueId>]) -> bool {
+        let first = inputs.first().copied().flatten();
+        self.loop_depth == 0 && first.is_some_and(|v| self.graph.inputs().contains(&v))
+    }
+
+    /// A name for what a run tells from an operand.
+    pub fn probed(&mut self, op: &str, what: &str) -> Arc<str> {
+        format!("{}_{what}", self.symbol_prefix(op)).into()
     }
 
     /// What the model declares of a result.

@@ -582,8 +582,13 @@ impl<'m> Importer<'m> {
             return Err(one(unknown(&op)));
         };
         let mut attrs = attributes::adapt(op.schema(), attrs)?;
-        for (name, _) in op.schema().attrs.iter().filter(|(_, d)| matches!(d, AttrDef::Symbol)) {
-            attrs.insert((*name).into(), Attr::Str(self.new_symbol(op.name())));
+        for (name, def) in op.schema().attrs {
+            let symbol = match def {
+                AttrDef::Symbol => self.new_symbol(op.name()),
+                AttrDef::Probe if self.is_there_before(&inputs) => self.probed(op.name(), name),
+                _ => continue,
+            };
+            attrs.insert((*name).into(), Attr::Str(symbol));
         }
         // Outputs that the schema requires are computed whether somebody reads them or not.
         let required = op.schema().outputs.iter().filter(|p| p.arity == Arity::One).count();

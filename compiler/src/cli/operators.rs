@@ -174,11 +174,10 @@ fn detail(op: Op) -> String {
     }
     section(&mut out, "inputs", each(s.inputs, &[]));
     section(&mut out, "outputs", each(s.outputs, s.inputs));
-    let attrs = s.attrs.iter().filter(|(_, def)| !matches!(def, AttrDef::Symbol));
     section(
         &mut out,
         "attributes",
-        attrs.map(|(name, def)| ((*name).to_owned(), attribute(*def))),
+        s.model_attrs().map(|(name, def)| ((*name).to_owned(), attribute(*def))),
     );
     section(
         &mut out,

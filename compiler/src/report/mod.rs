@@ -144,7 +144,7 @@ fn schedule(body: &KernelBody) -> String {
         },
         KernelBody::Contraction(c) => c.schedule.to_string(),
         KernelBody::InOrder(_) => "in order".into(),
-        KernelBody::Custom(_) => "of the caller".into(),
+        KernelBody::Custom(_) => "called as it is".into(),
         KernelBody::Winograd(w) => format!("{}; {}", w.schedule.form(), w.schedule),
         KernelBody::Chain(c) => {
             let links: Vec<&str> = c.links.iter().map(KernelBody::kind).collect();

@@ -12,13 +12,15 @@
 //!
 //! A [`Custom`] is a step that calls an operator of the caller. Its results have extents that the operator gives
 //! ([`EXTENT_GIVEN`]), from the shapes of its operands: before the shapes are evaluated for the run, they are evaluated with
-//! what is known so far for each of them in turn.
+//! what is known so far for each of them in turn. One that reads contents gives them from the elements of its operands, where
+//! these are there before a run: then it is a probe of the inputs, asked again for each run. Operators that the compiler knows
+//! are called in the same way, by their address ([`Custom::built_in`]).
 #![no_std]
 
 use core::ffi::{c_char, c_int, c_void};
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -373,7 +375,7 @@ pub struct InputElement {
     pub at: u64,
 }
 
-/// A step whose kernel is an operator that the caller supplies. Those that give extents which another one's operands have
+/// A step whose kernel is an operator that the caller supplies, or one that is linked in. Those that give extents which another one's operands have
 /// are listed before it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -381,8 +383,9 @@ pub struct Custom {
     /// Index of the step. The first of its buffers is [`REGION_OPERATOR`], then come the operands that are there, then the
     /// results.
     pub step: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// 1: when it is asked for shapes, operands that are inputs of the model or weights have their elements, and it is asked
+    /// before each run. Else 0.
+    pub reads_contents: u32,
     /// `com.acme::Foo`, with a 0 behind it.
     pub operator: Str,
     /// The ONNX node, with a 0 behind it.
@@ -391,6 +394,8 @@ pub struct Custom {
     /// The operands; of one that is left out `dtype` is 0.
     pub inputs: Slice<Io>,
     pub outputs: Slice<Io>,
+    /// The operator, where the program brings it; null when the caller does.
+    pub built_in: Option<&'static Operator>,
 }
 
 /// What a step of a [`Custom`] calls: the first thing that the first of its buffers points to.
@@ -435,7 +440,7 @@ pub struct OperatorTensor {
     pub reserved: u32,
     pub rank: usize,
     pub shape: *mut i64,
-    /// Null when shapes are asked for.
+    /// Null when shapes are asked for, but for operands of an operator that reads contents.
     pub data: *mut c_void,
 }
 

@@ -46,7 +46,7 @@ pub struct TensorInfo {
     pub extents: Extents,
 }
 
-/// A call of an operator that the caller supplies.
+/// A call of an operator that the caller supplies, or that is linked in.
 #[derive(Clone, Copy, Debug)]
 pub struct CustomInfo {
     /// `com.acme::Foo`.
@@ -273,7 +273,7 @@ impl Tables {
         slice(self.desc.elements)
     }
 
-    /// The steps that call operators of the caller.
+    /// The steps that call operators.
     #[must_use]
     pub fn customs(&self) -> &'static [Custom] {
         slice(self.desc.customs)

@@ -590,12 +590,13 @@ pub fn custom_model() -> ModelDesc {
     };
     let custom = |step, node: &str, inputs, outputs| Custom {
         step,
-        reserved: 0,
+        reads_contents: 0,
         operator: terminated("a::Half"),
         node: terminated(node),
         attributes: attributes(),
         inputs: constant(inputs),
         outputs: constant(outputs),
+        built_in: None,
     };
     let symbols = ["S", "custom.n", "custom.m"].map(|name| symbol(name, 0, i64::MAX));
     ModelDesc {

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use cameo::{Emit, Options, Target, pipeline};
+use cameo_codegen::archive::{self, Member};
 use cameo_ir::interp;
 use cameo_runtime::{Context, ContextOptions, DType, TensorView};
 use cameo_tests::model::open;
@@ -99,9 +100,18 @@ fn compile(folder: &Path, names: &[String], work: &Path, interprets: bool) -> Ve
     if done.is_empty() {
         return vec![];
     }
+    // What models call is taken from here where one does.
+    let library = work.join("built_in.a");
+    let members = cameo_codegen::BUILT_IN.map(|(name, data)| Member {
+        name: format!("{name}.o"),
+        data,
+    });
+    let mut file = std::fs::File::create(&library).expect("a file");
+    archive::write(&mut file, &members).expect("a library");
     let mut linker = Command::new("cc");
     linker.args(["-shared", "-o"]).arg(work.join("batch.so"));
-    linker.args(done.iter().flat_map(|(_, objects)| objects)).arg("-lm");
+    linker.args(done.iter().flat_map(|(_, objects)| objects));
+    linker.arg(library).args(["-lpthread", "-ldl", "-lm"]);
     let linked = linker.output().expect("a linker");
     let case = |(i, _): (usize, Vec<PathBuf>)| (names[i].clone(), format!("c{i}"));
     let cases: Vec<(String, String)> = done.into_iter().map(case).collect();

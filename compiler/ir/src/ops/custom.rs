@@ -1,4 +1,5 @@
-//! Operators that whoever runs a program supplies: Cameo knows what they take and give, and calls them.
+//! Operators that whoever runs a program supplies: Cameo knows what they take and give, and calls them. What Cameo knows and
+//! does not generate code for is called in the same way: a function that is linked into the program.
 //!
 //! Laws: the result depends on operands and attributes alone. The extents of results follow from those of the operands: each
 //! is a symbol whose name begins with [`CUSTOM`], which the operator gives before a run plans, or one that is known already
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use crate::dim::{COUNTED, CUSTOM};
 use crate::op::{AttrDef, Attrs, Cx, Lowering, Op, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::ops::composed::reference;
 use crate::{Attr, DType, Dim, Fact, Sym, Tensor};
 
 pub const OPS: &[&dyn OpDef] = &[&Custom];
@@ -19,6 +21,8 @@ const OPERATOR: &str = "cameo.operator";
 const TYPES: &str = "cameo.types";
 const RANKS: &str = "cameo.ranks";
 const EXTENTS: &str = "cameo.extents";
+/// Only there where the operator is an operation of the table.
+const FUNCTION: &str = "cameo.function";
 
 struct Custom;
 
@@ -28,6 +32,9 @@ pub struct Parts<'a> {
     pub operator: &'a Arc<str>,
     /// Of all results.
     pub outputs: Vec<Fact>,
+    /// The C name of the operator, where programs bring it: it gives extents from the contents of operands, not only their
+    /// shapes.
+    pub function: Option<&'a Arc<str>>,
 }
 
 impl<'a> Parts<'a> {
@@ -54,7 +61,15 @@ impl<'a> Parts<'a> {
         if types.len() != ranks.len() || !left.is_empty() || outputs.is_empty() {
             return invalid("types, ranks and extents of the results do not belong together");
         }
-        Ok(Self { operator, outputs })
+        let function = match get(FUNCTION) {
+            Some(Attr::Str(function)) => Some(function),
+            _ => None,
+        };
+        Ok(Self {
+            operator,
+            outputs,
+            function,
+        })
     }
 
     /// The attributes of a node, with those of the operator.
@@ -67,6 +82,9 @@ impl<'a> Parts<'a> {
         attrs.insert(TYPES.into(), Attr::Strs(types));
         attrs.insert(RANKS.into(), Attr::Ints(ranks));
         attrs.insert(EXTENTS.into(), Attr::Dims(extents));
+        if let Some(function) = self.function {
+            attrs.insert(FUNCTION.into(), Attr::Str(function.clone()));
+        }
         attrs
     }
 }
@@ -110,6 +128,18 @@ pub fn not_here(attrs: &Attrs) -> OpError {
     OpError::Unsupported(format!(
         "{name} is supplied by whoever runs the compiled program: nothing else can compute it"
     ))
+}
+
+/// What an operation of the table makes of operands that a function of programs computes otherwise.
+pub(crate) fn built_in(attrs: &Attrs, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec<Tensor>, OpError> {
+    let parts = Parts::of(attrs)?;
+    if parts.function.is_none() {
+        return Err(not_here(attrs));
+    }
+    let own = of_operator(attrs);
+    let own: Vec<(&str, Attr)> = own.iter().map(|(name, value)| (&**name, value.clone())).collect();
+    let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+    reference(parts.operator, &own, &inputs, outputs)
 }
 
 impl OpDef for Custom {

@@ -31,6 +31,7 @@ mod fragment;
 pub mod gather;
 mod global_pool;
 mod grid_sample;
+pub mod images;
 mod linear_attention;
 pub mod logic;
 pub mod losses;
@@ -101,6 +102,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Results as long as data says", counted::OPS),
     ("Loops over time", scan::OPS),
     ("Sequences without padding", ragged::OPS),
+    ("Images", images::OPS),
     ("Optimizers", training::OPS),
     ("Classical models", ml::OPS),
     ("Contributed", contrib::OPS),

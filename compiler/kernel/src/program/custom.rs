@@ -1,4 +1,4 @@
-//! Steps that call operators of the caller.
+//! Steps that call operators of the caller, or functions that are linked in.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use cameo_ir::{Attrs, ops};
 
 use super::Io;
 
-/// A step that calls an operator of the caller.
+/// A step that calls an operator of the caller, or a function that is linked in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Custom {
     pub step: usize,
@@ -17,6 +17,8 @@ pub struct Custom {
     /// `None`: left out.
     pub inputs: Vec<Option<Io>>,
     pub outputs: Vec<Io>,
+    /// The C name of the function: it may read operands that are there before the run.
+    pub built_in: Option<Arc<str>>,
 }
 
 impl Custom {

@@ -147,3 +147,53 @@ fn loops_have_no_shapes_of_their_own() {
         "{said:?}"
     );
 }
+
+/// A grey map of one row of two pixels.
+const MAP: &[u8] = b"P5 2 1 255\n\x07\xFF";
+
+fn decoder() -> NodeProto {
+    node("ImageDecoder", &["x"], &["y"], vec![text("pixel_format", "BGR")])
+}
+
+fn file(dims: &[&str]) -> ValueInfoProto {
+    value("x", DType::U8, dims)
+}
+
+#[test]
+fn sizes_of_images_are_names_where_a_run_reads_them() {
+    let fact = |m: &ModelProto| {
+        let g = import(m).expect("imports");
+        g.fact(g.outputs()[0].1).to_string()
+    };
+    let given = model(20, graph(vec![file(&["N"])], vec![], vec![decoder()], &["y"]));
+    assert_eq!(
+        fact(&given),
+        "u8[custom.imagedecoder1_height,custom.imagedecoder2_width,3]"
+    );
+    let bytes = Tensor::from_packed(DType::U8, vec![MAP.len()], MAP.to_vec().into()).expect("bytes");
+    let constant = model(20, graph(vec![], vec![weight("x", &bytes)], vec![decoder()], &["y"]));
+    assert_eq!(fact(&constant), "u8[1,2,3]");
+}
+
+#[test]
+fn sizes_of_images_that_no_run_can_read_before_are_refused() {
+    let said = |m: &ModelProto| messages(import(m)).join("\n");
+    let computed = vec![node("Identity", &["a"], &["x"], vec![]), decoder()];
+    let inputs = vec![value("a", DType::U8, &["N"])];
+    let computed = said(&model(20, graph(inputs, vec![], computed, &["y"])));
+    assert!(
+        computed.contains("must be an input of the model, outside of loops, or constant"),
+        "{computed}"
+    );
+    let nothing = Tensor::from_packed(DType::U8, vec![3], b"abc".to_vec().into()).expect("bytes");
+    let nothing = said(&model(
+        20,
+        graph(vec![], vec![weight("x", &nothing)], vec![decoder()], &["y"]),
+    ));
+    assert!(
+        nothing.contains("the image cannot be decoded: it is no BMP"),
+        "{nothing}"
+    );
+    let old = said(&model(19, graph(vec![file(&["N"])], vec![], vec![decoder()], &["y"])));
+    assert!(old.contains("ImageDecoder"), "{old}");
+}

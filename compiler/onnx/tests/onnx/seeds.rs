@@ -374,7 +374,7 @@ pub fn wild(r: &mut Random) -> ModelProto {
             attrs.push(match def {
                 D::Int(_) | D::OptInt | D::ReqInt => int(name, small(r)),
                 D::Float(_) | D::OptFloat => float(name, f32::from_bits(r.next() as u32)),
-                D::Symbol => continue,
+                D::Symbol | D::Probe => continue,
                 D::ReqStr => text(name, r.pick(&TEXTS).copied().unwrap_or("")),
                 D::OneOf(list) | D::ReqOneOf(list) if r.below(4) > 0 => text(name, r.pick(list).copied().unwrap_or("")),
                 D::OneOf(_) | D::ReqOneOf(_) => text(name, r.pick(&TEXTS).copied().unwrap_or("")),
