@@ -44,16 +44,22 @@ fn main() {
     let archive = static_library(&root, &out, "cameo-exe", None);
     let interface = std::fs::read_to_string(root.join("runtime/include/cameo.h")).expect("cameo.h");
     let mut entries = functions(&interface);
-    link(&archive, &entries, &out.join("runtime.o"));
+    link(&archive, &entries, &[], &out.join("runtime.o"));
     entries.push(EXE_MAIN.to_owned());
-    link(&archive, &entries, &out.join("exe.o"));
+    link(&archive, &entries, &[], &out.join("exe.o"));
     entries.extend(PROFILE.map(str::to_owned));
-    link(&archive, &entries, &out.join("profile.o"));
+    link(&archive, &entries, &[], &out.join("profile.o"));
     sources(&root, &out.join("runtime_sources.rs"));
     // A decoder that panics is caught: strange files are what it is for.
     let archive = static_library(&root, &out, "cameo-images", Some("unwind"));
     let object = out.join(format!("{IMAGES}.o"));
-    link(&archive, &[IMAGES.to_owned()], &object);
+    // A group that two objects have is linked once: if this one's, whose symbols are hidden, the other's would be missing.
+    link(
+        &archive,
+        &[IMAGES.to_owned()],
+        &["-Wl,--force-group-allocation"],
+        &object,
+    );
     hide_all_but(IMAGES, &object);
 }
 
@@ -105,8 +111,8 @@ fn functions(interface: &str) -> Vec<String> {
     names
 }
 
-/// Links what `entries` reach into one relocatable object.
-fn link(archive: &Path, entries: &[String], object: &Path) {
+/// Links what `entries` reach into one relocatable object; `more` are further arguments.
+fn link(archive: &Path, entries: &[String], more: &[&str], object: &Path) {
     let mut cc = Command::new("cc");
     cc.args([
         "-r",
@@ -115,6 +121,7 @@ fn link(archive: &Path, entries: &[String], object: &Path) {
         "-Wl,--strip-debug",
         "-Wl,--discard-all",
     ]);
+    cc.args(more);
     cc.args(entries.iter().map(|entry| format!("-Wl,--undefined={entry}")));
     let status = cc.arg("-o").arg(object).arg(archive).status().expect("cc runs");
     assert!(status.success(), "linking the runtime failed");
