@@ -68,15 +68,15 @@ def expected(file, pixel_format):
 
 
 def write(pixel_format, path):
-    node = helper.make_node("ImageDecoder", ["file"], ["image"], pixel_format=pixel_format)
+    node = helper.make_node("ImageDecoder", ["bytes"], ["image"], pixel_format=pixel_format)
     info = [helper.make_tensor_value_info(name, TensorProto.UINT8, shape)
-            for name, shape in (("file", ["N"]), ("image", [None, None, None]))]
+            for name, shape in (("bytes", ["N"]), ("image", [None, None, None]))]
     graph = helper.make_graph([node], path.stem, info[:1], info[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 
 
 def run(program, file):
-    return program.run({"file": np.frombuffer(file, dtype=np.uint8)})["image"]
+    return program.run({"bytes": np.frombuffer(file, dtype=np.uint8)})["image"]
 
 
 def wrong(got, want, most):
