@@ -3,7 +3,6 @@
 //! Laws: any bytes give pixels or an error, in memory that [`MAX_PIXELS`] bounds; [`size`] and [`decode`] agree. JPEG is decoded
 //! as libjpeg-turbo does, bit by bit: ONNX defines the upsampling of colours by it.
 
-use image::error::ImageError;
 use image::{ImageReader, Limits};
 use libjpeg_turbo_rs::{DecodeLimits, DecodeWarning, Decoder, PixelFormat};
 use std::io::Cursor;
@@ -62,7 +61,7 @@ pub fn size(file: &[u8]) -> Result<[usize; 2], String> {
         Kind::Jpeg => jpeg(file).and_then(|d| checked(d.header().width() as u64, d.header().height() as u64)),
         Kind::Jpeg2000 => jpeg_2000(file).map(|(_, size)| size),
         Kind::Other => {
-            let (width, height) = reader(file)?.into_dimensions().map_err(said)?;
+            let (width, height) = reader(file)?.into_dimensions().map_err(|e| e.to_string())?;
             checked(width.into(), height.into())
         }
     })
@@ -96,7 +95,11 @@ pub fn decode(file: &[u8], format: Format) -> Result<Pixels, String> {
                 image.color_space().num_channels(),
             ))
         }
-        Kind::Other => Ok(reader(file)?.decode().map_err(said)?.into_rgb8().into_raw()),
+        Kind::Other => Ok(reader(file)?
+            .decode()
+            .map_err(|e| e.to_string())?
+            .into_rgb8()
+            .into_raw()),
     })?;
     if bytes.len() != height * width * 3 {
         return Err("it has not as many pixels as its head says".to_owned());
@@ -164,10 +167,6 @@ fn reader(file: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>, String> {
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
     Ok(reader)
-}
-
-fn said(e: ImageError) -> String {
-    e.to_string()
 }
 
 fn checked(width: u64, height: u64) -> Result<[usize; 2], String> {

@@ -54,7 +54,9 @@ impl OpDef for ImageDecoder {
         let [height, width] = match (cx.opt_str(HEIGHT)?, cx.opt_str(WIDTH)?) {
             (Some(height), Some(width)) => [probe(height)?, probe(width)?],
             _ => match cx.arg(0).and_then(|a| a.constant) {
-                Some(file) => cameo_images::size(file.bytes()).map_err(undecodable)?.map(Dim::from),
+                Some(file) => cameo_images::size(file.bytes())
+                    .map_err(|why| undecodable(&why))?
+                    .map(Dim::from),
                 None => {
                     return unsupported(
                         "how large the image is stands in its bytes, which must be an input of the model, outside of loops, or constant",
@@ -68,7 +70,7 @@ impl OpDef for ImageDecoder {
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         let format = format(cx)?;
         let Pixels { height, width, bytes } =
-            cameo_images::decode(cx.tensor(0)?.bytes(), format).map_err(undecodable)?;
+            cameo_images::decode(cx.tensor(0)?.bytes(), format).map_err(|why| undecodable(&why))?;
         let shape = vec![height, width, format.channels()];
         let image = Tensor::from_packed(DType::U8, shape, bytes.into());
         image.map_or_else(|_| invalid("an image of another size"), |image| Ok(vec![image]))
@@ -104,7 +106,7 @@ fn probe(name: &str) -> Result<Dim, OpError> {
     Ok(Dim::sym(name))
 }
 
-fn undecodable(why: String) -> OpError {
+fn undecodable(why: &str) -> OpError {
     OpError::Invalid(format!("the image cannot be decoded: {why}"))
 }
 
