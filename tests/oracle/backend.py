@@ -123,9 +123,9 @@ def write(folder, model, inputs):
         if not (isinstance(array, np.ndarray) or np.isscalar(array)):
             return f"inputs of type {type(array).__name__} are not supported"
         tensor = numpy_helper.from_array(np.asarray(array))
-        if tensor.data_type == TensorProto.STRING:
-            return "inputs of strings are not supported"
         raw = tensor.raw_data
+        if tensor.data_type == TensorProto.STRING:
+            raw = b"".join(struct.pack("<Q", len(text)) + text for text in tensor.string_data)
         out.append(struct.pack("<QQ", value.type.tensor_type.elem_type, len(tensor.dims)))
         out.append(struct.pack(f"<{len(tensor.dims) + 1}Q", *tensor.dims, len(raw)))
         out.append(raw + bytes(-len(raw) % 8))
@@ -140,10 +140,23 @@ def read(path):
         shape = struct.unpack_from(f"<{rank}Q", data, at + 16)
         (count,) = struct.unpack_from("<Q", data, at + 16 + 8 * rank)
         at += 24 + 8 * rank
-        tensor = TensorProto(data_type=dtype, dims=shape, raw_data=data[at:at + count])
+        tensor = TensorProto(data_type=dtype, dims=shape)
+        if dtype == TensorProto.STRING:
+            tensor.string_data.extend(strings(data[at:at + count]))
+        else:
+            tensor.raw_data = data[at:at + count]
         tensors.append(numpy_helper.to_array(tensor))
-        at += count
+        at += count + -count % 8
     return tensors
+
+
+def strings(data):
+    at, texts = 0, []
+    while at < len(data):
+        (size,) = struct.unpack_from("<Q", data, at)
+        texts.append(data[at + 8:at + 8 + size])
+        at += 8 + size
+    return texts
 
 
 def judge(case, got):
@@ -155,6 +168,8 @@ def judge(case, got):
         if not isinstance(expected, np.ndarray) and not np.isscalar(expected):
             return f"output {i}: {type(expected).__name__} cannot be compared yet"
         expected = np.asarray(expected)
+        if expected.dtype.kind in "UO":
+            expected = expected.astype(object)
         if out.shape != expected.shape or out.dtype != expected.dtype:
             return f"output {i} is {out.dtype}{list(out.shape)}, expected {expected.dtype}{list(expected.shape)}"
         if drawn:

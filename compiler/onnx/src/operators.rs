@@ -49,7 +49,7 @@ const NEWEST: i64 = *OPSETS.end();
 
 /// By name.
 pub const IMPORTED: [Imported; 6] = [
-    imported("Constant", "a weight", OLDEST, NEWEST).limits(&["no strings"]),
+    imported("Constant", "a weight", OLDEST, NEWEST),
     imported("If", "the nodes of a branch", OLDEST, NEWEST).limits(&[]),
     imported("Loop", "a loop over time", OLDEST, NEWEST)
         .limits(&["the number of iterations must follow from shapes, constants and inputs"]),

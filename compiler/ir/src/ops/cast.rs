@@ -6,7 +6,7 @@
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::binary::{larger, smaller};
 use crate::ops::chosen::{brief, choose, equal};
-use crate::ops::pointwise::{self, RESULT, working};
+use crate::ops::pointwise::{self, MOVED, RESULT, working};
 use crate::structured::{Binary, Body, Compute, Expr, ExprId, Unary};
 use crate::{Bounds, DType, Dim, Fact, Tensor, narrow};
 
@@ -306,10 +306,10 @@ impl OpDef for Where {
             "x where the condition holds, else y",
             &[
                 Param::new("condition", Types::BOOL).group(2),
-                Param::new("X", Types::ANY),
-                Param::new("Y", Types::ANY),
+                Param::new("X", Types::MOVED),
+                Param::new("Y", Types::MOVED),
             ],
-            RESULT,
+            MOVED,
             &[],
         )
         .since(9)

@@ -28,7 +28,8 @@ pub fn blobs(g: &Graph) -> Vec<(String, Bytes)> {
 fn collect_blobs(g: &Graph, seen: &mut FxHashSet<String>, out: &mut Vec<(String, Bytes)>) {
     let numbers = Numbers::new(g);
     let mut tensor = |t: &Tensor| {
-        if t.len() > INLINE_MAX {
+        // Blobs have bytes, and strings are more.
+    if t.len() > INLINE_MAX && t.dtype() != DType::String {
             let name = blob_name(t);
             if seen.insert(name.clone()) {
                 out.push((name, t.bytes().clone()));
@@ -343,6 +344,10 @@ fn elements(out: &mut String, t: &Tensor) {
                 )
             }
             DType::Bool if bits <= 1 => write!(out, "{}", bits == 1),
+            DType::String => match t.texts().get(bits) {
+                Some(text) => write!(out, "{}", quote(text)),
+                None => write!(out, "{bits}"),
+            },
             DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => write!(out, "{bits}"),
             DType::I8 => write!(out, "{}", bits as i8),
             DType::I16 => write!(out, "{}", bits as i16),
