@@ -660,7 +660,10 @@ impl Context {
             if input.handles.len() != count {
                 let bytes = count * size_of::<u64>();
                 input.handles.clear();
-                input.handles.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { bytes })?;
+                input
+                    .handles
+                    .try_reserve_exact(count)
+                    .map_err(|_| Error::OutOfMemory { bytes })?;
                 input.handles.resize(count, 0);
                 self.state = self.state.min(State::Planned);
             }
@@ -725,7 +728,9 @@ impl Context {
                     }
                     Ok(Some(input.data()))
                 }
-                Some(buffer) if buffer.region == REGION_WEIGHTS => Ok(Some(weights.wrapping_add(buffer.offset as usize))),
+                Some(buffer) if buffer.region == REGION_WEIGHTS => {
+                    Ok(Some(weights.wrapping_add(buffer.offset as usize)))
+                }
                 _ => Err(Error::InvalidModel("strings that only a run computes give a dimension")),
             }
         };
@@ -764,13 +769,20 @@ impl Context {
     fn place_outputs(&mut self) -> Result<(), Error> {
         let tables = self.tables();
         for (index, output) in self.outputs.iter_mut().enumerate() {
-            let count = if output.is_text { output.most / size_of::<Text<'_>>() } else { 0 };
+            let count = if output.is_text {
+                output.most / size_of::<Text<'_>>()
+            } else {
+                0
+            };
             if count > output.handles.len() {
                 self.state = self.state.min(State::Planned);
                 self.ran = false;
                 let bytes = output.most;
                 let more = count - output.handles.len();
-                output.handles.try_reserve(more).map_err(|_| Error::OutOfMemory { bytes })?;
+                output
+                    .handles
+                    .try_reserve(more)
+                    .map_err(|_| Error::OutOfMemory { bytes })?;
                 output.handles.resize(count, 0);
             }
             if output.caller.is_null() {

@@ -5,7 +5,9 @@
 #![expect(unsafe_code, reason = "reads what the calls of operators point to")]
 
 use crate::texts::Texts;
-use cameo_abi::{ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, Attribute, OWN_OPERATOR, OperatorArguments, OperatorFn};
+use cameo_abi::{
+    ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, Attribute, OWN_OPERATOR, OperatorArguments, OperatorFn,
+};
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
@@ -40,7 +42,11 @@ fn case(texts: &mut Texts, call: &Call<'_>) -> Result<(), &'static str> {
     let upper = call.int("upper").unwrap_or(0) != 0;
     for (x, y) in call.input(0)?.iter().zip(call.output::<u64>(0)?) {
         let text = texts.get(*x).ok_or(DAMAGED)?;
-        let changed = if upper { text.to_uppercase() } else { text.to_lowercase() };
+        let changed = if upper {
+            text.to_uppercase()
+        } else {
+            text.to_lowercase()
+        };
         *y = texts.enter(&changed)?;
     }
     Ok(())
@@ -250,11 +256,18 @@ unsafe fn run(function: Function, user: *mut c_void, call: *const OperatorArgume
     let Err(why) = function(texts, &Call(arguments)) else {
         return 0;
     };
-    let said = if why == DAMAGED { why.to_owned() } else { format!("a string {why}") };
+    let said = if why == DAMAGED {
+        why.to_owned()
+    } else {
+        format!("a string {why}")
+    };
     let room = said.len().min(arguments.message_bytes.saturating_sub(1));
     // SAFETY: there is room for that many bytes and a 0.
     unsafe {
-        arguments.message.cast::<u8>().copy_from_nonoverlapping(said.as_ptr(), room);
+        arguments
+            .message
+            .cast::<u8>()
+            .copy_from_nonoverlapping(said.as_ptr(), room);
         arguments.message.add(room).write(0);
     }
     1
@@ -265,7 +278,10 @@ mod tests {
     use super::*;
 
     fn split(text: &str, delimiter: &str, limit: usize) -> Vec<String> {
-        tokens(text, delimiter, limit).into_iter().map(|t| text[t].to_owned()).collect()
+        tokens(text, delimiter, limit)
+            .into_iter()
+            .map(|t| text[t].to_owned())
+            .collect()
     }
 
     #[test]

@@ -163,17 +163,23 @@ mod tests {
         assert_eq!(t.bytes.len(), 8, "equal strings are there once");
         assert_eq!(t.enter(""), Ok(0));
         let constant = t.enter("constant").expect("known");
-        assert_eq!((t.get(a), t.get(constant), t.get(0)), (Some("a string"), Some("constant"), Some("")));
+        assert_eq!(
+            (t.get(a), t.get(constant), t.get(0)),
+            (Some("a string"), Some("constant"), Some(""))
+        );
         assert_eq!(t.bytes.len(), 8, "constants are the model's");
         let joined = t.join(&[constant, 0, a, a]).expect("new");
         assert_eq!(t.get(joined), Some("constanta stringa string"));
         let part = t.part(joined, 5..9).expect("new");
-        assert_eq!(t.get(part), Some("nta "));
+        assert_eq!(t.get(part), Some("anta"));
         let umlaut = t.enter("ä").expect("known");
         assert_eq!(t.part(umlaut, 0..0), Ok(0));
         assert_eq!(t.join(&[12]), Err(UNKNOWN));
         t.clear();
-        assert_eq!((t.get(a), t.get(joined), t.get(constant)), (None, None, Some("constant")));
+        assert_eq!(
+            (t.get(a), t.get(joined), t.get(constant)),
+            (None, None, Some("constant"))
+        );
     }
 
     #[test]

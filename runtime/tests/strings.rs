@@ -85,10 +85,7 @@ fn model() -> Model {
             buffer(REGION_WEIGHTS, 0, 0),
             buffer(REGION_OUTPUT, 1, 0),
         ]),
-        levels: any(vec![
-            step("case", call_operator, 0, 0, 1),
-            step("fill", fill, 3, 0, 1),
-        ]),
+        levels: any(vec![step("case", call_operator, 0, 0, 1), step("fill", fill, 3, 0, 1)]),
         customs: constant(vec![custom]),
         texts: constant(vec![text("ready")]),
         dim_count: 2,
@@ -105,7 +102,14 @@ fn context(model: &Model) -> Context {
 }
 
 fn texts(context: &Context, index: usize) -> Vec<&str> {
-    context.output(index).unwrap().as_texts().unwrap().iter().map(|t| t.as_str()).collect()
+    context
+        .output(index)
+        .unwrap()
+        .as_texts()
+        .unwrap()
+        .iter()
+        .map(|t| t.as_str())
+        .collect()
 }
 
 #[test]
@@ -113,9 +117,16 @@ fn texts_go_in_and_come_out() {
     let model = model();
     assert!(model.description().operators().is_empty(), "nobody needs to supply it");
     let mut context = context(&model);
-    for words in [&["a", "", "straße"][..], &["b"], &[], &["漢字", "a", "ready", "a", "x y"]] {
+    for words in [
+        &["a", "", "straße"][..],
+        &["b"],
+        &[],
+        &["漢字", "a", "ready", "a", "x y"],
+    ] {
         let given: Vec<Text> = words.iter().map(|w| Text::new(w)).collect();
-        context.run_on(&[TensorView::texts(&given, &[words.len() as i64])]).unwrap();
+        context
+            .run_on(&[TensorView::texts(&given, &[words.len() as i64])])
+            .unwrap();
         let upper: Vec<String> = words.iter().map(|w| w.to_uppercase()).collect();
         assert_eq!(texts(&context, 0), upper);
         assert_eq!(texts(&context, 1), vec!["ready"; words.len()]);
@@ -152,7 +163,10 @@ fn what_is_no_text_is_refused() {
         (null(3), "string 1 of input \"x\" is a null pointer"),
     ] {
         let error = run(&mut context, &[raw(b"fine"), bad]).unwrap_err();
-        assert_eq!((error.status(), error.to_string().as_str()), (Status::InvalidText, said));
+        assert_eq!(
+            (error.status(), error.to_string().as_str()),
+            (Status::InvalidText, said)
+        );
         assert!(context.output(0).is_err(), "nothing was computed");
     }
     run(&mut context, &[null(0), raw("ä\0b".as_bytes())]).unwrap();
@@ -160,7 +174,9 @@ fn what_is_no_text_is_refused() {
     // Bytes that anybody may have made are no strings.
     let forged = [[1u64, 8]; 2];
     let bytes = TensorView::new(forged.as_flattened(), &[4]).bytes();
-    let error = context.run_on(&[TensorView::from_bytes(DType::String, bytes, &[2])]).unwrap_err();
+    let error = context
+        .run_on(&[TensorView::from_bytes(DType::String, bytes, &[2])])
+        .unwrap_err();
     assert!(error.to_string().contains("not as bytes"), "{error}");
 }
 
@@ -170,7 +186,11 @@ fn strings_may_change_where_they_are() {
     let mut context = context(&model);
     let mut given = [raw(b"one"), raw(b"two")];
     // SAFETY: the memory outlives the context's use of it, and is not changed during a run.
-    unsafe { context.bind_input(0, DType::String, &[2], given.as_ptr().cast(), 32).unwrap() };
+    unsafe {
+        context
+            .bind_input(0, DType::String, &[2], given.as_ptr().cast(), 32)
+            .unwrap()
+    };
     context.run().unwrap();
     assert_eq!(texts(&context, 0), ["ONE", "TWO"]);
     given[1] = raw(b"three");

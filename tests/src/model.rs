@@ -136,7 +136,13 @@ impl Model {
 /// When an output has a type that the IR does not know.
 pub fn run_in(context: &mut Context, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
     let owned: Vec<Aligned> = inputs.iter().map(Aligned::new).collect();
-    let texts = |t: &Tensor| t.to_texts().unwrap_or_default().into_iter().map(str::to_owned).collect();
+    let texts = |t: &Tensor| {
+        t.to_texts()
+            .unwrap_or_default()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
     let texts: Vec<Vec<String>> = inputs.iter().map(texts).collect();
     let texts: Vec<Vec<Text>> = texts.iter().map(|t| t.iter().map(|t| Text::new(t)).collect()).collect();
     let both = owned.iter().zip(&texts);

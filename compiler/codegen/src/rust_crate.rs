@@ -202,7 +202,11 @@ fn interface(model: &Model) -> String {
         results.push(format!(
             "            {}: Tensor::{}(self.context.output({i})?),\n",
             tensor.field,
-            if tensor.io.dtype == DType::String { "strings" } else { "output" }
+            if tensor.io.dtype == DType::String {
+                "strings"
+            } else {
+                "output"
+            }
         ));
     }
     let result = if outputs.is_empty() {
@@ -257,7 +261,10 @@ fn interface(model: &Model) -> String {
     let (inputs_life, outputs_life) = (lifetime(&inputs), lifetime(&outputs));
     let views = views.join(", ");
     // Only models that have strings have something for them.
-    let has_strings = inputs.iter().chain(&outputs).any(|tensor| tensor.io.dtype == DType::String);
+    let has_strings = inputs
+        .iter()
+        .chain(&outputs)
+        .any(|tensor| tensor.io.dtype == DType::String);
     let (text, strings) = if has_strings { (", Text", STRINGS) } else { ("", "") };
     // Whoever opens a model with operators of its own vouches for them.
     let custom = program.supplied().next().is_some();

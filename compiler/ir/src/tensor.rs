@@ -78,7 +78,9 @@ fn enter(all: &mut BTreeMap<u64, Arc<str>>, handle: u64, text: &Arc<str>) -> Res
     if there == text {
         return Ok(());
     }
-    Err(format!("the strings {there:?} and {text:?} have the same handle and cannot be told apart"))
+    Err(format!(
+        "the strings {there:?} and {text:?} have the same handle and cannot be told apart"
+    ))
 }
 
 // Handles tell tensors apart: which further texts are known does not.

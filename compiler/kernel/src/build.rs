@@ -141,12 +141,16 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
 /// The strings of all constants, of those too that are made when weights are written.
 fn texts(g: &Graph) -> Result<Texts, LowerError> {
     let (mut all, constant) = (Texts::default(), g.constants());
-    let strings = g.value_ids().filter(|v| constant[v.0 as usize] && g.fact(*v).dtype == DType::String);
+    let strings = g
+        .value_ids()
+        .filter(|v| constant[v.0 as usize] && g.fact(*v).dtype == DType::String);
     for v in strings {
         let known = eval_constant(g, v).map_err(|e| e.to_string());
         known.and_then(|t| all.join(t.texts())).map_err(|e| LowerError {
             op: "constant".to_owned(),
-            origin: g.producer(v).map_or_else(Origin::default, |(n, _)| g.node(n).origin.clone()),
+            origin: g
+                .producer(v)
+                .map_or_else(Origin::default, |(n, _)| g.node(n).origin.clone()),
             error: OpError::Unsupported(e),
         })?;
     }

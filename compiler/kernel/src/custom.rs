@@ -102,7 +102,12 @@ impl Builder<'_> {
     /// Looks at the strings that give extents, which must be there before a run, and brings the operators into an order in which the shapes of operands are known: that of the steps is not, where only a
     /// shape depends on another operator.
     pub(crate) fn order_customs(&mut self) -> Result<(), LowerError> {
-        for c in self.program.customs.iter().filter(|c| is_own_name(&c.operator) && !c.given().is_empty()) {
+        for c in self
+            .program
+            .customs
+            .iter()
+            .filter(|c| is_own_name(&c.operator) && !c.given().is_empty())
+        {
             let step = &self.program.steps[c.step];
             let operand = step.buffers.get(1).map(|s| self.program.storages[*s].place);
             if !matches!(operand, Some(Place::Input(_) | Place::Weight(_))) {

@@ -716,7 +716,12 @@ mod tests {
         // The numbers are in weights: they may change with `ABI_VERSION` only.
         assert_eq!(text_handle(b""), 0);
         assert_eq!(text_handle(b"a"), 8_563_140_068_248_749_909);
-        let mut all = vec![text_handle(b""), text_handle(b"\0"), text_handle(b"\0\0"), text_handle(&[0; 9])];
+        let mut all = vec![
+            text_handle(b""),
+            text_handle(b"\0"),
+            text_handle(b"\0\0"),
+            text_handle(&[0; 9]),
+        ];
         for first in 0..=255u8 {
             for second in 1..=255u8 {
                 all.push(text_handle(&[first, second]));

@@ -285,7 +285,11 @@ mod tests {
         assert_eq!((view.dtype(), view.bytes().len()), (DType::String, 32));
         assert_eq!(view.as_texts().unwrap(), texts);
         assert_eq!((&*texts[0], texts[0] == *"ä"), ("ä", true));
-        assert!(TensorView::from_bytes(DType::String, view.bytes(), &[2]).as_texts().is_none());
+        assert!(
+            TensorView::from_bytes(DType::String, view.bytes(), &[2])
+                .as_texts()
+                .is_none()
+        );
         assert!(TensorView::new(&[1u64, 1], &[1]).as_texts().is_none());
     }
 

@@ -243,7 +243,9 @@ fn main_with(
 
 /// The strings of an array; none of another type.
 fn strings(array: &Array) -> Vec<Text<'_>> {
-    let texts = (array.dtype == DType::String).then(|| cameo_npz::texts(&array.data)).flatten();
+    let texts = (array.dtype == DType::String)
+        .then(|| cameo_npz::texts(&array.data))
+        .flatten();
     texts.unwrap_or_default().into_iter().map(Text::new).collect()
 }
 

@@ -85,7 +85,8 @@ fn decode_texts(elements: &[u8], size: usize, wide: bool) -> Result<Vec<u8>, Err
             text.ok_or_else(|| Error("has a string with what is no character".to_owned()))?
         } else {
             let text = std::str::from_utf8(element);
-            text.map_err(|_| Error("has a string that is not UTF-8".to_owned()))?.to_owned()
+            text.map_err(|_| Error("has a string that is not UTF-8".to_owned()))?
+                .to_owned()
         };
         // numpy cannot tell these from what fills up either.
         texts.push(text.trim_end_matches('\0').to_owned());
@@ -353,23 +354,52 @@ mod tests {
         let dictionary = |descr: &str, fortran: &str| {
             format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': (2, 2), }}")
         };
-        let wide = |text: &str| text.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect::<Vec<u8>>();
+        let wide = |text: &str| {
+            text.chars()
+                .flat_map(|c| u32::from(c).to_le_bytes())
+                .collect::<Vec<u8>>()
+        };
         let texts = |array: &[u8]| {
             let read = decode(array).unwrap();
             assert_eq!(read.dtype, DType::String);
-            crate::texts(&read.data).unwrap().into_iter().map(str::to_owned).collect::<Vec<_>>()
+            crate::texts(&read.data)
+                .unwrap()
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let elements = wide("ab\0ä\0\0\0\0\0漢\0c");
-        assert_eq!(texts(&npy(&dictionary("<U3", "False"), &elements)), ["ab", "ä", "", "漢\0c"]);
-        assert_eq!(texts(&npy(&dictionary("<U3", "True"), &elements)), ["ab", "", "ä", "漢\0c"]);
+        assert_eq!(
+            texts(&npy(&dictionary("<U3", "False"), &elements)),
+            ["ab", "ä", "", "漢\0c"]
+        );
+        assert_eq!(
+            texts(&npy(&dictionary("<U3", "True"), &elements)),
+            ["ab", "", "ä", "漢\0c"]
+        );
         let turned: Vec<u8> = elements.chunks(4).flat_map(|c| c.iter().rev().copied()).collect();
-        assert_eq!(texts(&npy(&dictionary(">U3", "False"), &turned)), ["ab", "ä", "", "漢\0c"]);
-        assert_eq!(texts(&npy(&dictionary("|S2", "False"), "ab\0\0äc\0".as_bytes())), ["ab", "", "ä", "c"]);
+        assert_eq!(
+            texts(&npy(&dictionary(">U3", "False"), &turned)),
+            ["ab", "ä", "", "漢\0c"]
+        );
+        assert_eq!(
+            texts(&npy(&dictionary("|S2", "False"), "ab\0\0äc\0".as_bytes())),
+            ["ab", "", "ä", "c"]
+        );
         let refused = |descr: &str, elements: &[u8]| decode(&npy(&dictionary(descr, "False"), elements)).err().unwrap();
         assert!(refused("|S1", &[b'a', 0xff, b'b', b'c']).0.contains("not UTF-8"));
         assert!(refused("<U1", &[0xff; 16]).0.contains("no character"));
-        for (descr, bytes) in [("<U0", 0), ("|S0", 0), ("<U1", 15), ("<U4611686018427387905", 4), ("|O", 32)] {
-            assert!(decode(&npy(&dictionary(descr, "False"), &vec![0; bytes])).is_err(), "{descr}");
+        for (descr, bytes) in [
+            ("<U0", 0),
+            ("|S0", 0),
+            ("<U1", 15),
+            ("<U4611686018427387905", 4),
+            ("|O", 32),
+        ] {
+            assert!(
+                decode(&npy(&dictionary(descr, "False"), &vec![0; bytes])).is_err(),
+                "{descr}"
+            );
         }
         let (width, data) = encode(&["ab", "", "漢"]);
         assert_eq!((width, data), (2, wide("ab\0\0漢\0")));

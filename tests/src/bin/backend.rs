@@ -152,8 +152,15 @@ fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
     for i in 0..count {
         let view = context.output(i).map_err(|e| e.to_string())?;
         let shape = view.shape().iter().map(|extent| *extent as u64);
-        let texts = view.as_texts().map(|texts| cameo_npz::text_data(texts.iter().map(|t| t.as_str())));
-        put(&mut out, view.dtype() as u64, shape, texts.as_deref().unwrap_or(view.bytes()));
+        let texts = view
+            .as_texts()
+            .map(|texts| cameo_npz::text_data(texts.iter().map(|t| t.as_str())));
+        put(
+            &mut out,
+            view.dtype() as u64,
+            shape,
+            texts.as_deref().unwrap_or(view.bytes()),
+        );
     }
     std::fs::write(case.join("outputs"), out).map_err(|e| e.to_string())
 }
@@ -171,7 +178,12 @@ fn interpret(case: &Path) -> Result<(), String> {
     for t in &results {
         let shape = t.shape().iter().map(|extent| *extent as u64);
         let texts = t.to_texts().map(cameo_npz::text_data);
-        put(&mut out, t.dtype() as u64, shape, &texts.unwrap_or_else(|| t.packed().into()));
+        put(
+            &mut out,
+            t.dtype() as u64,
+            shape,
+            &texts.unwrap_or_else(|| t.packed().into()),
+        );
     }
     std::fs::write(case.join("reference"), out).map_err(|e| e.to_string())
 }

@@ -3,8 +3,8 @@
 //! Laws: each operation of ONNX is a composition of operations of the table; strings are compared and looked up by their handles;
 //! scores are computed in `f32`, of operands in `f64` and integers in `f64`.
 
-use crate::{DType, Tensor};
 use crate::op::{Cx, OpDef, OpError, Types, invalid};
+use crate::{DType, Tensor};
 
 mod categories;
 mod features;

@@ -48,7 +48,13 @@ fn call(
 }
 
 /// An operator of the runtime whose result has the operands' shape.
-fn map(g: &mut Fragment, name: &str, attrs: &[(&str, Attr)], operands: &[ValueId], to: DType) -> Result<ValueId, OpError> {
+fn map(
+    g: &mut Fragment,
+    name: &str,
+    attrs: &[(&str, Attr)],
+    operands: &[ValueId],
+    to: DType,
+) -> Result<ValueId, OpError> {
     let shape = g.fact(operands[0]).shape.clone();
     Ok(call(g, name, attrs, operands, vec![Fact::new(to, shape)])?[0])
 }
@@ -68,7 +74,10 @@ pub(super) fn own(name: &str, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         }
         "Case" => {
             let upper = int("upper") == Some(1);
-            Ok(vec![strings(x.shape(), given.iter().map(|t| cased(t, upper)).collect())?])
+            Ok(vec![strings(
+                x.shape(),
+                given.iter().map(|t| cased(t, upper)).collect(),
+            )?])
         }
         "Match" => {
             let pattern = Pattern::of_attrs(cx.attrs)?;
@@ -98,7 +107,11 @@ fn strings(shape: &[usize], texts: Vec<String>) -> Result<Tensor, OpError> {
 }
 
 fn cased(text: &str, upper: bool) -> String {
-    if upper { text.to_uppercase() } else { text.to_lowercase() }
+    if upper {
+        text.to_uppercase()
+    } else {
+        text.to_lowercase()
+    }
 }
 
 const CONCAT: Composed = Composed {
@@ -178,7 +191,11 @@ impl<'a> Normal<'a> {
         };
         match cx.opt_str("locale")? {
             None | Some("" | "C" | "POSIX" | "en_US" | "en_US.UTF-8" | "en_US.utf8" | "en-US") => {}
-            Some(other) => return unsupported(format!("attribute `locale` is `{other}`: cases are Unicode's, of no language")),
+            Some(other) => {
+                return unsupported(format!(
+                    "attribute `locale` is `{other}`: cases are Unicode's, of no language"
+                ));
+            }
         }
         let x = cx.fact(0)?;
         let shape = x.shape.as_slice();
@@ -214,12 +231,16 @@ const NORMALIZER: Composed = Composed {
             ("stopwords", AttrDef::OptStrs),
         ],
     )
-    .limits(&["cases are Unicode's, of no language: `locale` must be that of English or C", "no operand as long as data says"])
+    .limits(&[
+        "cases are Unicode's, of no language: `locale` must be that of English or C",
+        "no operand as long as data says",
+    ])
     .since(10),
     build: |cx, g| {
         let normal = Normal::of(cx)?;
         let x = g.required(cx, 0)?;
-        let case = |g: &mut Fragment, upper: bool| map(g, "Case", &[("upper", Attr::Int(upper.into()))], &[x], DType::String);
+        let case =
+            |g: &mut Fragment, upper: bool| map(g, "Case", &[("upper", Attr::Int(upper.into()))], &[x], DType::String);
         let y = normal.change.map_or(Ok(x), |upper| case(g, upper))?;
         if normal.stopwords.is_empty() {
             return Ok(vec![y]);
@@ -319,7 +340,9 @@ fn split(x: &Tensor, delimiter: &str, limit: Option<i64>) -> Result<Vec<Tensor>,
     let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     let rows: Vec<Vec<&str>> = texts(x)?.into_iter().map(|t| parts(t, delimiter, limit)).collect();
     let most = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let filled = rows.iter().flat_map(|r| r.iter().copied().chain(std::iter::repeat_n("", most - r.len())));
+    let filled = rows
+        .iter()
+        .flat_map(|r| r.iter().copied().chain(std::iter::repeat_n("", most - r.len())));
     let shape = [x.shape(), &[most]].concat();
     let y = Tensor::strings(&shape, filled).map_err(OpError::Unsupported)?;
     Ok(vec![y, Tensor::i64(x.shape(), rows.iter().map(|r| r.len() as i64))])
@@ -364,7 +387,10 @@ mod tests {
         in_both_meanings("StringConcat", &[], &[x.clone(), y.clone()], 1);
         in_both_meanings("StringConcat", &[], &[words(&[], &["a"]), words(&[], &["b"])], 1);
         let z = eval("StringConcat", &[], &[x, y], 1).remove(0);
-        assert_eq!((z.shape(), said(&z)), (&[2, 3][..], vec!["a", "ab", "a漢", "ü", "üb", "ü漢"]));
+        assert_eq!(
+            (z.shape(), said(&z)),
+            (&[2, 3][..], vec!["a", "ab", "a漢", "ü", "üb", "ü漢"])
+        );
         let counted = Fact::new(DType::String, [Dim::sym("count.n")]);
         let refused = infer("StringConcat", &[], &[counted.clone(), counted]).expect_err("refused");
         assert!(refused.message().contains("as long as data says"), "{refused}");
@@ -385,15 +411,25 @@ mod tests {
             in_both_meanings(op, &attrs, std::slice::from_ref(&x), 1);
             eval(op, &attrs, &[x], 1).remove(0)
         };
-        assert_eq!(said(&run(&[action("LOWER")], x())), ["monday", "tuesday", "ära", "monday"]);
+        assert_eq!(
+            said(&run(&[action("LOWER")], x())),
+            ["monday", "tuesday", "ära", "monday"]
+        );
         assert_eq!(said(&run(&[stop(&["monday"])], x())), ["tuesday", "ÄRA"]);
         let exact = ("is_case_sensitive", Attr::Int(1));
         assert_eq!(said(&run(&[stop(&["monday"]), exact.clone()], x())).len(), 4);
-        assert_eq!(said(&run(&[stop(&["Monday"]), exact, action("UPPER")], x())), ["TUESDAY", "ÄRA"]);
+        assert_eq!(
+            said(&run(&[stop(&["Monday"]), exact, action("UPPER")], x())),
+            ["TUESDAY", "ÄRA"]
+        );
         let nothing = run(&[stop(&["a"])], words(&[1, 2], &["A", "a"]));
         assert_eq!((nothing.shape(), said(&nothing)), (&[1, 1][..], vec![""]));
         let x = Fact::new(DType::String, [Dim::from(3usize)]);
-        let refused = infer(op, &[count(), ("locale", Attr::Str("tr_TR".into()))], std::slice::from_ref(&x));
+        let refused = infer(
+            op,
+            &[count(), ("locale", Attr::Str("tr_TR".into()))],
+            std::slice::from_ref(&x),
+        );
         assert!(refused.expect_err("refused").message().contains("tr_TR"));
         let two = Fact::new(DType::String, [2usize, 3].map(Dim::from));
         assert!(infer(op, &[count()], &[two]).is_err());
@@ -435,9 +471,19 @@ mod tests {
         assert_eq!((y[0].shape(), y[1].to_i64()), (&[2, 4][..], vec![4, 1]));
         assert_eq!(said(&y[0]), ["a", "b", "", "c", " d  e ", "", "", ""]);
         let y = run(&attrs(None, Some(1)));
-        assert_eq!((said(&y[0]), y[1].to_i64()), (vec!["a.b..c", "", "d", "e "], vec![1, 2]));
+        assert_eq!(
+            (said(&y[0]), y[1].to_i64()),
+            (vec!["a.b..c", "", "d", "e "], vec![1, 2])
+        );
         let y = eval(op, &attrs(Some(""), None), &[words(&[0, 2], &[])], 2);
         assert_eq!((y[0].shape(), y[1].shape()), (&[0, 2, 0][..], &[0, 2][..]));
-        assert!(infer(op, &[("most", Attr::Str("count.n".into()))], &[x().expect("words").fact()]).is_err());
+        assert!(
+            infer(
+                op,
+                &[("most", Attr::Str("count.n".into()))],
+                &[x().expect("words").fact()]
+            )
+            .is_err()
+        );
     }
 }

@@ -28,8 +28,7 @@ pub fn blobs(g: &Graph) -> Vec<(String, Bytes)> {
 fn collect_blobs(g: &Graph, seen: &mut FxHashSet<String>, out: &mut Vec<(String, Bytes)>) {
     let numbers = Numbers::new(g);
     let mut tensor = |t: &Tensor| {
-        // Blobs have bytes, and strings are more.
-    if t.len() > INLINE_MAX && t.dtype() != DType::String {
+        if is_apart(t) {
             let name = blob_name(t);
             if seen.insert(name.clone()) {
                 out.push((name, t.bytes().clone()));
@@ -300,13 +299,18 @@ fn fact(out: &mut String, f: &Fact, with_known: bool) {
     }
 }
 
+/// Whether a tensor's bytes are in a file of their own: there is more to strings than their handles.
+fn is_apart(t: &Tensor) -> bool {
+    t.len() > INLINE_MAX && t.dtype() != DType::String
+}
+
 fn blob_name(t: &Tensor) -> String {
     format!("{:016x}", content_hash(t.bytes()))
 }
 
 /// `dense(…)` or `blob("…")`.
 fn elements(out: &mut String, t: &Tensor) {
-    if t.len() > INLINE_MAX {
+    if is_apart(t) {
         let _ = write!(out, "blob(\"{}\")", blob_name(t));
         return;
     }

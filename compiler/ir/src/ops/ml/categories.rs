@@ -21,10 +21,18 @@ impl Mapper {
         let (numbers, texts) = (Attr::Ints(numbers), Attr::Strs(texts));
         let attrs = if cx.fact(0)?.dtype == DType::String {
             let default = Attr::Int(cx.int("default_int64")?);
-            vec![("keys_strings", texts), ("values_int64s", numbers), ("default_int64", default)]
+            vec![
+                ("keys_strings", texts),
+                ("values_int64s", numbers),
+                ("default_int64", default),
+            ]
         } else {
             let default = Attr::Str(cx.opt_str("default_string")?.unwrap_or("_Unused").into());
-            vec![("keys_int64s", numbers), ("values_strings", texts), ("default_string", default)]
+            vec![
+                ("keys_int64s", numbers),
+                ("values_strings", texts),
+                ("default_string", default),
+            ]
         };
         Ok(Self { attrs })
     }
@@ -45,7 +53,11 @@ pub(super) const CATEGORY_MAPPER: Composed = Composed {
     ),
     build: |cx, g| {
         let x = g.required(cx, 0)?;
-        Ok(vec![g.apply("ai.onnx.ml::LabelEncoder", &Mapper::of(cx)?.attrs, &[x])?])
+        Ok(vec![g.apply(
+            "ai.onnx.ml::LabelEncoder",
+            &Mapper::of(cx)?.attrs,
+            &[x],
+        )?])
     },
     eval: |cx| {
         let attrs = Mapper::of(cx)?.attrs;
@@ -95,7 +107,10 @@ pub(super) const ONE_HOT_ENCODER: Composed = Composed {
         let (first, behind) = (g.number(y, 0.0), n as i64);
         let known = g.reduce("ReduceMax", y, &[rank], true)?;
         let known = g.binary("Equal", known, first)?;
-        let (at, last) = (g.constant(Tensor::i64(&[], [behind])), g.constant(Tensor::i64(&[], [0])));
+        let (at, last) = (
+            g.constant(Tensor::i64(&[], [behind])),
+            g.constant(Tensor::i64(&[], [0])),
+        );
         let at = g.apply("Where", &[], &[known, at, last])?;
         let table = g.constant(Tensor::f32(&[n], vec![0.0; n]));
         let nothing = g.apply("Gather", &[("axis", Attr::Int(0))], &[table, at])?;
@@ -115,7 +130,10 @@ pub(super) const ONE_HOT_ENCODER: Composed = Composed {
             return invalid("an element is none of the categories");
         }
         let shape = [x.shape(), &[n]].concat();
-        Ok(vec![Tensor::f32(&shape, same.concat().into_iter().map(|s| f32::from(u8::from(s))))])
+        Ok(vec![Tensor::f32(
+            &shape,
+            same.concat().into_iter().map(|s| f32::from(u8::from(s))),
+        )])
     },
 };
 
@@ -131,7 +149,10 @@ mod tests {
 
     fn cats() -> [(&'static str, Attr); 2] {
         let texts = ["a", "ü", ""].map(Into::into).to_vec();
-        [("cats_strings", Attr::Strs(texts)), ("cats_int64s", Attr::Ints(vec![3, 1, 4]))]
+        [
+            ("cats_strings", Attr::Strs(texts)),
+            ("cats_int64s", Attr::Ints(vec![3, 1, 4])),
+        ]
     }
 
     #[test]
@@ -142,7 +163,10 @@ mod tests {
         assert_eq!(eval(op, &cats(), &[x], 1)[0].to_i64(), [1, -1, 4, 3]);
         let x = Some(Tensor::i64(&[3], [4, 1, 9]));
         check(op, &cats(), std::slice::from_ref(&x), 1);
-        assert_eq!(eval(op, &cats(), &[x], 1)[0].to_texts().expect("known"), ["", "ü", "_Unused"]);
+        assert_eq!(
+            eval(op, &cats(), &[x], 1)[0].to_texts().expect("known"),
+            ["", "ü", "_Unused"]
+        );
     }
 
     #[test]

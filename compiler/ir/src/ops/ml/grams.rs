@@ -128,7 +128,11 @@ impl Vectorizer {
         let texts = labels(cx, "pool_int64s", "pool_strings")?;
         let texts = texts.unwrap_or_else(|| Tensor::i64(&[0], []));
         if (texts.dtype() == DType::String) != (cx.fact(0)?.dtype == DType::String) && !texts.is_empty() {
-            return invalid(format!("a pool of {} for tokens of {}", texts.dtype(), cx.fact(0)?.dtype));
+            return invalid(format!(
+                "a pool of {} for tokens of {}",
+                texts.dtype(),
+                cx.fact(0)?.dtype
+            ));
         }
         // Strings by their handles.
         let pool = texts.to_i64();

@@ -6,7 +6,14 @@ use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, reshape};
 use crate::{Attr, DType, Dim, Tensor};
 
-const TYPES: Types = Types::of(&[DType::F32, DType::F64, DType::I64, DType::I32, DType::I16, DType::String]);
+const TYPES: Types = Types::of(&[
+    DType::F32,
+    DType::F64,
+    DType::I64,
+    DType::I32,
+    DType::I16,
+    DType::String,
+]);
 
 /// The default of strings.
 const UNUSED: &str = "_Unused";
@@ -15,7 +22,9 @@ const UNUSED: &str = "_Unused";
 fn list(cx: &Cx, [ints, floats, strings, tensor]: [&str; 4]) -> Result<Tensor, OpError> {
     let ints = cx.opt_ints(ints)?.map(|v| Tensor::i64(&[v.len()], v));
     let floats = cx.opt_floats(floats)?.map(|v| Tensor::f32(&[v.len()], v));
-    let strings = cx.opt_strs(strings)?.map(|v| Tensor::strings(&[v.len()], v.iter().map(|s| &**s)));
+    let strings = cx
+        .opt_strs(strings)?
+        .map(|v| Tensor::strings(&[v.len()], v.iter().map(|s| &**s)));
     let strings = strings.transpose().map_err(OpError::Unsupported)?;
     let tensor = cx.opt_tensor(tensor)?.cloned();
     let mut given = [ints, floats, strings, tensor].into_iter().flatten();
@@ -29,7 +38,10 @@ fn list(cx: &Cx, [ints, floats, strings, tensor]: [&str; 4]) -> Result<Tensor, O
 /// Keys, their values, and the value of all else.
 fn lookup(cx: &Cx) -> Result<[Tensor; 3], OpError> {
     let keys = list(cx, ["keys_int64s", "keys_floats", "keys_strings", "keys_tensor"])?;
-    let values = list(cx, ["values_int64s", "values_floats", "values_strings", "values_tensor"])?;
+    let values = list(
+        cx,
+        ["values_int64s", "values_floats", "values_strings", "values_tensor"],
+    )?;
     if keys.is_empty() || keys.len() != values.len() {
         return invalid(format!("{} keys and {} values", keys.len(), values.len()));
     }

@@ -8,8 +8,8 @@ use regex_automata::util::{primitives::StateID, syntax};
 use regex_automata::{Anchored, Input, nfa::thompson};
 use rustc_hash::FxHashMap;
 
-use crate::op::{Attrs, OpError, invalid, unsupported};
 use crate::Attr;
+use crate::op::{Attrs, OpError, invalid, unsupported};
 
 /// Transitions of a table: 2 MB, more than the words of a language's letters take.
 const MOST_TRANSITIONS: usize = 1 << 18;
@@ -70,7 +70,9 @@ impl Pattern {
         Ok(Self {
             classes,
             width: columns.len() as i64,
-            next: (0..rows.len()).flat_map(|state| columns.iter().map(move |c| c[state])).collect(),
+            next: (0..rows.len())
+                .flat_map(|state| columns.iter().map(move |c| c[state]))
+                .collect(),
             accepts: states
                 .iter()
                 .map(|s| i64::from(dfa.is_match_state(dfa.next_eoi_state(*s))))
@@ -108,7 +110,11 @@ impl Pattern {
         let whole = all.classes.len() == 256 && states > 0 && all.next.len() == states * width as usize;
         let inside = all.classes.iter().all(|c| (0..width).contains(c))
             && all.next.iter().all(|s| (0..states as i64).contains(s));
-        if whole && inside { Ok(all) } else { invalid("the table of a pattern contradicts itself") }
+        if whole && inside {
+            Ok(all)
+        } else {
+            invalid("the table of a pattern contradicts itself")
+        }
     }
 
     pub fn accepts(&self, text: &str) -> bool {
@@ -151,9 +157,18 @@ fn automaton(pattern: &str) -> Result<dense::DFA<Vec<u32>>, OpError> {
         .build(&whole);
     built.or_else(|e| {
         let too_large = e.is_size_limit_exceeded();
-        let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+        let mut cause: &dyn std::error::Error = &e;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
         // Of several lines the last says what is wrong.
-        let why = why.lines().last().unwrap_or_default().trim().to_owned();
+        let why = cause.to_string();
+        let why = why
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .trim_start_matches("error:")
+            .trim();
         match too_large {
             true => self::too_large(pattern),
             false => invalid(format!("pattern `{pattern}`: {why}")),
@@ -228,13 +243,37 @@ mod tests {
     #[test]
     fn tables_and_searches_agree() {
         let texts = [
-            "", "a", "ab", "abc", "aab", "ä", "äb", "a b", "a\nb", "9", "٣", "_x", "]", "[", "a&&b", "foo bar", "foo.bar", "ß",
-            "K", "\u{212a}", "a@b.cc", "]a", "-",
+            "", "a", "ab", "abc", "aab", "ä", "äb", "a b", "a\nb", "9", "٣", "_x", "]", "[", "a&&b", "foo bar",
+            "foo.bar", "ß", "K", "\u{212a}", "a@b.cc", "]a", "-",
         ];
         for pattern in [
-            "", "a*b?", "a|ab|abc", ".", ".*", "(?s).*", r"\d", r"\w+", r"\W", r"[\w-]+", r"[^\d]", "[]a]+", "[[]", "[a[&~]+b?",
-            "[[:alpha:]]+", r"foo\b.bar", r"\Ba", "(?i)k", "ä+b{0,2}", "^a$", r"[^\s@]+@[^\s@]+\.\w{2}", r"\pL", r"[\pL\d]+",
-            "(a*)*(b|c)", "a{2}b", r"\]", "x*?",
+            "",
+            "a*b?",
+            "a|ab|abc",
+            ".",
+            ".*",
+            "(?s).*",
+            r"\d",
+            r"\w+",
+            r"\W",
+            r"[\w-]+",
+            r"[^\d]",
+            "[]a]+",
+            "[[]",
+            "[a[&~]+b?",
+            "[[:alpha:]]+",
+            r"foo\b.bar",
+            r"\Ba",
+            "(?i)k",
+            "ä+b{0,2}",
+            "^a$",
+            r"[^\s@]+@[^\s@]+\.\w{2}",
+            r"\pL",
+            r"[\pL\d]+",
+            "(a*)*(b|c)",
+            "a{2}b",
+            r"\]",
+            "x*?",
         ] {
             let table = Pattern::new(pattern).expect(pattern);
             let searched = search(pattern, &texts).expect(pattern);
@@ -259,13 +298,23 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for (pattern, part) in [("a(", "unclosed group"), ("*", "repetition"), (r"(a)\1", "backreference"), ("[z-a]", "range")] {
+        for (pattern, part) in [
+            ("a(", "unclosed group"),
+            ("*", "repetition"),
+            (r"(a)\1", "backreference"),
+            ("[z-a]", "range"),
+        ] {
             let said = Pattern::new(pattern).expect_err(pattern).to_string();
             assert!(said.starts_with("invalid: pattern `") && said.contains(part), "{said}");
         }
         let said = Pattern::new(r"(\pL{1,100}x){1,100}").expect_err("large").to_string();
         assert!(said.contains("too large"), "{said}");
-        let mut attrs: Attrs = Pattern::new("a").expect("small").attrs().into_iter().map(|(k, v)| (k.into(), v)).collect();
+        let mut attrs: Attrs = Pattern::new("a")
+            .expect("small")
+            .attrs()
+            .into_iter()
+            .map(|(k, v)| (k.into(), v))
+            .collect();
         attrs.insert("next".into(), Attr::Ints(vec![9]));
         assert!(Pattern::of_attrs(&attrs).is_err());
     }
