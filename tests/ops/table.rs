@@ -245,6 +245,7 @@ pub const CASES: &[&str] = &[
     "Expand(T[3,1], i64[2] = dense(1,7))",
     "Tile(T[3,5], i64[2] = dense(2,3)) : f32 i32 u8 string",
     "cameo::Apart(T[3,5,2]) {hits=dims[0,1,1]} : f32 u8",
+    "cameo::Member(T[17]) {shape=dims[2,3], start=dims[4], within=dims[]} : f32 u8",
     "cameo::Fit(T[3,1]) {shape=dims[2,3,5]} : f32 u8",
     "Reshape(T[3,10], i64[3] = dense(2,3,5)) : f32 i64 u8 string",
     "Reshape(T[3,4,5], i64[2] = dense(0,-1))",

@@ -18,6 +18,7 @@ use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
 use crate::operators::{known, unknown, version};
+use crate::lists::{Given, given, item};
 use crate::opset::{self, Draft};
 use crate::plan::plan;
 use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorType, ValueInfoProto, attribute_type};
@@ -47,6 +48,8 @@ pub(crate) struct Importer<'m> {
     pub ranks: BTreeMap<&'m str, usize>,
     /// The same with element types and shapes.
     pub declared: BTreeMap<&'m str, &'m TensorType>,
+    /// The tensors of sequences.
+    pub lists: Vec<Vec<ValueId>>,
     /// Operators that the user supplies.
     pub custom_ops: &'m [CustomOp],
     /// Bodies of loops around the node.
@@ -91,6 +94,7 @@ pub(crate) fn model(
             unknown: None,
             ranks: declared_ranks(graph),
             declared: declared(graph),
+            lists: vec![],
             custom_ops: &options.custom_ops,
             loop_depth: 0,
             stopped: false,
@@ -231,13 +235,18 @@ impl<'m> Importer<'m> {
                     .model(Fault::invalid(format!("output `{name}` is there twice")));
                 continue;
             }
-            match self.read(&mut scope, name) {
-                Ok(Some(v)) => self.graph.add_output(name, v),
-                Ok(None) if self.problems.is_empty() => {
-                    let absent = format!("output `{name}` is an input that a function's caller left out");
+            match self.slot(&mut scope, name) {
+                Ok(Slot::Value(v)) => self.graph.add_output(name, v),
+                Ok(Slot::List(list)) => {
+                    for (i, v) in self.lists[list].iter().enumerate() {
+                        self.graph.add_output(&item(name, i), *v);
+                    }
+                }
+                Ok(Slot::Absent) => {
+                    let absent = format!("output `{name}` is an optional without an element, or an input that was left out");
                     self.problems.model(Fault::invalid(absent));
                 }
-                Ok(None) => {}
+                Ok(_) => {}
                 Err(f) => self.problems.model(f.of(&format!("output `{name}`"))),
             }
         }
@@ -263,7 +272,28 @@ impl<'m> Importer<'m> {
     fn inputs(&mut self, graph: &'m GraphProto, scope: &mut Scope<'m>, options: &ImportOptions) {
         // Inputs with an initialiser are weights: before IR version 4 all weights were written so, and later it means a
         // default that callers may replace, which a compiled model does not offer.
-        let inputs: Vec<&'m ValueInfoProto> = graph.input.iter().filter(|i| !scope.defines(&i.name)).collect();
+        let formals: Vec<&'m ValueInfoProto> = graph.input.iter().filter(|i| !scope.defines(&i.name)).collect();
+        for (name, _) in &options.items {
+            if formals.iter().all(|i| i.name != *name) {
+                let names = list(formals.iter().map(|i| i.name.as_str()));
+                let fault = Fault::invalid(format!("`--items`: there is no input `{name}`"));
+                self.problems
+                    .model(fault.hint(format!("the model's inputs are {names}")));
+            }
+        }
+        // Sequences and optionals are the tensors that they hold.
+        let mut held = vec![];
+        for input in formals {
+            let items = options.items.iter().rfind(|(name, _)| *name == input.name);
+            match given(input, items.map(|(_, items)| items)) {
+                Ok(given) => held.push((input.name.as_str(), given)),
+                Err(f) => {
+                    self.problems.model(f.of(&format!("input `{}`", input.name)));
+                    scope.set(&input.name, Slot::Failed);
+                }
+            }
+        }
+        let inputs: Vec<&ValueInfoProto> = held.iter().flat_map(|(_, given)| given.tensors()).collect();
         for (name, _) in &options.frozen {
             if inputs.iter().all(|i| i.name != *name) {
                 let fault = Fault::invalid(format!("there is no input `{name}` to freeze"));
@@ -278,37 +308,57 @@ impl<'m> Importer<'m> {
         }
         self.elements.bind(&inputs, &mut bindings);
         let mut symbols = Symbols::new(&bindings, &inputs);
-        for input in inputs {
-            if input.name.is_empty() || scope.defines(&input.name) {
+        for (name, given) in &held {
+            if name.is_empty() || scope.defines(name) {
                 self.problems
-                    .model(Fault::invalid(format!("input `{}` has no name of its own", input.name)));
+                    .model(Fault::invalid(format!("input `{name}` has no name of its own")));
                 continue;
             }
-            let slot = match symbols.fact(input) {
-                Ok(fact) => match options.frozen.iter().find(|f| f.0 == input.name) {
-                    None => {
-                        let fact = self.with_elements(&input.name, fact);
-                        Slot::Value(self.graph.add_input(&input.name, fact))
-                    }
-                    Some((name, t)) => match fits(&stored_as(t, fact.dtype), &fact) {
-                        true => Slot::Value(self.graph.add_weight(name, stored_as(t, fact.dtype))),
-                        false => {
-                            let given = t.fact();
-                            let fault = format!("input `{name}` is {fact}, what it is to be frozen as is {given}");
-                            self.problems.model(Fault::invalid(fault));
-                            Slot::Failed
-                        }
-                    },
-                },
-                Err(f) => {
-                    self.problems.model(f.of(&format!("input `{}`", input.name)));
-                    Slot::Failed
-                }
+            let values: Option<Vec<ValueId>> = given
+                .tensors()
+                .iter()
+                .map(|input| self.input(input, &mut symbols, &options.frozen))
+                .collect();
+            let slot = match (given, values) {
+                (_, None) => Slot::Failed,
+                (Given::Absent, _) => Slot::Absent,
+                (Given::Tensor(_), Some(values)) => Slot::Value(values[0]),
+                (Given::List(_), Some(values)) => self.new_list(values),
             };
-            scope.set(&input.name, slot);
+            scope.set(name, slot);
         }
         for fault in symbols.finish(&mut self.graph) {
             self.problems.model(fault);
+        }
+    }
+
+    /// An input of the graph, or a weight where it is frozen; `None`: something is wrong with it and is reported.
+    fn input(&mut self, input: &ValueInfoProto, symbols: &mut Symbols, frozen: &[(String, Tensor)]) -> Option<ValueId> {
+        let fact = match symbols.fact(input) {
+            Ok(fact) => fact,
+            Err(f) => {
+                self.problems.model(f.of(&format!("input `{}`", input.name)));
+                return None;
+            }
+        };
+        let Some((name, t)) = frozen.iter().find(|f| f.0 == input.name) else {
+            let fact = self.with_elements(&input.name, fact);
+            return Some(self.graph.add_input(&input.name, fact));
+        };
+        if !fits(&stored_as(t, fact.dtype), &fact) {
+            let given = t.fact();
+            let fault = format!("input `{name}` is {fact}, what it is to be frozen as is {given}");
+            self.problems.model(Fault::invalid(fault));
+            return None;
+        }
+        Some(self.graph.add_weight(name, stored_as(t, fact.dtype)))
+    }
+
+    /// The meaning of a name: never a weight that was not read.
+    pub fn slot(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Slot<'m>, Fault> {
+        match scope.get(name) {
+            Some(slot @ (Slot::List(_) | Slot::Absent)) => Ok(slot),
+            _ => Ok(self.read(scope, name)?.map_or(Slot::Failed, Slot::Value)),
         }
     }
 
@@ -317,6 +367,9 @@ impl<'m> Importer<'m> {
         let read = match scope.get(name) {
             Some(Slot::Value(v)) => return Ok(Some(v)),
             Some(Slot::Absent | Slot::Failed) => return Ok(None),
+            Some(Slot::List(_)) => {
+                return Err(Fault::invalid(format!("`{name}` is a sequence, a tensor is wanted")));
+            }
             None if self.stopped => return Ok(None),
             None => return Err(Fault::invalid(format!("value `{name}` is not defined"))),
             Some(Slot::Dense(t)) => self.weights.dense(t),
@@ -402,6 +455,7 @@ impl<'m> Importer<'m> {
             "Constant" => self.constant(scope, node, site, &attrs),
             "If" => self.branch(scope, node, site, &attrs),
             "Loop" | "Scan" => self.over_time(scope, node, site, &attrs),
+            op if self.is_about_lists(scope, node, op) => self.about_lists(scope, node, site, &attrs),
             _ => self.operator(scope, node, site, &attrs, used),
         }
     }

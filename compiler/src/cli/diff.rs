@@ -17,10 +17,7 @@ use crate::diagnostic::short;
 use crate::{Diagnostic, Diagnostics, Options, Target, artifact, pipeline};
 
 pub fn main(args: &DiffArgs) -> Done {
-    let options = Options {
-        dims: args.dims.clone(),
-        ..args.choices.options()?
-    };
+    let options = args.known.options(args.choices.options()?)?;
     let mut graph = pipeline::import(&args.file, &options, &mut |_| {})?;
     pipeline::optimize(&mut graph, &options, &mut |_| {})?;
     let inputs = arrays::feed(&graph, &args.feed)?;

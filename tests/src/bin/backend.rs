@@ -3,7 +3,8 @@
 //!     backend [--interpret] DIR BATCH NAME...
 //!
 //! `DIR/NAME/model.onnx` is compiled as `cameo compile` does, BATCH models are linked at once, and each runs on the tensors
-//! of `DIR/NAME/inputs`; the results go to `DIR/NAME/outputs`. Standard output has a line for each model: `NAME ok`, or what is
+//! of `DIR/NAME/inputs`; where some are of sequences or optionals, the lines of `DIR/NAME/items` are what `--items` would
+//! be. The results go to `DIR/NAME/outputs`. Standard output has a line for each model: `NAME ok`, or what is
 //! wrong. A line `NAME compiled` says that work goes on, `NAME run` comes before a model runs, so that who reads it knows which one ended the process.
 //!
 //! With `--interpret` the reference interpreter runs each imported model too, also where it does not compile: its results go
@@ -19,7 +20,7 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use cameo::{Emit, Options, Target, pipeline};
+use cameo::{Emit, Items, Options, Target, pipeline};
 use cameo_ir::interp;
 use cameo_runtime::{Context, ContextOptions, DType, TensorView, Text};
 use cameo_tests::model::open;
@@ -113,11 +114,22 @@ fn compile(folder: &Path, names: &[String], work: &Path, interprets: bool) -> Ve
     cases
 }
 
+/// What inputs of a model hold that are sequences or optionals.
+fn items(case: &Path) -> Result<Vec<(String, Items)>, String> {
+    let text = std::fs::read_to_string(case.join("items")).unwrap_or_default();
+    let line = |line: &str| {
+        let (name, items) = line.rsplit_once('=').ok_or("expected NAME=ITEMS")?;
+        Ok((name.to_owned(), items.parse::<Items>()?))
+    };
+    text.lines().map(line).collect()
+}
+
 /// Object files of a model.
 fn objects(case: &Path, symbol: &str, work: &Path) -> Result<Vec<PathBuf>, String> {
     let options = Options {
         name: Some(symbol.to_owned()),
         emit: Emit::Object,
+        items: items(case)?,
         ..Options::default()
     };
     let target = Target {
@@ -167,7 +179,11 @@ fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
 
 /// Interprets a model on its inputs, as it was imported, and writes what comes out.
 fn interpret(case: &Path) -> Result<(), String> {
-    let graph = pipeline::import(&case.join("model.onnx"), &Options::default(), &mut |_| {});
+    let options = Options {
+        items: items(case)?,
+        ..Options::default()
+    };
+    let graph = pipeline::import(&case.join("model.onnx"), &options, &mut |_| {});
     let graph = graph.map_err(|d| d.to_string())?;
     let inputs: Vec<cameo_ir::Tensor> = read(&case.join("inputs"))?
         .iter()

@@ -12,7 +12,7 @@ pub mod cast;
 mod causal_conv;
 mod center;
 pub mod channel_norms;
-mod chosen;
+pub mod chosen;
 mod col2im;
 pub(crate) mod composed;
 mod compress;

@@ -172,7 +172,7 @@ fn all_problems_are_listed_at_once() {
     m.opset_import.push(opset("com.microsoft", 1));
     let found = problems(&m);
     let mut starts = vec![
-        "unsupported: input `seq`: its type is sequence",
+        "unsupported: input `seq`: it is a sequence, whose length must be known",
         "unsupported: node `n_a` (Nope, opset 13): unsupported operator `Nope`",
         "unsupported: node `n_b` (AlsoNope, opset 13): unsupported operator `AlsoNope`",
         "unsupported: node #3 (Missing, opset 13): unsupported operator `Missing`",
