@@ -176,7 +176,6 @@ impl<'a> Call<'a> {
     }
 
     /// The elements of a result: it has the size of one that the compiler gave this operator.
-    #[expect(clippy::mut_from_ref, reason = "each result is its own memory")]
     fn output<T>(&self, index: usize) -> Result<&'a mut [T], &'static str> {
         let tensor = self.outputs().get(index).ok_or(DAMAGED)?;
         let shape = if tensor.rank == 0 {

@@ -439,7 +439,7 @@ fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tenso
     if out.len() != node.outputs.len() {
         return Err(fail(OpError::Invalid(format!("evaluated to {} outputs", out.len()))));
     }
-    let out = with_texts(out, tensors.iter().flatten()).map_err(fail)?;
+    let out = with_texts(out, &tensors.iter().flatten()).map_err(fail)?;
     let given = custom::given(node.op, &node.attrs);
     for symbol in counted(node.op, &node.attrs).chain(&given) {
         let extents = node
@@ -459,7 +459,7 @@ fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tenso
 /// Results with the texts that their strings may come from.
 pub(crate) fn with_texts<'a>(
     out: Vec<Tensor>,
-    operands: impl Iterator<Item = &'a Tensor> + Clone,
+    operands: &(impl Iterator<Item = &'a Tensor> + Clone),
 ) -> Result<Vec<Tensor>, OpError> {
     let known = |t: Tensor| operands.clone().try_fold(t, |t, from| t.with_texts(from.texts()));
     out.into_iter()

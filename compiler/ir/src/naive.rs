@@ -214,7 +214,7 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
             .iter()
             .flatten()
             .filter_map(|v| values[v.0 as usize].as_ref());
-        let out = with_texts(out.map_err(named)?, texts)?;
+        let out = with_texts(out.map_err(named)?, &texts)?;
         for symbol in counted(node.op, &node.attrs).chain(&custom::given(node.op, &node.attrs)) {
             let extents = facts.iter().zip(&out).flat_map(|(f, t)| f.shape.iter().zip(t.shape()));
             let length = extents.into_iter().find(|(d, _)| **d == Dim::sym(symbol));

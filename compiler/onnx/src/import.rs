@@ -17,8 +17,8 @@ use crate::dims::{Symbols, bind_frozen, symbol_names};
 use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
-use crate::operators::{known, unknown, version};
 use crate::lists::{Given, given, item};
+use crate::operators::{known, unknown, version};
 use crate::opset::{self, Draft};
 use crate::plan::plan;
 use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorType, ValueInfoProto, attribute_type};
@@ -243,7 +243,8 @@ impl<'m> Importer<'m> {
                     }
                 }
                 Ok(Slot::Absent) => {
-                    let absent = format!("output `{name}` is an optional without an element, or an input that was left out");
+                    let absent =
+                        format!("output `{name}` is an optional without an element, or an input that was left out");
                     self.problems.model(Fault::invalid(absent));
                 }
                 Ok(_) => {}

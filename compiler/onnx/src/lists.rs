@@ -14,8 +14,8 @@ use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
 use crate::proto::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, NodeProto, TensorShapeProto, TensorType, TypeProto, TypeValue,
-    ValueInfoProto,
+    AttributeProto, Dimension, DimensionValue, GraphProto, NodeProto, TensorShapeProto, TensorType, TypeProto,
+    TypeValue, ValueInfoProto,
 };
 use crate::scope::{Scope, Slot};
 
@@ -69,7 +69,8 @@ impl FromStr for Items {
             Ok(count) => Self::Count(count),
             Err(_) => {
                 let shapes = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-                let shapes = shapes.ok_or_else(|| format!("expected a number, shapes ([2,3],[?,N]) or none, got {text:?}"))?;
+                let shapes =
+                    shapes.ok_or_else(|| format!("expected a number, shapes ([2,3],[?,N]) or none, got {text:?}"))?;
                 let between = |c: &str| c.trim() == ",";
                 let mut parts = vec![];
                 for (i, part) in shapes.split(['[', ']']).enumerate() {
@@ -169,7 +170,8 @@ pub(crate) fn given(input: &ValueInfoProto, items: Option<&Items>) -> Result<Giv
         Some(Items::Count(n)) => (0..*n).map(|i| open(&item(&input.name, i), inner)).collect(),
         Some(Items::Shapes(shapes)) => {
             let each = shapes.iter().enumerate();
-            each.map(|(i, shape)| with_shape(&item(&input.name, i), inner, shape)).collect()
+            each.map(|(i, shape)| with_shape(&item(&input.name, i), inner, shape))
+                .collect()
         }
         Some(Items::Absent) => return Err(Fault::invalid("`--items`: it is no optional")),
         None => {
@@ -303,7 +305,9 @@ impl<'m> Importer<'m> {
             "SequenceInsert" => {
                 let items = self.list(first)?;
                 if items.len() >= MAX_ITEMS {
-                    return Err(Fault::unsupported(format!("a sequence of more than {MAX_ITEMS} tensors")));
+                    return Err(Fault::unsupported(format!(
+                        "a sequence of more than {MAX_ITEMS} tensors"
+                    )));
                 }
                 let new = tensor(slots.get(1).copied().unwrap_or(Slot::Absent))?;
                 let at = match slots.get(2).copied() {
@@ -361,9 +365,9 @@ impl<'m> Importer<'m> {
         };
         let n = length as i64;
         match given.as_const() {
-            Some(at) if at < -n || at >= end as i64 => {
-                Err(Fault::invalid(format!("position {at} in a sequence of {length} tensors")))
-            }
+            Some(at) if at < -n || at >= end as i64 => Err(Fault::invalid(format!(
+                "position {at} in a sequence of {length} tensors"
+            ))),
             Some(at) => Ok(Dim::from(if at < 0 { at + n } else { at })),
             None => Ok(given.clone() + chosen::negative(&given) * Dim::from(n)),
         }
@@ -392,7 +396,10 @@ impl<'m> Importer<'m> {
         let Some(first) = facts.first() else {
             return Err(Fault::invalid("a position in an empty sequence"));
         };
-        if let Some(other) = facts.iter().find(|f| f.dtype != first.dtype || f.rank() != first.rank()) {
+        if let Some(other) = facts
+            .iter()
+            .find(|f| f.dtype != first.dtype || f.rank() != first.rank())
+        {
             return Err(Fault::unsupported(format!(
                 "one of several tensors of a sequence, which a run chooses, would be {first} or {other}"
             ))
@@ -403,7 +410,12 @@ impl<'m> Importer<'m> {
         let mut flat = vec![];
         for (v, fact) in items.iter().zip(&facts) {
             let count = Attr::Dims(vec![fact.element_count()]);
-            flat.push(self.plain("Reshape", vec![("allowzero", Attr::Int(1)), ("shape", count)], *v, origin)?);
+            flat.push(self.plain(
+                "Reshape",
+                vec![("allowzero", Attr::Int(1)), ("shape", count)],
+                *v,
+                origin,
+            )?);
         }
         let all = self.variadic("Concat", vec![("axis", Attr::Int(0))], flat, origin)?;
         let within = vec![Dim::ZERO, number.clone(), number.clone(), Dim::from(below) - Dim::ONE];
@@ -415,7 +427,13 @@ impl<'m> Importer<'m> {
         self.plain("cameo::Member", attrs, all, origin)
     }
 
-    fn variadic(&mut self, op: &str, attrs: Vec<(&str, Attr)>, of: Vec<ValueId>, origin: &Origin) -> Result<ValueId, Fault> {
+    fn variadic(
+        &mut self,
+        op: &str,
+        attrs: Vec<(&str, Attr)>,
+        of: Vec<ValueId>,
+        origin: &Origin,
+    ) -> Result<ValueId, Fault> {
         let op = Op::find(op).ok_or_else(|| Fault::unsupported(format!("operator `{op}`")))?;
         let attrs: Attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
         let results = self.typed(op, attrs, of.into_iter().map(Some).collect(), 1, origin)?;
@@ -453,7 +471,9 @@ impl<'m> Importer<'m> {
         };
         let extent = || match shape[axis].as_const() {
             Some(n) if n.unsigned_abs() as usize <= MAX_ITEMS => Ok(n),
-            Some(n) => Err(Fault::unsupported(format!("a sequence of {n} tensors; at most {MAX_ITEMS} can be"))),
+            Some(n) => Err(Fault::unsupported(format!(
+                "a sequence of {n} tensors; at most {MAX_ITEMS} can be"
+            ))),
             None => Err(unknown(&shape[axis])),
         };
         let mut single = false;
@@ -465,19 +485,27 @@ impl<'m> Importer<'m> {
             Some(slot) => {
                 let v = tensor(slot)?;
                 let fact = self.graph.fact(v).clone();
-                let constant = self.graph.constant(v).map(|t| t.to_i64().into_iter().map(Dim::from).collect());
+                let constant = self
+                    .graph
+                    .constant(v)
+                    .map(|t| t.to_i64().into_iter().map(Dim::from).collect());
                 match (constant.or(fact.known.clone().filter(|_| !fact.is_open())), fact.rank()) {
                     (Some(sizes), 1) => sizes,
                     (Some(size), 0) => {
                         let n = extent()?;
                         let Some(size) = size[0].as_const() else {
-                            return Err(Fault::unsupported("how many tensors the sequence has depends on `split`")
-                                .hint("make it a constant: `--freeze-input NAME=FILE.npy`"));
+                            return Err(
+                                Fault::unsupported("how many tensors the sequence has depends on `split`")
+                                    .hint("make it a constant: `--freeze-input NAME=FILE.npy`"),
+                            );
                         };
                         if size <= 0 {
                             return Err(Fault::invalid(format!("parts of {size}")));
                         }
-                        (0..n).step_by(size as usize).map(|at| Dim::from(size.min(n - at))).collect()
+                        (0..n)
+                            .step_by(size as usize)
+                            .map(|at| Dim::from(size.min(n - at)))
+                            .collect()
                     }
                     (Some(_), rank) => return Err(Fault::invalid(format!("`split` has rank {rank}"))),
                     (None, _) => {
@@ -514,7 +542,10 @@ impl<'m> Importer<'m> {
         slots: &[Slot<'m>],
         results: usize,
     ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
-        let graph = attrs.iter().find(|(n, _)| *n == "body").and_then(|(_, a)| a.g.as_deref());
+        let graph = attrs
+            .iter()
+            .find(|(n, _)| *n == "body")
+            .and_then(|(_, a)| a.g.as_deref());
         let Some(graph) = graph else {
             return Err(Fault::invalid("attribute `body` is missing"));
         };
@@ -594,7 +625,10 @@ mod tests {
         let fixed = |v: &[i64]| v.iter().map(|n| Extent::Fixed(*n)).collect::<Vec<_>>();
         assert_eq!("3".parse(), Ok(Items::Count(3)));
         assert_eq!(" none ".parse(), Ok(Items::Absent));
-        assert_eq!("[2,3],[4]".parse(), Ok(Items::Shapes(vec![fixed(&[2, 3]), fixed(&[4])])));
+        assert_eq!(
+            "[2,3],[4]".parse(),
+            Ok(Items::Shapes(vec![fixed(&[2, 3]), fixed(&[4])]))
+        );
         assert_eq!("[]".parse(), Ok(Items::Shapes(vec![vec![]])));
         let open = vec![Extent::Any, Extent::Named("N".into())];
         assert_eq!("[ ?, N ]".parse(), Ok(Items::Shapes(vec![open])));

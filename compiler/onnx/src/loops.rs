@@ -157,10 +157,14 @@ impl<'m> Importer<'m> {
             return Err(Fault::unsupported("the branches give sequences of different lengths")
                 .hint("where the condition is data, both must give as many tensors"));
         }
-        let names = node.output.iter().zip(&lengths).flat_map(|(name, length)| match length {
-            None => vec![name.clone()],
-            Some(n) => (0..*n).map(|i| item(name, i)).collect(),
-        });
+        let names = node
+            .output
+            .iter()
+            .zip(&lengths)
+            .flat_map(|(name, length)| match length {
+                None => vec![name.clone()],
+                Some(n) => (0..*n).map(|i| item(name, i)).collect(),
+            });
         let mut states = vec![];
         for (i, name) in names.enumerate() {
             let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
@@ -356,7 +360,10 @@ impl<'m> Importer<'m> {
         let condition = states.remove(1);
         let trips = states.remove(0);
         let count = match trips {
-            Slot::Value(v) => match (self.graph.constant(v).map(Tensor::to_i64).as_deref(), &self.graph.fact(v).known) {
+            Slot::Value(v) => match (
+                self.graph.constant(v).map(Tensor::to_i64).as_deref(),
+                &self.graph.fact(v).known,
+            ) {
                 (Some([n]), _) => Some(*n),
                 (_, Some(known)) => known.first().and_then(Dim::as_const),
                 _ => None,
@@ -374,11 +381,16 @@ impl<'m> Importer<'m> {
         let mut i = 0;
         while goes && count > 0 {
             if i as usize >= MAX_COPIES {
-                return Err(Fault::unsupported(format!("a loop with sequences of more than {MAX_COPIES} iterations")));
+                return Err(Fault::unsupported(format!(
+                    "a loop with sequences of more than {MAX_COPIES} iterations"
+                )));
             }
             let number = self.graph.add_weight("", Tensor::i64(&[], [i]));
             let still = self.graph.add_weight("", Tensor::bool(&[], [true]));
-            let all = [number, still].into_iter().map(Slot::Value).chain(states.iter().copied());
+            let all = [number, still]
+                .into_iter()
+                .map(Slot::Value)
+                .chain(states.iter().copied());
             let given = graph.input.iter().map(|f| f.name.as_str()).zip(all).collect();
             let Some(mut slots) = self.inlined(scope, site, graph, given, results)? else {
                 return Ok(None);

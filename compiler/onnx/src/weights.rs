@@ -112,7 +112,7 @@ impl Weights {
         let dtype = dtype(t.data_type)?;
         let (shape, count) = shape(&t.dims)?;
         if dtype == DType::String {
-            return strings(t, shape, count);
+            return strings(t, &shape, count);
         }
         if t.segment.is_some() {
             return Err(Fault::unsupported("tensors stored in segments are not supported"));
@@ -192,7 +192,7 @@ impl Weights {
 }
 
 /// A tensor of strings, which has a field of its own.
-fn strings(t: &TensorProto, shape: Vec<usize>, count: usize) -> Result<Tensor, Fault> {
+fn strings(t: &TensorProto, shape: &[usize], count: usize) -> Result<Tensor, Fault> {
     if t.data_location != 0 || !t.raw_data.is_empty() || t.segment.is_some() {
         return Err(Fault::invalid("strings are stored in `string_data` only"));
     }
@@ -205,7 +205,7 @@ fn strings(t: &TensorProto, shape: Vec<usize>, count: usize) -> Result<Tensor, F
     let text = |b: &Bytes| std::str::from_utf8(b).map(str::to_owned);
     let texts: Result<Vec<String>, _> = t.string_data.iter().map(text).collect();
     let texts = texts.map_err(|_| Fault::unsupported("a string that is not UTF-8"))?;
-    Tensor::strings(&shape, texts.iter().map(String::as_str)).map_err(Fault::unsupported)
+    Tensor::strings(shape, texts.iter().map(String::as_str)).map_err(Fault::unsupported)
 }
 
 /// The bytes of a tensor that is stored in its message.

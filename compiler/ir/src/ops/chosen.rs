@@ -234,7 +234,10 @@ pub(super) const MEMBER: View = View {
         Ok(Box::new(move |ix| start + linear(&to, ix)))
     },
     index: |cx, _, to, it| {
-        let linear = to.iter().zip(it).fold(Dim::ZERO, |sum, (d, i)| sum * d.clone() + i.clone());
+        let linear = to
+            .iter()
+            .zip(it)
+            .fold(Dim::ZERO, |sum, (d, i)| sum * d.clone() + i.clone());
         Ok(vec![cx.dim_list("start")?[0].clone() + linear])
     },
     rules: |cx| {

@@ -70,14 +70,11 @@ pub(super) fn own(name: &str, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     match name {
         "Concat" => {
             let joined = given.iter().zip(texts(cx.tensor(1)?)?).map(|(a, b)| format!("{a}{b}"));
-            Ok(vec![strings(x.shape(), joined.collect())?])
+            Ok(vec![strings(x.shape(), joined)?])
         }
         "Case" => {
             let upper = int("upper") == Some(1);
-            Ok(vec![strings(
-                x.shape(),
-                given.iter().map(|t| cased(t, upper)).collect(),
-            )?])
+            Ok(vec![strings(x.shape(), given.iter().map(|t| cased(t, upper)))?])
         }
         "Match" => {
             let pattern = Pattern::of_attrs(cx.attrs)?;
@@ -102,7 +99,8 @@ fn texts(t: &Tensor) -> Result<Vec<&str>, OpError> {
     }
 }
 
-fn strings(shape: &[usize], texts: Vec<String>) -> Result<Tensor, OpError> {
+fn strings(shape: &[usize], texts: impl IntoIterator<Item = String>) -> Result<Tensor, OpError> {
+    let texts: Vec<String> = texts.into_iter().collect();
     Tensor::strings(shape, texts.iter().map(String::as_str)).map_err(OpError::Unsupported)
 }
 
@@ -142,7 +140,7 @@ const CONCAT: Composed = Composed {
         let (shape, handles) = pointwise::zip(cx, Tensor::to_i64, |x| (x[0] as u64, x[1] as u64))?;
         let text = |t: &Tensor, handle| t.texts().get(handle).map(str::to_owned);
         let both = |(x, y)| Some(text(a, x)? + &text(b, y)?);
-        match handles.into_iter().map(both).collect() {
+        match handles.into_iter().map(both).collect::<Option<Vec<String>>>() {
             Some(joined) => Ok(vec![strings(&shape, joined)?]),
             None => invalid("the strings are not known here"),
         }

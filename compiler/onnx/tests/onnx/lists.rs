@@ -105,7 +105,12 @@ fn known_positions_leave_nothing() {
         node("ConcatFromSequence", &["parts"], &["all"], vec![int("axis", 1)]),
         node("SplitToSequence", &["x"], &["rows"], vec![int("keepdims", 0)]),
     ];
-    let g = graph(vec![value("x", DType::F32, &["2", "4"])], weights, nodes, &["last", "all", "rows"]);
+    let g = graph(
+        vec![value("x", DType::F32, &["2", "4"])],
+        weights,
+        nodes,
+        &["last", "all", "rows"],
+    );
     let g = import(&model(21, g)).expect("imports");
     assert_eq!(names(&g), ["last", "all", "rows[0]", "rows[1]"]);
     assert!(g.nodes().all(|(_, n)| n.op != "cameo::Member"));
@@ -113,7 +118,10 @@ fn known_positions_leave_nothing() {
     let out = interp::run(&g, std::slice::from_ref(&x)).expect("runs");
     assert_eq!(out[0].to_f32(), [1.0, 2.0, 3.0, 5.0, 6.0, 7.0]);
     assert_eq!(out[1].to_f32(), x.to_f32());
-    assert_eq!((out[3].shape(), out[3].to_f32()), ([4].as_slice(), vec![4.0, 5.0, 6.0, 7.0]));
+    assert_eq!(
+        (out[3].shape(), out[3].to_f32()),
+        ([4].as_slice(), vec![4.0, 5.0, 6.0, 7.0])
+    );
 }
 
 #[test]
@@ -127,7 +135,12 @@ fn a_body_for_each_tensor() {
         ],
         &["y", "s"],
     );
-    let map = node("SequenceMap", &["xs", "b"], &["ys", "shapes"], vec![graph_attr("body", body)]);
+    let map = node(
+        "SequenceMap",
+        &["xs", "b"],
+        &["ys", "shapes"],
+        vec![graph_attr("body", body)],
+    );
     let inputs = vec![sequence("xs", DType::F32, &["N"]), value("b", DType::F32, &[])];
     let m = model(21, graph(inputs, vec![], vec![map], &["ys", "shapes"]));
     let g = with(&m, &["xs=[2],[?]"]).expect("imports");
@@ -159,7 +172,12 @@ fn grown(trips: &str) -> ModelProto {
     );
     let nodes = vec![
         node("SequenceEmpty", &[], &["none"], vec![]),
-        node("Loop", &[trips, "", "none"], &["all", "sums"], vec![graph_attr("body", body)]),
+        node(
+            "Loop",
+            &[trips, "", "none"],
+            &["all", "sums"],
+            vec![graph_attr("body", body)],
+        ),
     ];
     let inputs = vec![value("x", DType::F32, &["3"]), value("n", DType::I64, &[])];
     let weights = vec![weight("three", &Tensor::i64(&[], [3]))];
@@ -171,11 +189,21 @@ fn loops_may_grow_sequences() {
     let g = import(&grown("three")).expect("imports");
     assert_eq!(names(&g), ["all[0]", "all[1]", "all[2]", "sums"]);
     let out = interp::run(&g, &[row(&[1.0, 2.0, 4.0]), Tensor::i64(&[], [0])]).expect("runs");
-    assert_eq!(numbers(&out), [vec![1.0], vec![1.0, 2.0], vec![1.0, 2.0, 4.0], vec![1.0, 3.0, 7.0]]);
+    assert_eq!(
+        numbers(&out),
+        [vec![1.0], vec![1.0, 2.0], vec![1.0, 2.0, 4.0], vec![1.0, 3.0, 7.0]]
+    );
     let said = said(import(&grown("n")));
-    assert!(said.contains("a loop with sequences whose number of iterations depends on data"), "{said}");
+    assert!(
+        said.contains("a loop with sequences whose number of iterations depends on data"),
+        "{said}"
+    );
     // Without a number of iterations it never ends.
-    assert!(import(&grown("")).expect_err("is refused")[0].to_string().contains("more than 1024"));
+    assert!(
+        import(&grown("")).expect_err("is refused")[0]
+            .to_string()
+            .contains("more than 1024")
+    );
 }
 
 #[test]
@@ -193,7 +221,10 @@ fn data_chooses_between_sequences() {
         value("y", DType::F32, &["2"]),
         value("c", DType::Bool, &[]),
     ];
-    let m = model(21, graph(inputs, vec![], vec![node("If", &["c"], &["r"], branches)], &["r"]));
+    let m = model(
+        21,
+        graph(inputs, vec![], vec![node("If", &["c"], &["r"], branches)], &["r"]),
+    );
     let g = import(&m).expect("imports");
     for (c, first) in [(true, [1.0, 2.0]), (false, [3.0, 4.0])] {
         let inputs = [row(&[1.0, 2.0]), row(&[3.0, 4.0]), Tensor::bool(&[], [c])];
@@ -209,7 +240,10 @@ fn optionals_are_there_or_not() {
             node("OptionalHasElement", &["o"], &["has"], vec![]),
             node("Identity", &["x"], &["y"], vec![]),
         ];
-        model(21, graph(vec![of, value("x", DType::F32, &["1"])], vec![], nodes, &["has", "y"]))
+        model(
+            21,
+            graph(vec![of, value("x", DType::F32, &["1"])], vec![], nodes, &["has", "y"]),
+        )
     };
     let has = |g: Graph| {
         let inputs: Vec<Tensor> = g.inputs().iter().map(|_| row(&[0.0])).collect();
@@ -222,7 +256,15 @@ fn optionals_are_there_or_not() {
     assert!(!has(with(&tensor, &["o=none"]).expect("imports")));
     assert!(!has(with(&list, &["o=none"]).expect("imports")));
     let get = node("OptionalGetElement", &["o"], &["y"], vec![]);
-    let m = model(21, graph(vec![optional(value("o", DType::F32, &["1"]))], vec![], vec![get], &["y"]));
+    let m = model(
+        21,
+        graph(
+            vec![optional(value("o", DType::F32, &["1"]))],
+            vec![],
+            vec![get],
+            &["y"],
+        ),
+    );
     assert!(with(&m, &[]).is_ok());
     assert!(said(with(&m, &["o=none"])).contains("the optional has no element"));
 }
@@ -236,6 +278,9 @@ fn what_does_not_fit_is_refused() {
     assert!(said(with(&m, &["xs=2", "ys=2"])).contains("there is no input `ys`"));
     assert!(said(with(&m, &["xs=[2,2],[2]"])).contains("same element type and rank"));
     let relu = node("Relu", &["xs"], &["y"], vec![]);
-    let m = model(21, graph(vec![sequence("xs", DType::F32, &["2"])], vec![], vec![relu], &["y"]));
+    let m = model(
+        21,
+        graph(vec![sequence("xs", DType::F32, &["2"])], vec![], vec![relu], &["y"]),
+    );
     assert!(said(with(&m, &["xs=1"])).contains("`xs` is a sequence, a tensor is wanted"));
 }
