@@ -120,6 +120,7 @@ check "loops over time" "$python" "$tests/oracle/loops.py"
 check "recurrent layers" "$python" "$tests/oracle/recurrent.py"
 check "cut networks" "$python" "$tests/oracle/slice.py"
 check "results as long as data says" "$python" "$tests/oracle/counted.py"
+check "strings" "$python" "$tests/oracle/strings.py"
 check "padded sequences" "$python" "$tests/oracle/packed.py" ${CAMEO_ZOO:+--zoo "$CAMEO_ZOO"} \
     ${CAMEO_ZOO_CACHE:+--cache "$CAMEO_ZOO_CACHE"}
 check "masked networks" "$python" "$tests/oracle/masks.py"

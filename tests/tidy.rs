@@ -8,7 +8,7 @@ use std::process::Command;
 /// The workspace's crates, lower ones first, each with the crates of the workspace that it may see.
 const LEVELS: &[(&str, &[&str])] = &[
     ("cameo-abi", &[]),
-    ("cameo-ir", &[]),
+    ("cameo-ir", &["cameo-abi"]),
     ("cameo-core", &["cameo-abi"]),
     ("cameo-npz", &["cameo-abi"]),
     ("cameo-onnx", &["cameo-ir"]),

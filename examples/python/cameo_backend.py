@@ -48,6 +48,10 @@ class OutputInfo(ctypes.Structure):
                 ("rank", ctypes.c_size_t), ("shape", ctypes.POINTER(ctypes.c_int64))]
 
 
+class String(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_char_p), ("size", ctypes.c_size_t)]
+
+
 def compiler():
     program = os.environ.get("CAMEO") or shutil.which("cameo")
     if not program:
@@ -65,6 +69,22 @@ def packed(array, dtype):
     per_byte = 8 // bits
     codes = np.pad(codes, (0, -len(codes) % per_byte)).reshape(-1, per_byte)
     return sum(codes[:, i] << (bits * i) for i in range(per_byte)).astype(np.uint8).tobytes()
+
+
+def texts(array):
+    """The elements as an array of `cameo_string`, and what must stay for as long."""
+    encoded = [text if isinstance(text, bytes) else str(text).encode() for text in array.reshape(-1).tolist()]
+    return (String * max(len(encoded), 1))(*(String(text, len(text)) for text in encoded)), encoded
+
+
+def read_texts(address, shape):
+    count = int(np.prod(shape, dtype=np.int64))
+    out = np.empty(count, object)
+    if count:
+        # As numbers: ctypes would cut bytes at a zero.
+        words = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_size_t)), (count, 2))
+        out[:] = [ctypes.string_at(int(data), int(size)).decode() if size else "" for data, size in words]
+    return out.reshape(shape)
 
 
 def unpacked(raw, dtype, shape):
@@ -186,21 +206,31 @@ class Program:
         kept = []
         for index, (info, value) in enumerate(zip(self.inputs, inputs)):
             array = np.asarray(value)
-            raw = packed(array, info.dtype)
-            # Aligned as the widest element type is.
-            memory = np.zeros(len(raw) // 8 + 1, np.int64)
-            ctypes.memmove(memory.ctypes.data, raw, len(raw))
+            if info.dtype == onnx.TensorProto.STRING:
+                strings, encoded = texts(array)
+                address, size = ctypes.addressof(strings), array.size * ctypes.sizeof(String)
+                kept.append((strings, encoded))
+            else:
+                raw = packed(array, info.dtype)
+                # Aligned as the widest element type is.
+                memory = np.zeros(len(raw) // 8 + 1, np.int64)
+                ctypes.memmove(memory.ctypes.data, raw, len(raw))
+                address, size = memory.ctypes.data, len(raw)
+                kept.append(memory)
             shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
             self.call("cameo_bind_input", self.context, ctypes.c_size_t(index), ctypes.c_uint32(info.dtype), shape,
-                      ctypes.c_size_t(array.ndim), ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(len(raw)))
-            kept.append(memory)
+                      ctypes.c_size_t(array.ndim), ctypes.c_void_p(address), ctypes.c_size_t(size))
         self.call("cameo_run", self.context)
         outputs = {}
         for index, name in enumerate(self.outputs):
             info = OutputInfo()
             self.call("cameo_output_get", self.context, ctypes.c_size_t(index), ctypes.byref(info))
+            shape = tuple(info.shape[i] for i in range(info.rank))
+            if info.dtype == onnx.TensorProto.STRING:
+                outputs[name] = read_texts(info.data, shape)
+                continue
             raw = ctypes.string_at(info.data, info.bytes) if info.bytes else b""
-            outputs[name] = unpacked(raw, info.dtype, tuple(info.shape[i] for i in range(info.rank)))
+            outputs[name] = unpacked(raw, info.dtype, shape)
         return outputs
 
     def __del__(self):

@@ -1,12 +1,15 @@
-//! Operators that the caller supplies: which one each node calls, and the calls of a context.
+//! Operators that the caller supplies, and the runtime's own: which one each node calls, and the calls of a context.
 //!
 //! Laws: an operator that a model needs is there when the model is open; it is called as `cameo.h` says, with shapes and
 //! memory that the plan vouches for; once one has failed, no other is called in that run.
 #![expect(unsafe_code, reason = "calls the caller's functions")]
 
 use crate::Error;
+use crate::functions;
+use crate::texts::Texts;
 use cameo_abi::{
-    KERNEL_OPERATOR_FAILED, OPERATOR_VERSION, Operator, OperatorArguments, OperatorCall, OperatorFn, OperatorTensor,
+    KERNEL_OPERATOR_FAILED, OPERATOR_VERSION, OWN_OPERATOR, Operator, OperatorArguments, OperatorCall, OperatorFn,
+    OperatorTensor,
 };
 use cameo_core::{Custom, CustomInfo, Tables};
 use std::cell::UnsafeCell;
@@ -49,6 +52,12 @@ pub unsafe fn choose(tables: Tables, operators: &[Operator]) -> Result<Arc<[Supp
             node: info.node,
             reason,
         };
+        if info.operator.starts_with(OWN_OPERATOR) {
+            let (shape, compute) = functions::find(info.operator).ok_or(missing("is not in this runtime"))?;
+            // Which table of strings it is given, a context knows.
+            let user = ptr::null_mut();
+            return Ok(Supplied { shape, compute, user });
+        }
         let named = |operator: &&Operator| {
             // SAFETY: the caller's promise.
             !operator.name.is_null() && unsafe { CStr::from_ptr(operator.name) }.to_bytes() == info.operator.as_bytes()
@@ -95,12 +104,16 @@ struct Call {
 }
 
 impl Calls {
-    pub fn new(tables: Tables, operators: &[Supplied]) -> Self {
+    /// `texts` is what the runtime's own operators are given; it outlives the calls.
+    pub fn new(tables: Tables, operators: &[Supplied], texts: *mut Texts) -> Self {
         let failed = Box::new(AtomicUsize::new(NONE));
         let customs = tables.customs().iter().zip(operators).enumerate();
         let calls = customs.map(|(index, (custom, operator))| {
-            let call = Call::new(index, custom, tables.custom(custom), *operator, &raw const *failed);
-            UnsafeCell::new(call)
+            let (info, mut operator) = (tables.custom(custom), *operator);
+            if info.operator.starts_with(OWN_OPERATOR) {
+                operator.user = texts.cast();
+            }
+            UnsafeCell::new(Call::new(index, custom, info, operator, &raw const *failed))
         });
         Self {
             tables,
@@ -109,11 +122,18 @@ impl Calls {
         }
     }
 
-    /// The extents of the results of a call with operands of these extents; `outputs` has what is known of them.
+    /// The extents of the results of a call with operands of these extents; `outputs` has what is known of them. `elements`
+    /// are those of the first operand, for an operator that looks at them.
     ///
     /// # Errors
     /// [`Error::OperatorFailed`].
-    pub fn ask(&mut self, index: usize, inputs: &[i64], outputs: &mut [i64]) -> Result<(), Error> {
+    pub fn ask(
+        &mut self,
+        index: usize,
+        inputs: &[i64],
+        outputs: &mut [i64],
+        elements: Option<*const u8>,
+    ) -> Result<(), Error> {
         // SAFETY: nothing runs while the calls are borrowed mutably.
         let call = unsafe { &mut *self.calls[index].get() };
         let (own_inputs, own_outputs) = call.extents.split_at_mut(inputs.len());
@@ -123,6 +143,9 @@ impl Calls {
             return Ok(());
         };
         call.connect(None);
+        if let (Some(first), Some(elements)) = (call.inputs.first_mut(), elements) {
+            first.data = elements.cast_mut().cast();
+        }
         // SAFETY: as cameo.h says, with memory of this call.
         let status = unsafe { shape(call.operator.user, &raw const call.arguments) };
         if status != 0 {

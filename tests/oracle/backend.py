@@ -136,9 +136,9 @@ def write(folder, model, inputs, symbolic):
             items.append(f"{value.name}={'none' if arrays is None else spelled}")
         for array in arrays or []:
             tensor = numpy_helper.from_array(np.asarray(array))
-            if tensor.data_type == TensorProto.STRING:
-                return "inputs of strings are not supported"
             raw = tensor.raw_data
+            if tensor.data_type == TensorProto.STRING:
+                raw = b"".join(struct.pack("<Q", len(text)) + text for text in tensor.string_data)
             out.append(struct.pack("<QQ", elem_type, len(tensor.dims)))
             out.append(struct.pack(f"<{len(tensor.dims) + 1}Q", *tensor.dims, len(raw)))
             out.append(raw + bytes(-len(raw) % 8))
@@ -156,10 +156,23 @@ def read(path):
         shape = struct.unpack_from(f"<{rank}Q", data, at + 16)
         (count,) = struct.unpack_from("<Q", data, at + 16 + 8 * rank)
         at += 24 + 8 * rank
-        tensor = TensorProto(data_type=dtype, dims=shape, raw_data=data[at:at + count])
+        tensor = TensorProto(data_type=dtype, dims=shape)
+        if dtype == TensorProto.STRING:
+            tensor.string_data.extend(strings(data[at:at + count]))
+        else:
+            tensor.raw_data = data[at:at + count]
         tensors.append(numpy_helper.to_array(tensor))
-        at += count
+        at += count + -count % 8
     return tensors
+
+
+def strings(data):
+    at, texts = 0, []
+    while at < len(data):
+        (size,) = struct.unpack_from("<Q", data, at)
+        texts.append(data[at + 8:at + 8 + size])
+        at += 8 + size
+    return texts
 
 
 def judge(case, got):
@@ -171,6 +184,8 @@ def judge(case, got):
         return f"{len(got)} outputs, expected {len(wanted)}"
     for i, (out, expected) in enumerate(zip(got, wanted)):
         expected = np.asarray(expected)
+        if expected.dtype.kind in "UO":
+            expected = expected.astype(object)
         if out.shape != expected.shape or out.dtype != expected.dtype:
             return f"output {i} is {out.dtype}{list(out.shape)}, expected {expected.dtype}{list(expected.shape)}"
         if drawn:

@@ -61,6 +61,7 @@ fn c_type(dtype: DType) -> &'static str {
         DType::I16 => "int16_t",
         DType::I32 => "int32_t",
         DType::I64 => "int64_t",
+        DType::String => "cameo_string",
         DType::U32 => "uint32_t",
         _ => "uint64_t",
     }
@@ -140,7 +141,7 @@ pub fn text(program: &Program, name: &str, embedded: bool) -> String {
             );
         }
     }
-    let mut operators: Vec<&str> = program.customs.iter().map(|c| &*c.operator).collect();
+    let mut operators: Vec<&str> = program.supplied().map(|c| &*c.operator).collect();
     operators.sort_unstable();
     operators.dedup();
     for operator in &operators {

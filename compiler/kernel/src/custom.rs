@@ -10,7 +10,7 @@
 //!
 //! [`Program::customs`]: crate::program::Program::customs
 
-use cameo_ir::ops::custom::{Parts, of_operator};
+use cameo_ir::ops::custom::{Parts, is_own_name, of_operator};
 use cameo_ir::{DType, Dim, OpError, Origin, ValueId};
 
 use crate::build::Builder;
@@ -99,9 +99,27 @@ impl Builder<'_> {
         self.program.storages.len() - 1
     }
 
-    /// Brings the operators into an order in which the shapes of operands are known: that of the steps is not, where only a
+    /// Looks at the strings that give extents, which must be there before a run, and brings the operators into an order in which the shapes of operands are known: that of the steps is not, where only a
     /// shape depends on another operator.
     pub(crate) fn order_customs(&mut self) -> Result<(), LowerError> {
+        for c in self
+            .program
+            .customs
+            .iter()
+            .filter(|c| is_own_name(&c.operator) && !c.given().is_empty())
+        {
+            let step = &self.program.steps[c.step];
+            let operand = step.buffers.get(1).map(|s| self.program.storages[*s].place);
+            if !matches!(operand, Some(Place::Input(_) | Place::Weight(_))) {
+                return Err(LowerError {
+                    op: c.operator.to_string(),
+                    origin: step.origin.clone(),
+                    error: OpError::Unsupported(
+                        "a result is as long as strings say: they must be an input or a constant, which are there before a run".into(),
+                    ),
+                });
+            }
+        }
         let mut left: Vec<(usize, Custom)> = std::mem::take(&mut self.program.customs)
             .into_iter()
             .enumerate()

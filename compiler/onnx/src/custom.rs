@@ -134,10 +134,11 @@ impl Output {
 
 fn dtype(name: &str) -> Result<DType, String> {
     match name.parse::<DType>() {
+        Ok(DType::String) => Err("string: strings are not passed to operators".to_owned()),
         Ok(t) if t.bits() >= 8 => Ok(t),
         Ok(t) => Err(format!("{t}: elements that share a byte are not passed to operators")),
         Err(()) => {
-            let all = DType::ALL.into_iter().filter(|t| t.bits() >= 8);
+            let all = DType::ALL.into_iter().filter(|t| t.bits() >= 8 && *t != DType::String);
             let all: Vec<&str> = all.map(DType::name).collect();
             Err(format!("{name:?} is no element type: {} or any", all.join(", ")))
         }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use cameo_ir::dim::COUNTED;
 use cameo_ir::op::{Arity, AttrDef};
 use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId, narrow};
 
@@ -582,10 +581,10 @@ impl<'m> Importer<'m> {
     }
 
     /// A name for a dimension that no input gives.
-    pub fn new_symbol(&mut self, op: &str) -> Arc<str> {
+    pub fn new_symbol(&mut self, prefix: &str, op: &str) -> Arc<str> {
         loop {
             self.counted += 1;
-            let name: Arc<str> = format!("{COUNTED}{}{}", op.to_lowercase(), self.counted).into();
+            let name: Arc<str> = format!("{prefix}{}{}", op.to_lowercase(), self.counted).into();
             if !self.graph.symbols.contains_key(&name) {
                 return name;
             }
@@ -637,8 +636,10 @@ impl<'m> Importer<'m> {
             return Err(one(unknown(&op)));
         };
         let mut attrs = attributes::adapt(op.schema(), attrs)?;
-        for (name, _) in op.schema().attrs.iter().filter(|(_, d)| matches!(d, AttrDef::Symbol)) {
-            attrs.insert((*name).into(), Attr::Str(self.new_symbol(op.name())));
+        for (name, def) in op.schema().attrs {
+            if let AttrDef::Symbol(prefix) = def {
+                attrs.insert((*name).into(), Attr::Str(self.new_symbol(prefix, op.name())));
+            }
         }
         // Outputs that the schema requires are computed whether somebody reads them or not.
         let required = op.schema().outputs.iter().filter(|p| p.arity == Arity::One).count();
@@ -689,13 +690,11 @@ fn resolve<'m>(scope: &Scope<'m>, node: &'m NodeProto) -> Vec<(&'m str, &'m Attr
 fn constant_value(name: &str, a: &AttributeProto, weights: &mut Weights) -> Result<cameo_ir::Tensor, Fault> {
     use cameo_ir::{Attr, Tensor};
     let kind = attributes::kind(a);
-    if matches!(kind, attribute_type::STRING | attribute_type::STRINGS) {
-        return Err(Fault::unsupported("element type string is not supported"));
-    }
     // `value_int` of 0 without a type cannot be told from nothing.
     let value = match (name, kind) {
         ("value_int", attribute_type::UNDEFINED) => Attr::Int(a.i),
         ("value_float", attribute_type::UNDEFINED) => Attr::Float(a.f),
+        ("value_string", attribute_type::UNDEFINED) => Attr::Str("".into()),
         _ => attributes::value(a, weights).map_err(|f| f.of(&format!("attribute `{name}`")))?,
     };
     match (name, value) {
@@ -704,6 +703,10 @@ fn constant_value(name: &str, a: &AttributeProto, weights: &mut Weights) -> Resu
         ("value_ints", Attr::Ints(v)) => Ok(Tensor::i64(&[v.len()], v)),
         ("value_float", Attr::Float(x)) => Ok(Tensor::f32(&[], [x])),
         ("value_floats", Attr::Floats(v)) => Ok(Tensor::f32(&[v.len()], v)),
+        ("value_string", Attr::Str(s)) => Tensor::strings(&[], [&*s]).map_err(Fault::unsupported),
+        ("value_strings", Attr::Strs(v)) => {
+            Tensor::strings(&[v.len()], v.iter().map(|s| &**s)).map_err(Fault::unsupported)
+        }
         _ => Err(Fault::invalid(format!(
             "attribute `{name}` is not one of this operation's"
         ))),

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cameo_ir::dim::ELEMENT;
+use cameo_ir::dim::{COUNTED, ELEMENT};
 use cameo_ir::ops::scan::Parts;
 use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId, interp};
 
@@ -146,7 +146,7 @@ impl<'m> Importer<'m> {
         let no = self.plain("Not", vec![], yes, &origin)?;
         let mut counts = vec![];
         for flags in [yes, no] {
-            let symbol = Attr::Str(self.new_symbol("if"));
+            let symbol = Attr::Str(self.new_symbol(COUNTED, "if"));
             let found = self.plain("NonZero", vec![("count", symbol)], flags, &origin)?;
             let axes = Attr::Dims(vec![Dim::ZERO]);
             counts.push(self.plain("Squeeze", vec![("axes", axes)], found, &origin)?);

@@ -55,7 +55,7 @@ const NEWEST: i64 = *OPSETS.end();
 /// By name.
 pub const IMPORTED: [Imported; 18] = [
     of_lists("ConcatFromSequence", "`Concat`", 11),
-    imported("Constant", "a weight", OLDEST, NEWEST).limits(&["no strings"]),
+    imported("Constant", "a weight", OLDEST, NEWEST),
     imported("If", "the nodes of a branch", OLDEST, NEWEST).limits(&[]),
     imported("Loop", "a loop over time", OLDEST, NEWEST)
         .limits(&["the number of iterations must follow from shapes, constants and inputs"]),

@@ -141,7 +141,10 @@ pub fn compare(
     threads: u32,
 ) -> Result<Comparison, Diagnostics> {
     // The interpreter would say so, too, but behind a program that does not run without the caller's library.
-    if let Some((_, node)) = graph.nodes().find(|(_, node)| node.op.schema().external) {
+    if let Some((_, node)) = graph
+        .nodes()
+        .find(|(_, node)| node.op.schema().external && !custom::is_own(&node.attrs))
+    {
         let refused = custom::not_here(&node.attrs);
         return Err(Diagnostic::from_op_error(&refused).node(node).into());
     }

@@ -31,7 +31,7 @@ struct Row {
 impl Row {
     fn of(op: Op) -> Self {
         let s = op.schema();
-        let counts = s.attrs.iter().any(|(_, def)| matches!(def, AttrDef::Symbol));
+        let counts = s.attrs.iter().any(|(_, def)| matches!(def, AttrDef::Symbol(_)));
         Self {
             name: s.name.to_owned(),
             opsets: if s.domain() == "cameo" {
@@ -174,7 +174,7 @@ fn detail(op: Op) -> String {
     }
     section(&mut out, "inputs", each(s.inputs, &[]));
     section(&mut out, "outputs", each(s.outputs, s.inputs));
-    let attrs = s.attrs.iter().filter(|(_, def)| !matches!(def, AttrDef::Symbol));
+    let attrs = s.attrs.iter().filter(|(_, def)| !matches!(def, AttrDef::Symbol(_)));
     section(
         &mut out,
         "attributes",

@@ -11,7 +11,7 @@
 //! to `DIR/NAME/reference`, or why there are none to `DIR/NAME/refusal`.
 //!
 //! Tensors are a number of them (u64), and of each its ONNX data type (u64), rank, extents and bytes (u64 each), then the
-//! bytes; all little-endian, the bytes filled up to a multiple of eight.
+//! bytes; all little-endian, the bytes filled up to a multiple of eight. Strings are as `cameo_npz::text_data` puts them.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cameo::{Emit, Items, Options, Target, pipeline};
 use cameo_ir::interp;
-use cameo_runtime::{Context, ContextOptions, DType, TensorView};
+use cameo_runtime::{Context, ContextOptions, DType, TensorView, Text};
 use cameo_tests::model::open;
 
 /// Threads that compile: LLVM keeps one busy.
@@ -156,14 +156,23 @@ fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
     let model = open(&work.join("batch.so"), symbol, Some(&weights)).map_err(|e| e.to_string())?;
     let mut context = Context::new(&model, ContextOptions { threads: 2, pool: None }).map_err(|e| e.to_string())?;
     let inputs = read(&case.join("inputs"))?;
-    let views: Vec<TensorView> = inputs.iter().map(Tensor::view).collect();
+    let texts: Vec<Vec<Text>> = inputs.iter().map(Tensor::texts).collect::<Result<_, _>>()?;
+    let views: Vec<TensorView> = inputs.iter().zip(&texts).map(|(t, texts)| t.view(texts)).collect();
     context.run_on(&views).map_err(|e| e.to_string())?;
     let count = model.description().outputs().len();
     let mut out = (count as u64).to_le_bytes().to_vec();
     for i in 0..count {
         let view = context.output(i).map_err(|e| e.to_string())?;
         let shape = view.shape().iter().map(|extent| *extent as u64);
-        put(&mut out, view.dtype() as u64, shape, view.bytes());
+        let texts = view
+            .as_texts()
+            .map(|texts| cameo_npz::text_data(texts.iter().map(|t| t.as_str())));
+        put(
+            &mut out,
+            view.dtype() as u64,
+            shape,
+            texts.as_deref().unwrap_or(view.bytes()),
+        );
     }
     std::fs::write(case.join("outputs"), out).map_err(|e| e.to_string())
 }
@@ -184,7 +193,13 @@ fn interpret(case: &Path) -> Result<(), String> {
     let mut out = (results.len() as u64).to_le_bytes().to_vec();
     for t in &results {
         let shape = t.shape().iter().map(|extent| *extent as u64);
-        put(&mut out, t.dtype() as u64, shape, &t.packed());
+        let texts = t.to_texts().map(cameo_npz::text_data);
+        put(
+            &mut out,
+            t.dtype() as u64,
+            shape,
+            &texts.unwrap_or_else(|| t.packed().into()),
+        );
     }
     std::fs::write(case.join("reference"), out).map_err(|e| e.to_string())
 }
@@ -196,6 +211,7 @@ fn put(out: &mut Vec<u8>, dtype: u64, shape: impl ExactSizeIterator<Item = u64>,
         out.extend(n.to_le_bytes());
     }
     out.extend(bytes);
+    out.resize(out.len().next_multiple_of(8), 0);
 }
 
 /// A tensor at an address that suits every type.
@@ -207,9 +223,24 @@ struct Tensor {
 }
 
 impl Tensor {
-    fn view(&self) -> TensorView<'_> {
-        let bytes = &TensorView::new(&self.words, &[]).bytes()[..self.bytes];
-        TensorView::from_bytes(self.dtype, bytes, &self.shape)
+    fn data(&self) -> &[u8] {
+        &TensorView::new(&self.words, &[]).bytes()[..self.bytes]
+    }
+
+    /// Its strings; none of another type.
+    fn texts(&self) -> Result<Vec<Text<'_>>, String> {
+        if self.dtype != DType::String {
+            return Ok(vec![]);
+        }
+        let texts = cameo_npz::texts(self.data()).ok_or("strings that are none")?;
+        Ok(texts.into_iter().map(Text::new).collect())
+    }
+
+    fn view<'a>(&'a self, texts: &'a [Text<'a>]) -> TensorView<'a> {
+        match self.dtype {
+            DType::String => TensorView::texts(texts, &self.shape),
+            dtype => TensorView::from_bytes(dtype, self.data(), &self.shape),
+        }
     }
 
     /// The same for the interpreter.
@@ -218,8 +249,15 @@ impl Tensor {
             .into_iter()
             .find(|t| *t as u32 == self.dtype as u32);
         let dtype = dtype.ok_or("the graph has no such type")?;
-        let shape = self.shape.iter().map(|d| *d as usize).collect();
-        let bytes = self.view().bytes().to_vec();
+        let shape: Vec<usize> = self.shape.iter().map(|d| *d as usize).collect();
+        if self.dtype == DType::String {
+            let texts = self.texts()?;
+            if texts.len() != shape.iter().product::<usize>() {
+                return Err("the strings do not fit the shape".to_owned());
+            }
+            return cameo_ir::Tensor::strings(&shape, texts.iter().map(|t| t.as_str()));
+        }
+        let bytes = self.data().to_vec();
         cameo_ir::Tensor::from_packed(dtype, shape, bytes.into())
             .map_err(|_| "the bytes do not fit the shape".to_owned())
     }

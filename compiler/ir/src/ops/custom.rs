@@ -1,10 +1,13 @@
-//! Operators that whoever runs a program supplies: Cameo knows what they take and give, and calls them.
+//! Operators that whoever runs a program supplies: Cameo knows what they take and give, and calls them. Those whose names
+//! begin with `cameo::` are functions of strings that the runtime has itself.
 //!
 //! Laws: the result depends on operands and attributes alone. The extents of results follow from those of the operands: each
 //! is a symbol whose name begins with [`CUSTOM`], which the operator gives before a run plans, or one that is known already
 //! and that the operator is held to. Attributes whose names begin with [`OWN`] are Cameo's, all others the operator's.
 
 use std::sync::Arc;
+
+use cameo_abi::OWN_OPERATOR;
 
 use crate::dim::{COUNTED, CUSTOM};
 use crate::op::{AttrDef, Attrs, Cx, Lowering, Op, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
@@ -101,6 +104,16 @@ pub(crate) fn given(op: Op, attrs: &Attrs) -> Vec<Arc<str>> {
     }
 }
 
+/// Whether this is an operator of the runtime, which the interpreter knows too.
+pub fn is_own(attrs: &Attrs) -> bool {
+    matches!(attrs.get(OPERATOR), Some(Attr::Str(name)) if is_own_name(name))
+}
+
+/// The same by its name.
+pub fn is_own_name(name: &str) -> bool {
+    name.starts_with(OWN_OPERATOR)
+}
+
 /// Why the compiler itself cannot compute a node.
 pub fn not_here(attrs: &Attrs) -> OpError {
     let name = match attrs.get(OPERATOR) {
@@ -117,8 +130,8 @@ impl OpDef for Custom {
         static S: Schema = Schema::new(
             "cameo::Custom",
             "what the operator of that name, which the caller supplies, makes of its operands",
-            &[Param::new("inputs", Types::ANY).group(0).variadic()],
-            &[Param::new("outputs", Types::ANY).group(0).variadic()],
+            &[Param::new("inputs", Types::MOVED).group(0).variadic()],
+            &[Param::new("outputs", Types::MOVED).group(0).variadic()],
             &[
                 (OPERATOR, AttrDef::ReqStr),
                 (TYPES, AttrDef::OptStrs),
@@ -134,6 +147,9 @@ impl OpDef for Custom {
         let parts = Parts::of(cx.attrs)?;
         let operands = cx.inputs.iter().flatten().map(|a| a.fact);
         for fact in operands.chain(&parts.outputs) {
+            if fact.dtype == DType::String && !is_own(cx.attrs) {
+                return unsupported(format!("{fact}: strings are not passed to operators"));
+            }
             if fact.dtype.bits() < 8 {
                 return unsupported(format!(
                     "{fact}: elements that share a byte are not passed to operators"
@@ -152,7 +168,10 @@ impl OpDef for Custom {
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        Err(not_here(cx.attrs))
+        match Parts::of(cx.attrs)?.operator.strip_prefix(OWN_OPERATOR) {
+            Some(name) => super::strings::own(name, cx),
+            None => Err(not_here(cx.attrs)),
+        }
     }
 
     fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
@@ -216,6 +235,7 @@ mod tests {
             ("[2,1]", "[2,-1]", "of rank -1"),
             ("\"i64\"", "\"i65\"", "i65"),
             ("\"i64\"", "\"i4\"", "share a byte"),
+            ("\"i64\"", "\"string\"", "strings are not passed"),
             ("cameo.types", "types", "needs a name, types"),
         ] {
             let said = refused(&NODE.replace(from, to), "N");

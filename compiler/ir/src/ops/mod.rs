@@ -61,6 +61,7 @@ pub mod shape;
 pub mod signal;
 mod slice;
 pub mod softmax;
+mod strings;
 mod suppression;
 mod swiglu;
 mod topk;
@@ -87,6 +88,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Data movement", movement::OPS),
     ("Joining, cutting and padding", blocks::OPS),
     ("Gather and scatter", gather::OPS),
+    ("Strings", strings::OPS),
     ("Contractions", contraction::OPS),
     ("Losses", losses::OPS),
     ("Signals", signal::OPS),

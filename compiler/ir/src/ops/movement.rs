@@ -92,8 +92,8 @@ impl OpDef for View {
     }
 }
 
-pub(super) const DATA: Param = Param::new("data", Types::ANY);
-pub(super) const OUT: &[Param] = &[Param::new("output", Types::ANY)];
+pub(super) const DATA: Param = Param::new("data", Types::MOVED);
+pub(super) const OUT: &[Param] = &[Param::new("output", Types::MOVED)];
 
 /// The elements of a shape-like input that must be given.
 pub(super) fn required_dims(cx: &Cx, input: usize) -> Result<Vec<Dim>, OpError> {

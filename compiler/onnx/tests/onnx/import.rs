@@ -110,7 +110,18 @@ fn constants_of_every_form_are_weights() {
             graph(vec![], vec![], vec![node("Constant", &[], &["y"], vec![a])], &["y"]),
         ))
     };
-    assert!(c(text("value_string", "s"))[0].contains("element type string"));
+    for (a, want) in [
+        (text("value_string", "sä"), &["sä"][..]),
+        (texts("value_strings", &["a", ""]), &["a", ""][..]),
+    ] {
+        let g = import(&model(
+            13,
+            graph(vec![], vec![], vec![node("Constant", &[], &["y"], vec![a])], &["y"]),
+        ));
+        let g = g.expect("imports");
+        let t = g.constant(g.outputs()[0].1).expect("weight");
+        assert_eq!(t.to_texts().expect("strings"), want);
+    }
     assert!(c(int("other", 1))[0].contains("`other`"));
 }
 

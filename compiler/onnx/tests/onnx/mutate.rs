@@ -321,7 +321,7 @@ pub fn case(number: u64, seeds: &[ModelProto], ops: &[&str]) -> (Vec<u8>, Import
                 .iter()
                 .filter_map(|text| text.split_once('='))
                 .filter_map(|(name, items)| Some((name.to_owned(), items.parse().ok()?)))
-                .take(r.below(5) as usize)
+                .take(r.below(5))
                 .collect(),
             _ => vec![],
         },
