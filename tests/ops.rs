@@ -217,6 +217,7 @@ const TESTED: &[(&str, fn())] = &[
     ("Data movement", data_movement),
     ("Joining, cutting and padding", joining_cutting_and_padding),
     ("Gather and scatter", gather_and_scatter),
+    ("Strings", strings),
     ("Contractions", contractions),
     ("Losses", losses),
     ("Signals", signals),
@@ -329,6 +330,11 @@ fn joining_cutting_and_padding() {
 #[test]
 fn gather_and_scatter() {
     check("Gather and scatter");
+}
+
+#[test]
+fn strings() {
+    check("Strings");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::Command;
 const LEVELS: &[(&str, &[&str])] = &[
     ("cameo-abi", &[]),
     ("cameo-images", &["cameo-abi"]),
-    ("cameo-ir", &["cameo-images"]),
+    ("cameo-ir", &["cameo-abi", "cameo-images"]),
     ("cameo-core", &["cameo-abi"]),
     ("cameo-npz", &["cameo-abi"]),
     ("cameo-onnx", &["cameo-ir"]),

@@ -26,7 +26,7 @@ pub use artifact::{Artifact, Output, Target};
 pub use cameo_codegen::{ArtifactReport, Emit};
 pub use cameo_ir::Tensor;
 pub use cameo_kernel::tuning::Tuning;
-pub use cameo_onnx::{CustomOp, DimBinding};
+pub use cameo_onnx::{CustomOp, DimBinding, Items};
 pub use cameo_passes::slice::{Sizes, Slice};
 pub use diagnostic::{Diagnostic, Diagnostics, Kind};
 pub use pipeline::{Event, Phase, Product, Stage};
@@ -42,6 +42,8 @@ pub struct Options {
     pub frozen: Vec<(String, Tensor)>,
     /// Operators that whoever runs the program supplies.
     pub custom_ops: Vec<CustomOp>,
+    /// What inputs hold that are sequences or optionals.
+    pub items: Vec<(String, Items)>,
     /// The smaller network that is cut out of the model's and compiled instead.
     pub slice: Option<Slice>,
     /// Only the tokens that the attention mask leaves are computed; results of padding are zeros.
@@ -77,6 +79,7 @@ impl Default for Options {
             outputs: None,
             frozen: vec![],
             custom_ops: vec![],
+            items: vec![],
             slice: None,
             varlen: false,
             name: None,

@@ -66,7 +66,7 @@ pub fn import(model: &Path, options: &Options, observe: &mut dyn FnMut(Event)) -
     observe(Event::Begin(stage));
     let graph = if ir_file::is_text(model) {
         let fixed = !options.dims.is_empty() || options.outputs.is_some() || !options.frozen.is_empty();
-        if fixed || !options.custom_ops.is_empty() {
+        if fixed || !options.custom_ops.is_empty() || !options.items.is_empty() {
             let d = Diagnostic::invalid(format!(
                 "{}: dimensions, inputs, outputs and operators of text IR are fixed",
                 model.display()
@@ -80,6 +80,7 @@ pub fn import(model: &Path, options: &Options, observe: &mut dyn FnMut(Event)) -
             outputs: options.outputs.clone(),
             frozen: options.frozen.clone(),
             custom_ops: options.custom_ops.clone(),
+            items: options.items.clone(),
         };
         let imported = cameo_onnx::import(model, &choices);
         imported.map_err(|problems| Diagnostics::from_problems(problems).with_source(model))?

@@ -48,6 +48,10 @@ class OutputInfo(ctypes.Structure):
                 ("rank", ctypes.c_size_t), ("shape", ctypes.POINTER(ctypes.c_int64))]
 
 
+class String(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_char_p), ("size", ctypes.c_size_t)]
+
+
 def compiler():
     program = os.environ.get("CAMEO") or shutil.which("cameo")
     if not program:
@@ -67,6 +71,22 @@ def packed(array, dtype):
     return sum(codes[:, i] << (bits * i) for i in range(per_byte)).astype(np.uint8).tobytes()
 
 
+def texts(array):
+    """The elements as an array of `cameo_string`, and what must stay for as long."""
+    encoded = [text if isinstance(text, bytes) else str(text).encode() for text in array.reshape(-1).tolist()]
+    return (String * max(len(encoded), 1))(*(String(text, len(text)) for text in encoded)), encoded
+
+
+def read_texts(address, shape):
+    count = int(np.prod(shape, dtype=np.int64))
+    out = np.empty(count, object)
+    if count:
+        # As numbers: ctypes would cut bytes at a zero.
+        words = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_size_t)), (count, 2))
+        out[:] = [ctypes.string_at(int(data), int(size)).decode() if size else "" for data, size in words]
+    return out.reshape(shape)
+
+
 def unpacked(raw, dtype, shape):
     numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
     bits = BITS.get(dtype)
@@ -82,14 +102,75 @@ def unpacked(raw, dtype, shape):
     return codes.astype(np.uint8).view(numpy_type).reshape(shape)
 
 
+def is_sequence(value_type):
+    while value_type.WhichOneof("value") == "optional_type":
+        value_type = value_type.optional_type.elem_type
+    return value_type.WhichOneof("value") == "sequence_type"
+
+
+def tensors(value_type, given):
+    """The tensors of an input: those of a sequence, one, or none of an optional."""
+    if given is None:
+        return []
+    return list(given) if is_sequence(value_type) else [given]
+
+
+def items(value, given):
+    """What `--items` says of an input that is a sequence or an optional."""
+    if given is None:
+        return f"{value.name}=none"
+    shapes = [",".join(["?"] * np.ndim(tensor)) for tensor in tensors(value.type, given)]
+    return f"{value.name}=" + (",".join(f"[{shape}]" for shape in shapes) or "0")
+
+
 class CameoRep(BackendRep):
-    """A compiled model."""
+    """A model. One with sequences or optionals as inputs is compiled for each number of tensors that they have."""
 
     def __init__(self, model, **flags):
+        weights = {tensor.name for tensor in model.graph.initializer}
+        self.model = model
+        self.formals = [value for value in model.graph.input if value.name not in weights]
+        self.programs = {}
+        if all(value.type.WhichOneof("value") == "tensor_type" for value in self.formals):
+            self.program([])
+
+    def program(self, flags):
+        """The compiled model for what inputs hold."""
+        key = tuple(flags)
+        if key not in self.programs:
+            self.programs[key] = Program(self.model, flags)
+        return self.programs[key]
+
+    def run(self, inputs, **kwargs):
+        if isinstance(inputs, dict):
+            inputs = [inputs.get(value.name) for value in self.formals]
+        if len(inputs) != len(self.formals):
+            raise Refused(f"{len(inputs)} inputs given, the model has {len(self.formals)}")
+        flags, flat = [], []
+        for value, given in zip(self.formals, inputs):
+            if value.type.WhichOneof("value") != "tensor_type":
+                flags += ["--items", items(value, given)]
+            flat += tensors(value.type, given)
+        results = self.program(flags).run(flat)
+        outputs = []
+        for value in self.model.graph.output:
+            if is_sequence(value.type):
+                own = [f"{value.name}[{i}]" for i in range(len(results))]
+                outputs.append([results[name] for name in own if name in results])
+            else:
+                outputs.append(results[value.name])
+        return outputs
+
+
+class Program:
+    """A compiled model."""
+
+    def __init__(self, model, flags):
+        self.context = None
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name)
         onnx.save(model, path / "model.onnx")
-        command = [compiler(), "compile", path / "model.onnx", "--emit", "shared", "-o", path / "out"]
+        command = [compiler(), "compile", path / "model.onnx", *flags, "--emit", "shared", "-o", path / "out"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise Refused(done.stderr.strip() or done.stdout.strip())
@@ -106,6 +187,8 @@ class CameoRep(BackendRep):
         self.call("cameo_model_open", ctypes.c_void_p(descriptor), weights, ctypes.byref(self.model))
         self.call("cameo_context_create", self.model, None, ctypes.byref(self.context))
         self.inputs = [self.describe("cameo_input_describe", i) for i in range(self.api.cameo_input_count(self.model))]
+        self.outputs = [self.describe("cameo_output_describe", i).name.decode()
+                        for i in range(self.api.cameo_output_count(self.model))]
 
     def call(self, function, *arguments):
         if getattr(self.api, function)(*arguments):
@@ -116,33 +199,42 @@ class CameoRep(BackendRep):
         self.call(function, self.model, ctypes.c_size_t(index), ctypes.byref(info))
         return info
 
-    def run(self, inputs, **kwargs):
-        if isinstance(inputs, dict):
-            inputs = [inputs[info.name.decode()] for info in self.inputs]
+    def run(self, inputs):
+        """The outputs by name."""
         if len(inputs) != len(self.inputs):
             raise Refused(f"{len(inputs)} inputs given, the model has {len(self.inputs)}")
         kept = []
         for index, (info, value) in enumerate(zip(self.inputs, inputs)):
             array = np.asarray(value)
-            raw = packed(array, info.dtype)
-            # Aligned as the widest element type is.
-            memory = np.zeros(len(raw) // 8 + 1, np.int64)
-            ctypes.memmove(memory.ctypes.data, raw, len(raw))
+            if info.dtype == onnx.TensorProto.STRING:
+                strings, encoded = texts(array)
+                address, size = ctypes.addressof(strings), array.size * ctypes.sizeof(String)
+                kept.append((strings, encoded))
+            else:
+                raw = packed(array, info.dtype)
+                # Aligned as the widest element type is.
+                memory = np.zeros(len(raw) // 8 + 1, np.int64)
+                ctypes.memmove(memory.ctypes.data, raw, len(raw))
+                address, size = memory.ctypes.data, len(raw)
+                kept.append(memory)
             shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
             self.call("cameo_bind_input", self.context, ctypes.c_size_t(index), ctypes.c_uint32(info.dtype), shape,
-                      ctypes.c_size_t(array.ndim), ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(len(raw)))
-            kept.append(memory)
+                      ctypes.c_size_t(array.ndim), ctypes.c_void_p(address), ctypes.c_size_t(size))
         self.call("cameo_run", self.context)
-        outputs = []
-        for index in range(self.api.cameo_output_count(self.model)):
+        outputs = {}
+        for index, name in enumerate(self.outputs):
             info = OutputInfo()
             self.call("cameo_output_get", self.context, ctypes.c_size_t(index), ctypes.byref(info))
+            shape = tuple(info.shape[i] for i in range(info.rank))
+            if info.dtype == onnx.TensorProto.STRING:
+                outputs[name] = read_texts(info.data, shape)
+                continue
             raw = ctypes.string_at(info.data, info.bytes) if info.bytes else b""
-            outputs.append(unpacked(raw, info.dtype, tuple(info.shape[i] for i in range(info.rank))))
+            outputs[name] = unpacked(raw, info.dtype, shape)
         return outputs
 
     def __del__(self):
-        if getattr(self, "context", None):
+        if self.context:
             self.api.cameo_context_destroy(self.context)
             self.api.cameo_model_close(self.model)
 

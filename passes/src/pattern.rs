@@ -1,7 +1,7 @@
 //! What the patterns of several passes ask about values and nodes.
 
 use cameo_ir::op::normalize_axis;
-use cameo_ir::{Attr, Dim, Graph, NodeId, Tensor, ValueId};
+use cameo_ir::{Attr, DType, Dim, Graph, NodeId, Tensor, ValueId};
 
 /// Comparing more elements than this costs more than a neutral operand would; larger neutral tensors are rare.
 const SPLAT_MAX: usize = 1 << 16;
@@ -10,7 +10,7 @@ const SPLAT_MAX: usize = 1 << 16;
 pub fn splat(g: &Graph, v: ValueId) -> Option<f64> {
     if let Some(t) = g.constant(v) {
         let size = t.dtype().size();
-        if t.is_empty() || t.len() > SPLAT_MAX {
+        if t.is_empty() || t.len() > SPLAT_MAX || t.dtype() == DType::String {
             return None;
         }
         let first = &t.bytes()[..size];

@@ -51,7 +51,8 @@ typedef enum cameo_status {
     CAMEO_OUT_OF_MEMORY = 18,
     CAMEO_THREAD_FAILED = 19,     /* a thread could not be started */
     CAMEO_OPERATOR_MISSING = 20,  /* an operator that the model needs was not supplied */
-    CAMEO_OPERATOR_FAILED = 21    /* an operator failed, as on bytes that are no image, or gave a wrong shape */
+    CAMEO_OPERATOR_FAILED = 21,   /* an operator failed, as on bytes that are no image, or gave a wrong shape */
+    CAMEO_INVALID_TEXT = 22       /* a string is not UTF-8, is a null pointer, or cannot be told from another one */
 } cameo_status;
 
 /* Element types, numbered as in ONNX. Halves and bfloats are two bytes, booleans one byte of 0 or 1. Elements of 4 and
@@ -65,6 +66,7 @@ typedef enum cameo_dtype {
     CAMEO_INT16 = 5,
     CAMEO_INT32 = 6,
     CAMEO_INT64 = 7,
+    CAMEO_STRING = 8, /* cameo_string */
     CAMEO_BOOL = 9,
     CAMEO_FLOAT16 = 10,
     CAMEO_FLOAT64 = 11,
@@ -82,6 +84,15 @@ typedef enum cameo_dtype {
     CAMEO_UINT2 = 25,
     CAMEO_INT2 = 26
 } cameo_dtype;
+
+/* A string: UTF-8 that nothing ends. Inputs of strings are arrays of these, whose bytes must stay as long as the array; a run
+ * begins by reading all of them, and copies the bytes. So are outputs: their bytes are the context's, and live as long as the
+ * pointers of a cameo_output_info, also where the array itself is the caller's (cameo_bind_output). data may be null where size
+ * is 0. */
+typedef struct cameo_string {
+    const char *data;
+    size_t size;
+} cameo_string;
 
 /* What the compiler writes for each model; `extern const struct cameo_model_desc NAME_model;` is in the model's header. */
 typedef struct cameo_model_desc cameo_model_desc;
@@ -282,7 +293,7 @@ cameo_status cameo_bind_output(cameo_context *context, size_t index, void *data,
  * decide shapes, it reads these. Optional. */
 cameo_status cameo_prepare(cameo_context *context);
 
-/* Computes the outputs. Allocates nothing when the shapes are those of the run before. The caller's floating-point
+/* Computes the outputs. Allocates nothing when the shapes are those of the run before, but for strings. The caller's floating-point
  * state is as before afterwards; denormals are flushed to zero during the run. */
 cameo_status cameo_run(cameo_context *context);
 

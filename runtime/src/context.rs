@@ -15,8 +15,13 @@ use crate::operators::Calls;
 use crate::plan::PlanMemory;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::sys::Region;
-use cameo_core::{DType, Given, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Working, byte_size};
+use crate::texts::Texts;
+use cameo_abi::OWN_OPERATOR;
+use cameo_core::{
+    DType, Given, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Text, Working, byte_size,
+};
 use probes::{contents, element};
+use std::cell::UnsafeCell;
 
 mod probes;
 
@@ -37,7 +42,11 @@ pub struct Context {
     inputs: Vec<Input>,
     outputs: Vec<Output>,
     plan: PlanMemory,
+    /// Dropped before the table of strings, which they have a pointer to.
     calls: Calls,
+    texts: Box<UnsafeCell<Texts>>,
+    /// Whether there are strings in the model at all.
+    has_texts: bool,
     parts: Vec<u32>,
     iterations: Vec<i64>,
     moved: Vec<i64>,
@@ -76,6 +85,9 @@ struct Input {
     memory: Memory,
     /// The context's memory for a cache.
     own: Region,
+    /// What kernels see of strings.
+    handles: Vec<u64>,
+    is_text: bool,
 }
 
 /// Where a run finds the rows of an input, and writes those behind them if it is a cache.
@@ -105,6 +117,8 @@ impl Input {
     fn data(&self) -> *const u8 {
         if self.memory == Memory::Copied {
             self.own.as_ptr()
+        } else if self.is_text {
+            self.handles.as_ptr().cast()
         } else {
             self.data
         }
@@ -143,6 +157,9 @@ struct Output {
     bytes: usize,
     /// The most bytes for the shapes of the inputs.
     most: usize,
+    /// What kernels write of strings.
+    handles: Vec<u64>,
+    is_text: bool,
 }
 
 impl Output {
@@ -152,6 +169,28 @@ impl Output {
         } else {
             self.caller
         }
+    }
+
+    /// Where kernels write it.
+    fn written(&mut self) -> *mut u8 {
+        if self.is_text {
+            self.handles.as_mut_ptr().cast()
+        } else {
+            self.data()
+        }
+    }
+
+    /// Puts the strings that were written where the caller finds them.
+    fn tell_texts(&mut self, texts: &Texts) -> Result<(), Error> {
+        // `place_outputs` or `replan` saw to it that the memory has `bytes` bytes.
+        let to = self.data().cast::<Text<'_>>();
+        for (at, handle) in self.handles.iter().take(self.bytes / size_of::<Text<'_>>()).enumerate() {
+            let text = texts.get(*handle);
+            let text = text.ok_or(Error::InvalidModel("a string that was computed is not known"))?;
+            // SAFETY: within these bytes, which are aligned for it.
+            unsafe { to.add(at).write(Text::new(text)) };
+        }
+        Ok(())
     }
 }
 
@@ -183,6 +222,8 @@ impl Context {
             shaped: false,
             memory: Memory::Read,
             own: Region::empty(),
+            handles: vec![],
+            is_text: info.dtype == DType::String,
         });
         let outputs = description.outputs().map(|info| Output {
             caller: std::ptr::null_mut(),
@@ -191,15 +232,25 @@ impl Context {
             shape: vec![0; info.extents.rank()],
             bytes: 0,
             most: 0,
+            handles: vec![],
+            is_text: info.dtype == DType::String,
         });
+        let (inputs, outputs): (Vec<_>, Vec<_>) = (inputs.collect(), outputs.collect());
+        let texts = Box::new(UnsafeCell::new(Texts::new(model.texts().clone())));
+        let operators = || tables.customs().iter().map(|custom| tables.custom(custom).operator);
+        let has_texts = inputs.iter().any(|input: &Input| input.is_text)
+            || outputs.iter().any(|output: &Output| output.is_text)
+            || operators().any(|name| name.starts_with(OWN_OPERATOR));
         Ok(Self {
             model: model.clone(),
             threads,
             executor,
-            inputs: inputs.collect(),
-            outputs: outputs.collect(),
+            inputs,
+            outputs,
             plan: PlanMemory::new(tables),
-            calls: Calls::new(tables, model.operators()),
+            calls: Calls::new(tables, model.operators(), texts.get()),
+            texts,
+            has_texts,
             parts: vec![1; tables.steps().len()],
             iterations: vec![0; tables.loops().len()],
             moved: vec![0; tables.moves().len()],
@@ -226,10 +277,11 @@ impl Context {
 
     /// Binds an input to the caller's memory: `bytes` bytes at `data`, dense, row-major, in the machine's byte order.
     /// `data` must be a multiple of the element size, and may be null when `bytes` is 0. A cache is copied from there at the
-    /// beginning of each run; see [`Context::bind_cache`] and [`Context::fill_cache`].
+    /// beginning of each run; see [`Context::bind_cache`] and [`Context::fill_cache`]. Strings are [`Text`]s, as C has them
+    /// too: a run begins by reading all of them, refuses what is not UTF-8, and copies their bytes.
     ///
     /// # Safety
-    /// `data` is valid for reads of `bytes` bytes, and not written during a run, until the input is bound again, or
+    /// `data` is valid for reads of `bytes` bytes, and what strings point to for theirs, and not written during a run, until the input is bound again, or
     /// [`Context::unbind_inputs`] is called, or the context is dropped.
     ///
     /// # Errors
@@ -372,12 +424,12 @@ impl Context {
                 "this output is in the memory of an input that it adds rows to",
             ));
         }
-        if !(data as usize).is_multiple_of(dtype.size()) {
+        if !(data as usize).is_multiple_of(dtype.alignment()) {
             let name = self.tables().output(index).name;
             return Err(Error::Misaligned {
                 side: Side::Output,
                 name,
-                bytes: dtype.size(),
+                bytes: dtype.alignment(),
             });
         }
         let output = &mut self.outputs[index];
@@ -408,8 +460,9 @@ impl Context {
     /// # Errors
     /// [`Error::NotBound`], [`Error::OutOfRange`], [`Error::SymbolMismatch`], [`Error::WrongExtent`],
     /// [`Error::ShapeRule`], [`Error::BufferTooSmall`], [`Error::CacheFull`], [`Error::OutOfMemory`];
-    /// [`Error::OperatorFailed`] and [`Error::OperatorShape`] of an operator that gives shapes.
+    /// [`Error::OperatorFailed`] and [`Error::OperatorShape`] of an operator that gives shapes; [`Error::InvalidText`].
     pub fn prepare(&mut self) -> Result<(), Error> {
+        self.read_texts()?;
         self.look_at_elements()?;
         self.look_at_contents()?;
         if self.state < State::Planned {
@@ -468,6 +521,10 @@ impl Context {
                 output.bytes = plan.output(index, &mut output.shape)?;
             }
         }
+        let texts = self.texts.get_mut();
+        for output in self.outputs.iter_mut().filter(|output| output.is_text) {
+            output.tell_texts(texts)?;
+        }
         self.ran = true;
         Ok(())
     }
@@ -492,6 +549,9 @@ impl Context {
                 index += 1;
             }
             let bytes = view.bytes();
+            if view.dtype() == DType::String && view.as_texts().is_none() {
+                return Err(Error::InvalidArgument("strings are given as `Text`s, not as bytes"));
+            }
             index += 1;
             // SAFETY: the views outlive this call, and nothing runs between it and `unbind_inputs` below.
             unsafe { self.bind_input(index - 1, view.dtype(), view.shape(), bytes.as_ptr(), bytes.len()) }
@@ -534,6 +594,11 @@ impl Context {
         // SAFETY: `place_outputs` or `replan` saw to it that the memory has `bytes` bytes; it is initialised by the system
         // or by the run, and stays until the context is borrowed mutably.
         let bytes = unsafe { std::slice::from_raw_parts(data, output.bytes) };
+        if output.is_text {
+            // SAFETY: the run has written them, to strings in the context's table, which stays as long.
+            let texts = unsafe { std::slice::from_raw_parts(data.cast(), output.bytes / size_of::<Text<'_>>()) };
+            return Ok(TensorView::texts(texts, &output.shape));
+        }
         Ok(TensorView::from_bytes(dtype, bytes, &output.shape))
     }
 
@@ -578,6 +643,47 @@ impl Context {
             });
         }
         Ok(self.tables().output(index).dtype)
+    }
+
+    /// Enters the strings of the inputs that are bound, which are handles to kernels, and forgets those of the run before.
+    fn read_texts(&mut self) -> Result<(), Error> {
+        if !self.has_texts {
+            return Ok(());
+        }
+        self.ran = false;
+        let (tables, texts) = (self.model.description().tables(), self.texts.get_mut());
+        texts.clear();
+        let inputs = self.inputs.iter_mut().enumerate();
+        for (index, input) in inputs.filter(|(_, input)| input.is_text && !input.data.is_null()) {
+            let name = tables.input(index).name;
+            let count = input.bytes / size_of::<cameo_abi::Text>();
+            if input.handles.len() != count {
+                let bytes = count * size_of::<u64>();
+                input.handles.clear();
+                input
+                    .handles
+                    .try_reserve_exact(count)
+                    .map_err(|_| Error::OutOfMemory { bytes })?;
+                input.handles.resize(count, 0);
+                self.state = self.state.min(State::Planned);
+            }
+            // SAFETY: bound memory is as long as the binding said.
+            let given = unsafe { std::slice::from_raw_parts(input.data.cast::<cameo_abi::Text>(), count) };
+            for (at, (text, handle)) in given.iter().zip(&mut input.handles).enumerate() {
+                let entered = if text.size == 0 {
+                    Ok(0)
+                } else if text.data.is_null() {
+                    Err("is a null pointer")
+                } else {
+                    // SAFETY: the caller's promise.
+                    let bytes = unsafe { std::slice::from_raw_parts(text.data.cast(), text.size) };
+                    let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8");
+                    text.and_then(|text| texts.enter(text))
+                };
+                *handle = entered.map_err(|reason| Error::InvalidText { name, at, reason })?;
+            }
+        }
+        Ok(())
     }
 
     /// Everything that depends on the shapes of the inputs.
@@ -628,6 +734,22 @@ impl Context {
     fn place_outputs(&mut self) -> Result<(), Error> {
         let tables = self.tables();
         for (index, output) in self.outputs.iter_mut().enumerate() {
+            let count = if output.is_text {
+                output.most / size_of::<Text<'_>>()
+            } else {
+                0
+            };
+            if count > output.handles.len() {
+                self.state = self.state.min(State::Planned);
+                self.ran = false;
+                let bytes = output.most;
+                let more = count - output.handles.len();
+                output
+                    .handles
+                    .try_reserve(more)
+                    .map_err(|_| Error::OutOfMemory { bytes })?;
+                output.handles.resize(count, 0);
+            }
             if output.caller.is_null() {
                 if output.most > output.own.len() {
                     self.state = self.state.min(State::Planned);
@@ -655,11 +777,12 @@ impl Context {
             });
         }
         self.check_overlap()?;
+        let outputs = &mut self.outputs;
         self.plan.plan(tables)?.resolve(
             self.arena.as_ptr(),
             self.model.weights(),
             |index| self.inputs[index].data(),
-            |index| self.outputs[index].data(),
+            |index| outputs[index].written(),
             |index| self.calls.pointer(index),
             &mut self.pointers,
         );

@@ -3,8 +3,9 @@
 use crate::Error;
 use crate::operators::{Supplied, choose};
 use crate::plan::PlanMemory;
+use crate::texts::Constants;
 use crate::weights::Weights;
-use cameo_abi::{CPU_AVX2_FMA, CPU_AVX512, CPU_SSE42, ModelDesc, Operator};
+use cameo_abi::{CPU_AVX2_FMA, CPU_AVX512, CPU_SSE42, ModelDesc, OWN_OPERATOR, Operator};
 use cameo_core::{Given, Side, Sizes, SymbolInfo, Tables, TensorInfo};
 use std::path::Path;
 use std::sync::Arc;
@@ -104,11 +105,12 @@ impl Description {
         (0..tables.levels().len()).map(move |index| tables.level_name(index))
     }
 
-    /// The operators that the model needs from its caller, by name, each once.
+    /// The operators that the model needs from its caller, by name, each once: not what it or the runtime has.
     #[must_use]
     pub fn operators(&self) -> Vec<&'static str> {
-        let customs = self.tables.customs().iter();
-        let mut names: Vec<&str> = customs.map(|custom| self.tables.custom(custom).operator).collect();
+        let customs = self.tables.customs().iter().filter(|custom| custom.built_in.is_none());
+        let names = customs.map(|custom| self.tables.custom(custom).operator);
+        let mut names: Vec<&str> = names.filter(|name| !name.starts_with(OWN_OPERATOR)).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -193,6 +195,7 @@ pub struct Model {
     level: usize,
     weights: Arc<Weights>,
     operators: Arc<[Supplied]>,
+    texts: Arc<Constants>,
 }
 
 /// How a model is opened.
@@ -253,6 +256,7 @@ impl Model {
         }
         // SAFETY: the caller's promise.
         let operators = unsafe { choose(tables, options.operators)? };
+        let texts = Constants::new(tables.texts()).ok_or(Error::InvalidModel("two strings have one handle"))?;
         Ok(Self {
             description: Description {
                 tables: tables.at_level(index),
@@ -260,6 +264,7 @@ impl Model {
             level: index,
             weights: Arc::new(Weights::open(desc, weights)?),
             operators,
+            texts: Arc::new(texts),
         })
     }
 
@@ -286,6 +291,10 @@ impl Model {
 
     pub(crate) fn operators(&self) -> &[Supplied] {
         &self.operators
+    }
+
+    pub(crate) fn texts(&self) -> &Arc<Constants> {
+        &self.texts
     }
 
     pub(crate) fn weights(&self) -> *const u8 {

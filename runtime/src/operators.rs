@@ -1,13 +1,16 @@
-//! Operators that the caller supplies, or that are linked into the program: which one each node calls, and the calls of a
-//! context.
+//! Operators that the caller supplies, the runtime's own, and those that are linked into the program: which one each node
+//! calls, and the calls of a context.
 //!
 //! Laws: an operator that a model needs is there when the model is open; it is called as `cameo.h` says, with shapes and
 //! memory that the plan vouches for; once one has failed, no other is called in that run.
 #![expect(unsafe_code, reason = "calls the caller's functions")]
 
 use crate::Error;
+use crate::functions;
+use crate::texts::Texts;
 use cameo_abi::{
-    KERNEL_OPERATOR_FAILED, OPERATOR_VERSION, Operator, OperatorArguments, OperatorCall, OperatorFn, OperatorTensor,
+    KERNEL_OPERATOR_FAILED, OPERATOR_VERSION, OWN_OPERATOR, Operator, OperatorArguments, OperatorCall, OperatorFn,
+    OperatorTensor,
 };
 use cameo_core::{Custom, CustomInfo, Tables};
 use std::cell::UnsafeCell;
@@ -50,6 +53,12 @@ pub unsafe fn choose(tables: Tables, operators: &[Operator]) -> Result<Arc<[Supp
             node: info.node,
             reason,
         };
+        if info.operator.starts_with(OWN_OPERATOR) {
+            let (shape, compute) = functions::find(info.operator).ok_or(missing("is not in this runtime"))?;
+            // Which table of strings it is given, a context knows.
+            let user = ptr::null_mut();
+            return Ok(Supplied { shape, compute, user });
+        }
         let named = |operator: &&Operator| {
             // SAFETY: the caller's promise.
             !operator.name.is_null() && unsafe { CStr::from_ptr(operator.name) }.to_bytes() == info.operator.as_bytes()
@@ -96,12 +105,16 @@ struct Call {
 }
 
 impl Calls {
-    pub fn new(tables: Tables, operators: &[Supplied]) -> Self {
+    /// `texts` is what the runtime's own operators are given; it outlives the calls.
+    pub fn new(tables: Tables, operators: &[Supplied], texts: *mut Texts) -> Self {
         let failed = Box::new(AtomicUsize::new(NONE));
         let customs = tables.customs().iter().zip(operators).enumerate();
         let calls = customs.map(|(index, (custom, operator))| {
-            let call = Call::new(index, custom, tables.custom(custom), *operator, &raw const *failed);
-            UnsafeCell::new(call)
+            let (info, mut operator) = (tables.custom(custom), *operator);
+            if info.operator.starts_with(OWN_OPERATOR) {
+                operator.user = texts.cast();
+            }
+            UnsafeCell::new(Call::new(index, custom, info, operator, &raw const *failed))
         });
         Self {
             tables,

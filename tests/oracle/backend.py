@@ -90,7 +90,6 @@ def in_mode(case, mode):
     model.CopyFrom(case.model)
     if mode == "static":
         return model, case.inputs
-    names = [value.name for value in model.graph.input]
     fed = list(zip(model.graph.input, case.inputs))
     if mode == "symbolic":
         for i, (value, _) in enumerate(fed):
@@ -99,37 +98,54 @@ def in_mode(case, mode):
                     dim.dim_param = f"i{i}_{axis}"
         del model.graph.value_info[:]
         return model, case.inputs
-    rest = []
+    kept = []
     for value, array in fed:
-        if isinstance(array, np.ndarray) or np.isscalar(array):
+        if value.type.WhichOneof("value") == "tensor_type":
             given = numpy_helper.from_array(np.asarray(array), value.name)
             # Types that numpy has no name for are told by the model.
             given.data_type = value.type.tensor_type.elem_type
             model.graph.initializer.append(given)
-            names.remove(value.name)
         else:
-            rest.append(array)
-    kept = [value for value in model.graph.input if value.name in names]
+            # The tensors of a sequence are no initialisers.
+            kept.append((value, array))
     del model.graph.input[:]
-    model.graph.input.extend(kept)
-    return model, rest
+    model.graph.input.extend(value for value, _ in kept)
+    return model, [array for _, array in kept]
 
 
-def write(folder, model, inputs):
+def held(value_type, given):
+    """The tensors of an input and their type; None where an optional has none."""
+    while value_type.WhichOneof("value") == "optional_type":
+        value_type = value_type.optional_type.elem_type
+    if value_type.WhichOneof("value") == "sequence_type":
+        value_type = value_type.sequence_type.elem_type
+    else:
+        given = None if given is None else [given]
+    return value_type.tensor_type.elem_type, given
+
+
+def write(folder, model, inputs, symbolic):
     folder.mkdir(parents=True)
     onnx.save(model, folder / "model.onnx")
-    out = [struct.pack("<Q", len(inputs))]
-    for value, array in zip(model.graph.input, inputs):
-        if not (isinstance(array, np.ndarray) or np.isscalar(array)):
-            return f"inputs of type {type(array).__name__} are not supported"
-        tensor = numpy_helper.from_array(np.asarray(array))
-        if tensor.data_type == TensorProto.STRING:
-            return "inputs of strings are not supported"
-        raw = tensor.raw_data
-        out.append(struct.pack("<QQ", value.type.tensor_type.elem_type, len(tensor.dims)))
-        out.append(struct.pack(f"<{len(tensor.dims) + 1}Q", *tensor.dims, len(raw)))
-        out.append(raw + bytes(-len(raw) % 8))
-    (folder / "inputs").write_bytes(b"".join(out))
+    out, items, count = [], [], 0
+    for value, given in zip(model.graph.input, inputs):
+        elem_type, arrays = held(value.type, given)
+        if value.type.WhichOneof("value") != "tensor_type":
+            shapes = [[("?" if symbolic else str(n)) for n in np.shape(array)] for array in arrays or []]
+            spelled = ",".join(f"[{','.join(shape)}]" for shape in shapes) or "0"
+            items.append(f"{value.name}={'none' if arrays is None else spelled}")
+        for array in arrays or []:
+            tensor = numpy_helper.from_array(np.asarray(array))
+            raw = tensor.raw_data
+            if tensor.data_type == TensorProto.STRING:
+                raw = b"".join(struct.pack("<Q", len(text)) + text for text in tensor.string_data)
+            out.append(struct.pack("<QQ", elem_type, len(tensor.dims)))
+            out.append(struct.pack(f"<{len(tensor.dims) + 1}Q", *tensor.dims, len(raw)))
+            out.append(raw + bytes(-len(raw) % 8))
+            count += 1
+    (folder / "inputs").write_bytes(struct.pack("<Q", count) + b"".join(out))
+    if items:
+        (folder / "items").write_text("".join(f"{line}\n" for line in items), encoding="utf-8")
     return None
 
 
@@ -140,21 +156,36 @@ def read(path):
         shape = struct.unpack_from(f"<{rank}Q", data, at + 16)
         (count,) = struct.unpack_from("<Q", data, at + 16 + 8 * rank)
         at += 24 + 8 * rank
-        tensor = TensorProto(data_type=dtype, dims=shape, raw_data=data[at:at + count])
+        tensor = TensorProto(data_type=dtype, dims=shape)
+        if dtype == TensorProto.STRING:
+            tensor.string_data.extend(strings(data[at:at + count]))
+        else:
+            tensor.raw_data = data[at:at + count]
         tensors.append(numpy_helper.to_array(tensor))
-        at += count
+        at += count + -count % 8
     return tensors
+
+
+def strings(data):
+    at, texts = 0, []
+    while at < len(data):
+        (size,) = struct.unpack_from("<Q", data, at)
+        texts.append(data[at + 8:at + 8 + size])
+        at += 8 + size
+    return texts
 
 
 def judge(case, got):
     """What is wrong with the outputs, as ONNX's runner sees it; None: nothing."""
     drawn = any(node.op_type in RANDOM for node in case.model.graph.node)
-    if len(got) != len(case.outputs):
-        return f"{len(got)} outputs, expected {len(case.outputs)}"
-    for i, (out, expected) in enumerate(zip(got, case.outputs)):
-        if not isinstance(expected, np.ndarray) and not np.isscalar(expected):
-            return f"output {i}: {type(expected).__name__} cannot be compared yet"
+    # A sequence is as many outputs as it has tensors.
+    wanted = [tensor for output in case.outputs for tensor in (output if isinstance(output, list) else [output])]
+    if len(got) != len(wanted):
+        return f"{len(got)} outputs, expected {len(wanted)}"
+    for i, (out, expected) in enumerate(zip(got, wanted)):
         expected = np.asarray(expected)
+        if expected.dtype.kind in "UO":
+            expected = expected.astype(object)
         if out.shape != expected.shape or out.dtype != expected.dtype:
             return f"output {i} is {out.dtype}{list(out.shape)}, expected {expected.dtype}{list(expected.shape)}"
         if drawn:
@@ -224,7 +255,7 @@ def check(mode, cases, program):
         results, written = {}, []
         for case in cases:
             model, inputs = in_mode(case, mode)
-            wrong = write(Path(folder) / case.name, model, inputs)
+            wrong = write(Path(folder) / case.name, model, inputs, mode == "symbolic")
             if wrong:
                 results[case.name] = wrong
             else:

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use cameo_ir::random::Rng;
+use cameo_ir::random::{self, Rng};
 use cameo_ir::{DType, Dim, Fact, Graph, Sym, Tensor, ValueId, graph, text};
 
 /// What of a case is known when it is compiled.
@@ -261,6 +261,10 @@ pub fn elements(r: &mut Rng, dtype: DType, shape: &[usize], range: Option<(f64, 
         None if dtype.is_signed() => r.range(-4, 4) as f64,
         None => r.range(0, 7) as f64,
     };
+    if dtype == DType::String {
+        let texts: Vec<&str> = (0..n).map(|_| *r.pick(&random::TEXTS)).collect();
+        return Tensor::strings(shape, texts).expect("different");
+    }
     Tensor::from_f64(dtype, shape, (0..n).map(|_| one()).collect::<Vec<_>>())
 }
 
@@ -274,6 +278,7 @@ fn random(fact: &str) -> String {
         t if t.parse().is_ok_and(DType::is_float) => format!("{:.3}", r.range(-16, 16) as f64 / 8.0),
         "u2" => r.range(0, 3).to_string(),
         "i2" => r.range(-2, 1).to_string(),
+        "string" => format!("{:?}", r.pick(&random::TEXTS)),
         _ => r.range(0, 4).to_string(),
     };
     let all: Vec<String> = (0..n).map(|_| one(&mut r)).collect();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cameo::{Emit, Options, Output, Target, pipeline};
 use cameo_ir::{DType, Graph, Tensor};
-use cameo_runtime::{Context, ContextOptions, Error, ModelDesc, OpenOptions, TensorView};
+use cameo_runtime::{Context, ContextOptions, Error, ModelDesc, OpenOptions, TensorView, Text};
 
 /// How a graph is compiled.
 #[derive(Clone, Copy, Debug)]
@@ -136,14 +136,27 @@ impl Model {
 /// When an output has a type that the IR does not know.
 pub fn run_in(context: &mut Context, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
     let owned: Vec<Aligned> = inputs.iter().map(Aligned::new).collect();
-    let views: Vec<TensorView> = owned.iter().map(Aligned::view).collect();
+    let texts = |t: &Tensor| {
+        t.to_texts()
+            .unwrap_or_default()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
+    let texts: Vec<Vec<String>> = inputs.iter().map(texts).collect();
+    let texts: Vec<Vec<Text>> = texts.iter().map(|t| t.iter().map(|t| Text::new(t)).collect()).collect();
+    let both = owned.iter().zip(&texts);
+    let views: Vec<TensorView> = both.map(|(t, texts)| t.view_of(texts)).collect();
     context.run_on(&views)?;
     let count = context.model().description().outputs().len();
     (0..count)
         .map(|i| {
             let view = context.output(i)?;
             let dtype = DType::ALL.into_iter().find(|t| *t as u32 == view.dtype() as u32);
-            let shape = view.shape().iter().map(|d| *d as usize).collect();
+            let shape: Vec<usize> = view.shape().iter().map(|d| *d as usize).collect();
+            if let Some(texts) = view.as_texts() {
+                return Ok(Tensor::strings(&shape, texts.iter().map(|t| t.as_str())).expect("different"));
+            }
             let tensor = Tensor::from_packed(dtype.expect("a dtype"), shape, view.bytes().to_vec().into());
             Ok(tensor.expect("bytes fit the shape"))
         })
@@ -211,6 +224,14 @@ impl Aligned {
             bytes: packed.len(),
             dtype: cameo_runtime::DType::from_raw(t.dtype() as u32).expect("a dtype"),
             shape: t.shape().iter().map(|d| *d as i64).collect(),
+        }
+    }
+
+    /// The same of strings, which are these.
+    fn view_of<'a>(&'a self, texts: &'a [Text<'a>]) -> TensorView<'a> {
+        match self.dtype {
+            cameo_runtime::DType::String => TensorView::texts(texts, &self.shape),
+            _ => self.view(),
         }
     }
 

@@ -71,7 +71,7 @@ pub(crate) fn table(
         rows.push(format!(
             "%Custom {{ i32 {}, i32 {}, {operator}, {node}, {attributes}, {inputs}, {outputs}, ptr {} }}",
             custom.step,
-            i32::from(custom.built_in.is_some()),
+            i32::from(custom.reads_contents),
             custom.built_in.as_ref().map_or("null".into(), |f| format!("@{f}")),
         ));
     }
@@ -255,6 +255,7 @@ mod tests {
                 io("z", DType::I64, &[]),
             ],
             built_in: None,
+            reads_contents: false,
         });
         let plan = cameo_kernel::memory::plan(&levels[0].program);
         let symbols = crate::level::symbols("tiny", &levels);

@@ -61,6 +61,7 @@ fn c_type(dtype: DType) -> &'static str {
         DType::I16 => "int16_t",
         DType::I32 => "int32_t",
         DType::I64 => "int64_t",
+        DType::String => "cameo_string",
         DType::U32 => "uint32_t",
         _ => "uint64_t",
     }
@@ -140,10 +141,7 @@ pub fn text(program: &Program, name: &str, embedded: bool) -> String {
             );
         }
     }
-    let mut operators: Vec<&str> = {
-        let supplied = program.customs.iter().filter(|c| c.built_in.is_none());
-        supplied.map(|c| &*c.operator).collect()
-    };
+    let mut operators: Vec<&str> = program.supplied().map(|c| &*c.operator).collect();
     operators.sort_unstable();
     operators.dedup();
     for operator in &operators {
@@ -338,6 +336,7 @@ mod tests {
             inputs: vec![],
             outputs: vec![],
             built_in: None,
+            reads_contents: false,
         });
         let text = text(&program, "sample", true);
         assert!(text.contains(" *     operator  com.acme::Foo* /\n"), "{text}");

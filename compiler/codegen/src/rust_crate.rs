@@ -133,6 +133,7 @@ fn element(dtype: DType) -> &'static str {
         DType::I8 => "i8",
         DType::I16 => "i16",
         DType::I32 => "i32",
+        DType::String => "Text<'a>",
         _ => "i64",
     }
 }
@@ -185,7 +186,9 @@ fn interface(model: &Model) -> String {
         let field = &tensor.field;
         let _ = writeln!(bind, "        let shape{i} = inputs.{field}.extents();");
         let view = format!("TensorView::new(inputs.{field}.data, &shape{i})");
-        views.push(if same_element(tensor.io.dtype) {
+        views.push(if tensor.io.dtype == DType::String {
+            format!("TensorView::texts(inputs.{field}.data, &shape{i})")
+        } else if same_element(tensor.io.dtype) {
             view
         } else {
             format!(
@@ -197,8 +200,13 @@ fn interface(model: &Model) -> String {
     let mut results = vec![];
     for (i, tensor) in outputs.iter().enumerate() {
         results.push(format!(
-            "            {}: Tensor::output(self.context.output({i})?),\n",
-            tensor.field
+            "            {}: Tensor::{}(self.context.output({i})?),\n",
+            tensor.field,
+            if tensor.io.dtype == DType::String {
+                "strings"
+            } else {
+                "output"
+            }
         ));
     }
     let result = if outputs.is_empty() {
@@ -252,8 +260,14 @@ fn interface(model: &Model) -> String {
     let output_struct = structure("Outputs", "What a run gives, until the next one.", &outputs);
     let (inputs_life, outputs_life) = (lifetime(&inputs), lifetime(&outputs));
     let views = views.join(", ");
+    // Only models that have strings have something for them.
+    let has_strings = inputs
+        .iter()
+        .chain(&outputs)
+        .any(|tensor| tensor.io.dtype == DType::String);
+    let (text, strings) = if has_strings { (", Text", STRINGS) } else { ("", "") };
     // Whoever opens a model with operators of its own vouches for them.
-    let custom = !program.customs.is_empty();
+    let custom = program.supplied().next().is_some();
     let when = |text: &'static str| if custom { text } else { "" };
     let (uses, used) = (
         when(", Operator, OperatorArguments, OperatorTensor, OPERATOR_VERSION"),
@@ -298,7 +312,7 @@ mod libc;
 #[allow(warnings, clippy::all, clippy::pedantic)]
 mod runtime;
 
-pub use runtime::{{Error, Status{uses}}};
+pub use runtime::{{Error, Status{text}{uses}}};
 
 use runtime::{{Context, ContextOptions, {dtype}Element, ModelDesc{used}, TensorView}};
 use std::path::Path;
@@ -338,7 +352,7 @@ impl<'a, T: Element, const RANK: usize> Tensor<'a, T, RANK> {{
     }}
 }}
 
-{input_struct}
+{strings}{input_struct}
 {output_struct}
 /// The open model: weights, memory and threads. Dropping it gives everything back.
 pub struct Model {{
@@ -415,6 +429,19 @@ impl std::fmt::Debug for Model {{
 "#
     )
 }
+
+/// How outputs of strings are given.
+const STRINGS: &str = "\
+impl<'a, const RANK: usize> Tensor<'a, Text<'a>, RANK> {
+    fn strings(view: TensorView<'a>) -> Self {
+        Self {
+            data: view.as_texts().expect(\"the runtime gives strings\"),
+            shape: std::array::from_fn(|axis| view.shape()[axis] as usize),
+        }
+    }
+}
+
+";
 
 /// Whether the Rust type says the model's type.
 const fn same_element(dtype: DType) -> bool {

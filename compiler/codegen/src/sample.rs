@@ -124,6 +124,7 @@ pub fn program() -> Program {
         caches: vec![],
         elements: vec![],
         customs: vec![],
+        texts: cameo_ir::tensor::Texts::default(),
         requirements: vec![],
         graph,
     }

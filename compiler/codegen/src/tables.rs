@@ -220,6 +220,8 @@ pub fn text(
         .collect();
     let elements = constant(&mut tables, name, "elements", "%Element", &rows);
     let customs = custom::table(&mut tables, &mut strings, name, program, &layout.customs);
+    let rows: Vec<String> = program.texts.iter().map(|text| strings.add(name, text)).collect();
+    let texts = constant(&mut tables, name, "texts", "%Slice", &rows);
     for (kernel, custom) in called {
         let _ = match custom {
             true => custom::thunk(&mut out, &kernel),
@@ -263,6 +265,7 @@ pub fn text(
             caches,
             elements,
             customs,
+            texts,
         ]
         .join(", "),
         format!(
@@ -326,7 +329,7 @@ const TYPES: &str = "\
 %Count = type { i32, i32, i32, i32 }
 %Cache = type { i32, i32, i32, i32 }
 %Element = type { i32, i32, i64 }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
 ";
 
 /// Defines an array and gives the `%Slice` of it.

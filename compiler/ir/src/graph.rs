@@ -694,7 +694,7 @@ fn either(names: impl Iterator<Item = String>) -> String {
 /// The symbols that a node counts, or a run tells from its operand.
 pub fn counted(op: Op, attrs: &Attrs) -> impl Iterator<Item = &Arc<str>> {
     let named = |(name, def): &(&str, AttrDef)| match (def, attrs.get(*name)) {
-        (AttrDef::Symbol | AttrDef::Probe, Some(Attr::Str(symbol))) => Some(symbol),
+        (AttrDef::Symbol(_) | AttrDef::Probe, Some(Attr::Str(symbol))) => Some(symbol),
         _ => None,
     };
     op.schema().attrs.iter().filter_map(named)

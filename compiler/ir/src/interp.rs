@@ -396,7 +396,7 @@ fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tenso
             "an attribute has symbols that no input shape gives".into(),
         ))
     };
-    if node.op.schema().external {
+    if node.op.schema().external && !custom::is_own(&node.attrs) {
         return Err(fail(custom::not_here(&node.attrs)));
     }
     let mut attrs = bind_attrs(&node.attrs, binding).ok_or_else(unbound)?;
@@ -439,7 +439,9 @@ fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tenso
     if out.len() != node.outputs.len() {
         return Err(fail(OpError::Invalid(format!("evaluated to {} outputs", out.len()))));
     }
-    for symbol in counted(node.op, &node.attrs) {
+    let out = with_texts(out, &tensors.iter().flatten()).map_err(fail)?;
+    let given = custom::given(node.op, &node.attrs);
+    for symbol in counted(node.op, &node.attrs).chain(&given) {
         let extents = node
             .outputs
             .iter()
@@ -452,6 +454,17 @@ fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tenso
         check_result(g.fact(*v), t, binding).map_err(|why| fail(OpError::Invalid(why)))?;
     }
     Ok(out)
+}
+
+/// Results with the texts that their strings may come from.
+pub(crate) fn with_texts<'a>(
+    out: Vec<Tensor>,
+    operands: &(impl Iterator<Item = &'a Tensor> + Clone),
+) -> Result<Vec<Tensor>, OpError> {
+    let known = |t: Tensor| operands.clone().try_fold(t, |t, from| t.with_texts(from.texts()));
+    out.into_iter()
+        .map(|t| known(t).map_err(OpError::Unsupported))
+        .collect()
 }
 
 fn check_result(fact: &Fact, t: &Tensor, binding: &Binding) -> Result<(), String> {

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::graph::{bind_shape, counted, infer};
 use crate::index;
-use crate::interp::{bind_attrs_by, elements};
+use crate::interp::{bind_attrs_by, elements, with_texts};
 use crate::op::{Arg, Attrs, Cx, Lowering, Op, OpError, invalid};
 use crate::ops::{custom, ragged, scan};
 use crate::structured::{Binary, Body, Compute, Expr, Unary};
@@ -187,9 +187,9 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
                     },
                 )
             }
-            Lowering::Custom => custom::built_in(&node.attrs, &args, facts.len()),
-            // Its loops depend on each other.
-            Lowering::Compact => {
+            Lowering::Custom if !custom::is_own(&node.attrs) => Err(custom::not_here(&node.attrs)),
+            // Its loops depend on each other, or the runtime has them.
+            Lowering::Compact | Lowering::Custom => {
                 let arg_facts: Vec<Option<Fact>> = args.iter().map(|t| t.as_ref().map(Tensor::fact)).collect();
                 let both = arg_facts.iter().zip(&args);
                 let inputs: Vec<Option<Arg>> = both
@@ -209,8 +209,13 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
             }
             _ => run_lowering(&lowering, &args, &facts, symbols),
         };
-        let out = out.map_err(named)?;
-        for symbol in counted(node.op, &node.attrs) {
+        let texts = node
+            .inputs
+            .iter()
+            .flatten()
+            .filter_map(|v| values[v.0 as usize].as_ref());
+        let out = with_texts(out.map_err(named)?, &texts)?;
+        for symbol in counted(node.op, &node.attrs).chain(&custom::given(node.op, &node.attrs)) {
             let extents = facts.iter().zip(&out).flat_map(|(f, t)| f.shape.iter().zip(t.shape()));
             let length = extents.into_iter().find(|(d, _)| **d == Dim::sym(symbol));
             found

@@ -88,6 +88,11 @@ impl Types {
     /// Without arithmetic: these are moved, and converted to others.
     pub const NARROW: Self = Self(Self::FLOAT8.0 | Self::FEW_BITS.0 | Self::of(&[DType::F8E8M0, DType::F4E2M1]).0);
     pub const ANY: Self = Self(Self::PLAIN.0 | Self::NARROW.0);
+    pub const STRING: Self = Self::of(&[DType::String]);
+    /// What can be moved, and be nothing else.
+    pub const MOVED: Self = Self(Self::ANY.0 | Self::STRING.0);
+    /// What can be compared for equality.
+    pub const COMPARED: Self = Self(Self::PLAIN.0 | Self::STRING.0);
     pub const I64: Self = Self::of(&[DType::I64]);
     pub const INDEX: Self = Self::of(&[DType::I32, DType::I64]);
 
@@ -192,6 +197,7 @@ pub enum AttrDef {
     OptFloat,
     OptInts,
     OptFloats,
+    OptStr,
     OptStrs,
     OptTensor,
     OptDims,
@@ -205,8 +211,8 @@ pub enum AttrDef {
     ReqDType,
     ReqDims,
     ReqGraph,
-    /// The name of a dimension that the operation counts: importers invent it.
-    Symbol,
+    /// The name of a dimension that no operand's shape gives, which begins with this: importers invent it.
+    Symbol(&'static str),
     /// The name of a dimension that a run tells from the contents of the first operand before it plans: importers invent it,
     /// where that operand is an input of the model. Without it the operand is constant.
     Probe,
@@ -218,15 +224,20 @@ impl AttrDef {
         match self {
             Self::Int(_) | Self::OptInt | Self::ReqInt => "an integer",
             Self::Float(_) | Self::OptFloat => "a float",
-            Self::ReqStr | Self::OneOf(_) | Self::ReqOneOf(_) => "a text",
+            Self::ReqStr | Self::OptStr | Self::OneOf(_) | Self::ReqOneOf(_) => "a text",
             Self::Ints(_) | Self::OptInts | Self::ReqInts | Self::OptDims | Self::ReqDims => "a list of integers",
             Self::Floats(_) | Self::OptFloats => "a list of floats",
             Self::OptStrs => "a list of texts",
             Self::OptTensor | Self::ReqTensor => "a tensor",
             Self::OptDType | Self::ReqDType => "an element type",
             Self::ReqGraph => "a graph",
-            Self::Symbol | Self::Probe => "left out",
+            Self::Symbol(_) | Self::Probe => "left out",
         }
+    }
+
+    /// Whether it is Cameo's own: models do not have it.
+    pub const fn names_dim(self) -> bool {
+        matches!(self, Self::Symbol(_) | Self::Probe)
     }
 
     pub const fn is_required(self) -> bool {
@@ -240,7 +251,7 @@ impl AttrDef {
                 | Self::ReqDType
                 | Self::ReqDims
                 | Self::ReqGraph
-                | Self::Symbol
+                | Self::Symbol(_)
         )
     }
 
@@ -319,8 +330,7 @@ impl Schema {
     }
     /// The attributes that models have, not Cameo's names of dimensions.
     pub fn model_attrs(&self) -> impl Iterator<Item = &'static (&'static str, AttrDef)> + use<> {
-        let named = |def: &AttrDef| matches!(def, AttrDef::Symbol | AttrDef::Probe);
-        self.attrs.iter().filter(move |(_, def)| !named(def))
+        self.attrs.iter().filter(|(_, def)| !def.names_dim())
     }
     /// The parameter that input `i` belongs to.
     pub fn input(&self, i: usize) -> Option<&Param> {
@@ -503,10 +513,10 @@ impl<'a> Cx<'a> {
 
     /// A text that may be absent.
     pub fn opt_str(&self, name: &str) -> Result<Option<&'a str>, OpError> {
-        match self.attrs.get(name) {
-            Some(Attr::Str(v)) => Ok(Some(v)),
-            None => Ok(None),
-            Some(_) => self.bad(name),
+        match (self.attrs.get(name), self.schema.attr(name)) {
+            (Some(Attr::Str(v)), _) => Ok(Some(v)),
+            (None, Some(AttrDef::OptStr | AttrDef::Probe)) => Ok(None),
+            _ => self.bad(name),
         }
     }
 

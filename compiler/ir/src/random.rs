@@ -151,11 +151,7 @@ pub fn graph(seed: u64, options: &Options) -> Graph {
                 [] => {
                     !o.name().starts_with("cameo::")
                         && !o.schema().external
-                        && !o
-                            .schema()
-                            .attrs
-                            .iter()
-                            .any(|(_, d)| matches!(d, AttrDef::Symbol | AttrDef::Probe))
+                        && !o.schema().attrs.iter().any(|(_, d)| d.names_dim())
                 }
                 only => only.contains(&o.name()),
             })
@@ -271,12 +267,20 @@ fn is_tame(t: &Tensor) -> bool {
     }
 }
 
+/// Strings to choose from: few, so that some are equal.
+pub const TEXTS: [&str; 6] = ["", "a", "b", "Zwölf", "a b", "漢字"];
+
 fn elements(r: &mut Rng, dtype: DType, shape: &[usize]) -> Tensor {
     let n: usize = shape.iter().product();
     if dtype.is_float() {
         // On a grid that every float type but `bf16` holds: elements are equal or apart, as stable comparisons want.
         let grid = |x: f64| (x * 256.0).round() / 256.0;
         return Tensor::from_f64(dtype, shape, (0..n).map(|_| grid(r.normal())).collect::<Vec<_>>());
+    }
+    if dtype == DType::String {
+        let texts: Vec<&str> = (0..n).map(|_| *r.pick(&TEXTS)).collect();
+        // These are known to have different handles.
+        return Tensor::strings(shape, texts).unwrap_or_else(|_| Tensor::from_i64(dtype, shape, vec![0; n]));
     }
     let (lo, hi) = match dtype {
         DType::Bool => (0, 1),

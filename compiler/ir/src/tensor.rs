@@ -3,9 +3,13 @@
 //! The bytes are a slice of a mapped file or of memory, shared and never copied by cloning. They are little-endian and
 //! row-major, and need not be aligned. Elements of less than a byte have one each ([`crate::narrow`]).
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use cameo_abi::text_handle;
 
 use crate::{DType, Dim, Fact, narrow};
 
@@ -14,6 +18,88 @@ pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: Bytes,
+    texts: Texts,
+}
+
+/// The texts behind the handles of strings, and maybe others.
+///
+/// A string is to kernels a number of 64 bits, a hash of its bytes and 0 for no bytes: moving and comparing numbers moves and
+/// compares strings. What the texts are goes along with tensors. Equal handles are equal strings: a table never has two texts
+/// for one.
+#[derive(Clone, Default)]
+pub struct Texts(Option<Arc<BTreeMap<u64, Arc<str>>>>);
+
+impl Texts {
+    /// # Errors
+    /// Two of the texts cannot be told apart.
+    pub fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut all = BTreeMap::new();
+        for text in texts {
+            enter(&mut all, text_handle(text.as_bytes()), &text.into())?;
+        }
+        Ok(Self((!all.is_empty()).then(|| Arc::new(all))))
+    }
+
+    /// Those of both.
+    ///
+    /// # Errors
+    /// Two of the texts cannot be told apart.
+    pub fn join(&mut self, other: &Self) -> Result<(), String> {
+        match (&mut self.0, &other.0) {
+            (_, None) => {}
+            (Some(own), Some(others)) if Arc::ptr_eq(own, others) => {}
+            (Some(own), Some(others)) => {
+                let all = Arc::make_mut(own);
+                for (handle, text) in others.iter() {
+                    enter(all, *handle, text)?;
+                }
+            }
+            (own @ None, others) => own.clone_from(others),
+        }
+        Ok(())
+    }
+
+    pub fn get(&self, handle: u64) -> Option<&str> {
+        match &self.0 {
+            _ if handle == 0 => Some(""),
+            Some(all) => all.get(&handle).map(|t| &**t),
+            None => None,
+        }
+    }
+
+    /// In the order of their handles.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.iter().flat_map(|all| all.values())
+    }
+}
+
+fn enter(all: &mut BTreeMap<u64, Arc<str>>, handle: u64, text: &Arc<str>) -> Result<(), String> {
+    let there = all.entry(handle).or_insert_with(|| text.clone());
+    if there == text {
+        return Ok(());
+    }
+    Err(format!(
+        "the strings {there:?} and {text:?} have the same handle and cannot be told apart"
+    ))
+}
+
+// Handles tell tensors apart: which further texts are known does not.
+impl PartialEq for Texts {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Texts {}
+
+impl fmt::Debug for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+impl Hash for Texts {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// The byte count does not fit shape and type.
@@ -32,7 +118,12 @@ impl Tensor {
                 got: data.len(),
             });
         }
-        Ok(Self { dtype, shape, data })
+        Ok(Self {
+            dtype,
+            shape,
+            data,
+            texts: Texts::default(),
+        })
     }
 
     /// From bytes as files and callers have them: elements of less than a byte are packed.
@@ -82,9 +173,54 @@ impl Tensor {
         self.data.is_empty()
     }
 
+    /// Strings.
+    ///
+    /// # Errors
+    /// Two of them cannot be told apart.
+    ///
+    /// # Panics
+    /// When their number does not fit the shape.
+    pub fn strings<'a>(shape: &[usize], texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let texts: Vec<&str> = texts.into_iter().collect();
+        let handles = texts.iter().map(|t| text_handle(t.as_bytes()).to_le_bytes());
+        let mut tensor = Self::from_chunks(DType::String, shape, handles);
+        tensor.texts = Texts::of(texts)?;
+        Ok(tensor)
+    }
+
+    /// The strings; `None` of other types, and where the text of a handle is not known.
+    pub fn to_texts(&self) -> Option<Vec<&str>> {
+        let of = |b: &[u8]| self.texts.get(le_u64(b));
+        (self.dtype == DType::String).then(|| self.data.chunks_exact(8).map(of).collect::<Option<_>>())?
+    }
+
+    pub fn texts(&self) -> &Texts {
+        &self.texts
+    }
+
+    /// With more texts: those that its elements may come from. Nothing for other types.
+    ///
+    /// # Errors
+    /// Two of the texts cannot be told apart.
+    pub fn with_texts(mut self, more: &Texts) -> Result<Self, String> {
+        if self.dtype == DType::String {
+            self.texts.join(more)?;
+        }
+        Ok(self)
+    }
+
     /// The same bytes in another shape of equal element count.
     pub fn reshaped(&self, shape: Vec<usize>) -> Result<Self, SizeMismatch> {
-        Self::new(self.dtype, shape, self.data.clone())
+        self.like(shape, self.data.clone())
+    }
+
+    /// Of the same type, with elements that come from this one.
+    pub fn like(&self, shape: Vec<usize>, data: Bytes) -> Result<Self, SizeMismatch> {
+        let texts = self.texts.clone();
+        Ok(Self {
+            texts,
+            ..Self::new(self.dtype, shape, data)?
+        })
     }
 
     /// The tensor of `shape` whose element at each index is the one here at the linear position that `source` gives, or the
@@ -110,12 +246,13 @@ impl Tensor {
             dtype: self.dtype,
             shape: shape.to_vec(),
             data: data.into(),
+            texts: self.texts.clone(),
         }
     }
 
     pub fn fact(&self) -> Fact {
         let shape: Vec<Dim> = self.shape.iter().map(|d| Dim::from(*d)).collect();
-        if self.dtype.is_float() || self.len() > Fact::KNOWN_MAX {
+        if self.dtype.is_float() || self.dtype == DType::String || self.len() > Fact::KNOWN_MAX {
             return Fact::new(self.dtype, shape);
         }
         Fact::with_known(self.dtype, shape, self.to_i64().into_iter().map(Dim::from).collect())
@@ -133,6 +270,7 @@ impl Tensor {
             dtype,
             shape: shape.to_vec(),
             data: data.into(),
+            texts: Texts::default(),
         }
     }
 
@@ -173,7 +311,7 @@ impl Tensor {
                 DType::I16 => data.extend((x as i16).to_le_bytes()),
                 DType::U32 => data.extend((x as u32).to_le_bytes()),
                 DType::I32 => data.extend((x as i32).to_le_bytes()),
-                DType::U64 => data.extend((x as u64).to_le_bytes()),
+                DType::U64 | DType::String => data.extend((x as u64).to_le_bytes()),
                 DType::I64 => data.extend((x as i64).to_le_bytes()),
                 DType::Bool => data.push(u8::from(x != 0.0)),
                 _ if dtype.is_float() => data.push(narrow::encode(dtype, x)),
@@ -189,6 +327,7 @@ impl Tensor {
             dtype,
             shape: shape.to_vec(),
             data: data.into(),
+            texts: Texts::default(),
         }
     }
 
@@ -217,6 +356,7 @@ impl Tensor {
             dtype,
             shape: shape.to_vec(),
             data: data.into(),
+            texts: Texts::default(),
         }
     }
 
@@ -237,7 +377,7 @@ impl Tensor {
                 .chunks_exact(2)
                 .map(|b| bf16_to_f32(u16::from_le_bytes([b[0], b[1]])).into())
                 .collect(),
-            DType::U64 => d.chunks_exact(8).map(|b| le_u64(b) as f64).collect(),
+            DType::U64 | DType::String => d.chunks_exact(8).map(|b| le_u64(b) as f64).collect(),
             t if t.is_float() => d.iter().map(|b| narrow::decode(t, *b).into()).collect(),
             _ => self.to_i64().into_iter().map(|x| x as f64).collect(),
         }
@@ -277,7 +417,7 @@ impl Tensor {
                 .chunks_exact(4)
                 .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]).into())
                 .collect(),
-            DType::U64 | DType::I64 => d.chunks_exact(8).map(|b| le_u64(b) as i64).collect(),
+            DType::U64 | DType::I64 | DType::String => d.chunks_exact(8).map(|b| le_u64(b) as i64).collect(),
             t if t.bits() < 8 && !t.is_float() => d.iter().map(|b| narrow::wrapped(t, i64::from(*b)).into()).collect(),
             _ => self.to_f64().into_iter().map(|x| x as i64).collect(),
         }
@@ -292,8 +432,10 @@ impl Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.dtype, self.shape)?;
-        if self.len() <= 16 {
-            write!(f, " {:?}", self.to_f64())?;
+        match self.to_texts() {
+            Some(texts) if texts.len() <= 16 => write!(f, " {texts:?}")?,
+            None if self.len() <= 16 => write!(f, " {:?}", self.to_f64())?,
+            _ => {}
         }
         Ok(())
     }
@@ -366,6 +508,34 @@ mod tests {
         assert_eq!(f32_to_f16(65520.0), 0x7c00);
         assert_eq!(f32_to_f16(2f32.powi(-25)), 0, "ties go to even");
         assert_eq!(f32_to_f16(2f32.powi(-25) * 1.5), 1);
+    }
+
+    #[test]
+    fn strings_are_handles_with_texts() {
+        let t = Tensor::strings(&[2, 2], ["a", "", "ünï", "a"]).expect("different");
+        assert_eq!(t.to_texts().expect("known"), ["a", "", "ünï", "a"]);
+        let handles = t.to_i64();
+        assert_eq!((handles[0], handles[1]), (handles[3], 0));
+        assert_eq!(t.fact(), Fact::new(DType::String, [2usize, 2].map(Dim::from)));
+        // Texts go along, and do not make a difference.
+        let bare = Tensor::new(DType::String, vec![4], t.bytes().clone()).expect("fits");
+        assert_eq!((bare.to_texts(), &bare), (None, &t.reshaped(vec![4]).expect("fits")));
+        let known = bare.with_texts(t.texts()).expect("the same texts");
+        assert_eq!(known.to_texts().expect("known").len(), 4);
+        assert_eq!(t.rearranged(&[1], None, |_| Some(2)).to_texts(), Some(vec!["ünï"]));
+        let numbers = Tensor::i64(&[1], [7]).with_texts(t.texts()).expect("nothing to do");
+        assert_eq!((numbers.to_texts(), numbers.texts().iter().count()), (None, 0));
+        let zeros = Tensor::from_i64(DType::String, &[1], [0]);
+        assert_eq!(zeros.to_texts(), Some(vec![""]));
+    }
+
+    #[test]
+    fn two_texts_of_one_handle_are_refused() {
+        let mut all = BTreeMap::new();
+        enter(&mut all, 7, &"a".into()).expect("new");
+        enter(&mut all, 7, &"a".into()).expect("the same");
+        let said = enter(&mut all, 7, &"b".into()).expect_err("another");
+        assert!(said.contains("\"a\" and \"b\""), "{said}");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub enum DType {
     I16 = 5,
     I32 = 6,
     I64 = 7,
+    /// A text, by its handle: [`crate::tensor::Texts`].
+    String = 8,
     Bool = 9,
     F16 = 10,
     F64 = 11,
@@ -37,7 +39,7 @@ pub enum DType {
 }
 
 impl DType {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::F32,
         Self::U8,
         Self::I8,
@@ -45,6 +47,7 @@ impl DType {
         Self::I16,
         Self::I32,
         Self::I64,
+        Self::String,
         Self::Bool,
         Self::F16,
         Self::F64,
@@ -77,7 +80,7 @@ impl DType {
             Self::U4 | Self::I4 | Self::F4E2M1 | Self::U2 | Self::I2 => 1,
             Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::I64 | Self::U64 | Self::F64 => 8,
+            Self::I64 | Self::U64 | Self::F64 | Self::String => 8,
         }
     }
 
@@ -110,7 +113,7 @@ impl DType {
 
     /// Signed or unsigned integer, not bool.
     pub const fn is_int(self) -> bool {
-        !self.is_float() && !matches!(self, Self::Bool)
+        !self.is_float() && !matches!(self, Self::Bool | Self::String)
     }
 
     pub const fn is_signed(self) -> bool {
@@ -126,6 +129,7 @@ impl DType {
             Self::I16 => "i16",
             Self::I32 => "i32",
             Self::I64 => "i64",
+            Self::String => "string",
             Self::Bool => "bool",
             Self::F16 => "f16",
             Self::F64 => "f64",
@@ -188,7 +192,8 @@ impl Fact {
 
     /// With elements, which are dropped when there are too many of them.
     pub fn with_known(dtype: DType, shape: impl Into<Vec<Dim>>, known: Vec<Dim>) -> Self {
-        let known = (known.len() <= Self::KNOWN_MAX && !dtype.is_float()).then_some(known);
+        let numbers = !dtype.is_float() && dtype != DType::String;
+        let known = (known.len() <= Self::KNOWN_MAX && numbers).then_some(known);
         Self {
             dtype,
             shape: shape.into(),

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use cameo_ir::interp::{constant_cost, eval_constant};
-use cameo_ir::op::Rule;
+use cameo_ir::op::{OpError, Rule};
 use cameo_ir::structured::{Body, Compute, Expr, ExprId, Scalar};
-use cameo_ir::{Bounds, Dim, Fact, Graph, Origin, Sym, ValueId};
+use cameo_ir::tensor::Texts;
+use cameo_ir::{Bounds, DType, Dim, Fact, Graph, Origin, Sym, ValueId};
 use rustc_hash::FxHashMap;
 
 use crate::cache::Growing;
@@ -82,6 +83,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
             caches: vec![],
             elements: elements(g),
             customs: vec![],
+            texts: texts(g).map_err(|e| vec![e])?,
             requirements: rules(info),
             graph: g.clone(),
         },
@@ -134,6 +136,25 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
     b.bound_storages().map_err(|e| vec![e])?;
     b.program.kernels = b.kernels.list;
     Ok(b.program)
+}
+
+/// The strings of all constants, of those too that are made when weights are written.
+fn texts(g: &Graph) -> Result<Texts, LowerError> {
+    let (mut all, constant) = (Texts::default(), g.constants());
+    let strings = g
+        .value_ids()
+        .filter(|v| constant[v.0 as usize] && g.fact(*v).dtype == DType::String);
+    for v in strings {
+        let known = eval_constant(g, v).map_err(|e| e.to_string());
+        known.and_then(|t| all.join(t.texts())).map_err(|e| LowerError {
+            op: "constant".to_owned(),
+            origin: g
+                .producer(v)
+                .map_or_else(Origin::default, |(n, _)| g.node(n).origin.clone()),
+            error: OpError::Unsupported(e),
+        })?;
+    }
+    Ok(all)
 }
 
 /// What of the rules is not true for all symbols.

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use cameo_ir::{Dim, Graph, NodeId, OpError, Origin, SymbolRange, ValueId};
+use cameo_ir::{DType, Dim, Graph, NodeId, OpError, Origin, SymbolRange, ValueId};
 
 use crate::build::{Builder, Placed};
 use crate::classify::{Class, Info};
@@ -56,7 +56,8 @@ pub(crate) fn growing(info: &Info) -> Vec<Growing> {
 /// The input that a node adds rows to, and their axis.
 fn grown(info: &Info, node: NodeId) -> Option<(usize, usize)> {
     let n = info.graph.node(node);
-    if n.op.name() != "Concat" || info.class(node) != Class::Parts {
+    let strings = info.graph.fact(n.outputs[0]).dtype == DType::String;
+    if n.op.name() != "Concat" || strings || info.class(node) != Class::Parts {
         return None;
     }
     let first = (*n.inputs.first()?)?;

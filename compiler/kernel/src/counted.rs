@@ -158,8 +158,8 @@ impl Builder<'_> {
                 Bound { storage, way: None }
             });
         }
-        self.splice(body, &sequences, Some(rows), &inputs, &outputs, &node.origin);
-        Ok(())
+        self.splice(body, &sequences, Some(rows), &inputs, &outputs, &node.origin)
+            .map_err(|e| vec![e])
     }
 
     /// Gives tensors whose size a run decides room for the largest size.

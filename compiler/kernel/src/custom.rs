@@ -45,9 +45,9 @@ impl Builder<'_> {
         }
         let results = buffers.len();
         let known = |s: &usize| matches!(self.program.storages[*s].place, Place::Input(_) | Place::Weight(_));
-        if parts.function.is_some() && !storages[1..].iter().all(known) {
+        if parts.reads_contents() && !storages[1..].iter().all(known) {
             return Err(fail(OpError::Unsupported(
-                "the shape of its result is in the elements of an operand that the model computes".into(),
+                "a result is as large as an operand says, which must be an input or a constant: they are there before a run".into(),
             )));
         }
         let mut values = vec![];
@@ -70,6 +70,7 @@ impl Builder<'_> {
             inputs,
             outputs: node.outputs.iter().map(|v| self.io(*v)).collect(),
             built_in: parts.function.cloned(),
+            reads_contents: parts.reads_contents(),
         });
         let kernel = Kernel {
             buffers,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cameo_ir::dim::{COUNTED, CUSTOM, ELEMENT};
 use cameo_ir::structured::{Body, Combine, Expr, ExprId};
+use cameo_ir::tensor::Texts;
 use cameo_ir::{Bounds, DType, Dim, Graph, Origin, Sym, SymbolRange, ValueId};
 use rustc_hash::FxHashMap;
 
@@ -42,8 +43,10 @@ pub struct Program {
     pub caches: Vec<Cache>,
     /// Symbols that are elements of inputs.
     pub elements: Vec<Element>,
-    /// Steps that call operators of the caller, each behind those that its shapes depend on.
+    /// Steps that call operators of the caller or of the runtime, each behind those that its shapes depend on.
     pub customs: Vec<Custom>,
+    /// Those of all constants.
+    pub texts: Texts,
     /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
     pub requirements: Vec<(Dim, Dim)>,
     /// Holds the constants and the recipes that `weights` refer to.
@@ -564,6 +567,11 @@ impl Program {
         let mut all: Vec<(usize, &Symbol)> = self.counts.iter().map(|c| (c.step, &c.symbol)).chain(loops).collect();
         all.sort_by_key(|(step, _)| *step);
         all.into_iter().map(|(_, symbol)| symbol)
+    }
+
+    /// The calls of operators that the caller must supply.
+    pub fn supplied(&self) -> impl Iterator<Item = &Custom> {
+        self.customs.iter().filter(|c| c.is_supplied())
     }
 
     /// A symbol that sizes depend on although no input's shape has it and nothing counts or gives it.

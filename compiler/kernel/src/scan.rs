@@ -115,7 +115,8 @@ impl Builder<'_> {
                 Bound { storage, way: None }
             });
         }
-        self.splice(body, parts.length, None, &inputs, &outputs, &node.origin);
+        self.splice(body, parts.length, None, &inputs, &outputs, &node.origin)
+            .map_err(|e| vec![e])?;
         for (i, v) in node.outputs.iter().enumerate().take(parts.states) {
             if g.exits.contains(v) {
                 self.last_half(*v, inputs[i].storage, parts.length, &node.origin);
@@ -209,7 +210,7 @@ impl Builder<'_> {
         inputs: &[Bound],
         outputs: &[Bound],
         origin: &Origin,
-    ) {
+    ) -> Result<(), LowerError> {
         let mut moved = Transplant::default();
         let operators = self.program.customs.len();
         let places: Vec<Bound> = body
@@ -294,6 +295,11 @@ impl Builder<'_> {
             step: c.step + first,
             symbol: here(c.symbol),
         }));
+        self.program.texts.join(&body.texts).map_err(|e| LowerError {
+            op: "loop".to_owned(),
+            origin: origin.clone(),
+            error: OpError::Unsupported(e),
+        })?;
         self.program.customs.extend(body.customs.into_iter().map(|mut c| {
             c.step += first;
             c
@@ -306,6 +312,7 @@ impl Builder<'_> {
         for (a, b) in body.requirements {
             self.require(a, b);
         }
+        Ok(())
     }
 
     pub(crate) fn row_major(&self, v: ValueId) -> Vec<usize> {

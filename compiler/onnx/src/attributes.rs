@@ -150,7 +150,7 @@ fn convert(def: AttrDef, value: Attr) -> Result<Attr, Fault> {
         (D::OptDims | D::ReqDims, Attr::Ints(v)) => Attr::Dims(v.into_iter().map(Dim::from).collect()),
         (D::Int(_) | D::OptInt | D::ReqInt, v @ Attr::Int(_))
         | (D::Float(_) | D::OptFloat, v @ Attr::Float(_))
-        | (D::OneOf(_) | D::ReqOneOf(_) | D::ReqStr, v @ Attr::Str(_))
+        | (D::OneOf(_) | D::ReqOneOf(_) | D::ReqStr | D::OptStr, v @ Attr::Str(_))
         | (D::Ints(_) | D::OptInts | D::ReqInts, v @ Attr::Ints(_))
         | (D::Floats(_) | D::OptFloats, v @ Attr::Floats(_))
         | (D::OptStrs, v @ Attr::Strs(_))
@@ -185,7 +185,12 @@ fn given(value: &Attr) -> &'static str {
 /// Elements that cloning the value copies; tensors in raw form are shared.
 pub(crate) fn copied_elements(a: &AttributeProto) -> usize {
     let tensor = |t: &crate::proto::TensorProto| {
-        t.float_data.len() + t.int32_data.len() + t.int64_data.len() + t.double_data.len() + t.uint64_data.len()
+        t.string_data.len()
+            + t.float_data.len()
+            + t.int32_data.len()
+            + t.int64_data.len()
+            + t.double_data.len()
+            + t.uint64_data.len()
     };
     // A raw tensor is shared, but a bool one is looked through and a sparse one made dense.
     let sparse = a.sparse_tensor.as_ref().map_or(0, |s| {

@@ -134,10 +134,11 @@ impl Output {
 
 fn dtype(name: &str) -> Result<DType, String> {
     match name.parse::<DType>() {
+        Ok(DType::String) => Err("string: strings are not passed to operators".to_owned()),
         Ok(t) if t.bits() >= 8 => Ok(t),
         Ok(t) => Err(format!("{t}: elements that share a byte are not passed to operators")),
         Err(()) => {
-            let all = DType::ALL.into_iter().filter(|t| t.bits() >= 8);
+            let all = DType::ALL.into_iter().filter(|t| t.bits() >= 8 && *t != DType::String);
             let all: Vec<&str> = all.map(DType::name).collect();
             Err(format!("{name:?} is no element type: {} or any", all.join(", ")))
         }
@@ -290,11 +291,6 @@ impl<'m> Importer<'m> {
     pub fn is_there_before(&self, inputs: &[Option<ValueId>]) -> bool {
         let first = inputs.first().copied().flatten();
         self.loop_depth == 0 && first.is_some_and(|v| self.graph.inputs().contains(&v))
-    }
-
-    /// A name for what a run tells from an operand.
-    pub fn probed(&mut self, op: &str, what: &str) -> Arc<str> {
-        format!("{}_{what}", self.symbol_prefix(op)).into()
     }
 
     /// What the model declares of a result.

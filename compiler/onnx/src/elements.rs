@@ -118,7 +118,8 @@ impl<'m> Importer<'m> {
                 None => fact.rank() <= 1,
             };
             let float = matches!(fact.dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
-            let read = float || !fact.dtype.is_float() && fact.dtype.bits() >= 8;
+            let whole = fact.dtype.is_int() || fact.dtype == DType::Bool;
+            let read = float || whole && fact.dtype.bits() >= 8;
             if !few || !read || !seen.insert(v) {
                 continue;
             }

@@ -146,7 +146,7 @@ pub(crate) struct Site {
 }
 
 /// The problems found so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Problems {
     found: Vec<Problem>,
     dropped: usize,

@@ -93,17 +93,10 @@ impl<'m> Importer<'m> {
         for (i, formal) in f.input.iter().enumerate() {
             let slot = match node.input.get(i).map(String::as_str) {
                 None | Some("") => Slot::Absent,
-                Some(actual) => match scope.get(actual) {
-                    Some(Slot::Absent) => Slot::Absent,
-                    _ => match self.read(scope, actual) {
-                        Ok(Some(v)) => Slot::Value(v),
-                        Ok(None) => Slot::Failed,
-                        Err(fault) => {
-                            self.problems.node(site, fault);
-                            Slot::Failed
-                        }
-                    },
-                },
+                Some(actual) => self.slot(scope, actual).unwrap_or_else(|fault| {
+                    self.problems.node(site, fault);
+                    Slot::Failed
+                }),
             };
             inner.set(formal, slot);
         }
@@ -208,9 +201,6 @@ impl<'m> Importer<'m> {
         graph: &'m GraphProto,
     ) -> Vec<(&'m str, Slot<'m>)> {
         let inlined = scope.in_function();
-        scope.enter();
-        let prefix = std::mem::replace(&mut scope.prefix, format!("{}/", site.origin));
-        self.initializers(graph, scope);
         let results: Vec<(&'m str, &'m str)> = node
             .output
             .iter()
@@ -219,11 +209,31 @@ impl<'m> Importer<'m> {
             .map(|(actual, o)| (actual.as_str(), o.name.as_str()))
             .collect();
         let roots: Vec<&str> = results.iter().map(|(_, inner)| *inner).collect();
-        self.nodes(scope, &graph.node, &roots, inlined);
-        let slots = results
-            .into_iter()
-            .map(|(actual, inner)| (actual, self.result(scope, inner, actual, site)))
-            .collect();
+        let slots = self.inside(scope, site, graph, vec![], &roots, inlined);
+        let named = results.into_iter().zip(slots);
+        named
+            .map(|((actual, _), slot)| (actual, self.known_as(slot, actual, site)))
+            .collect()
+    }
+
+    /// The meanings of `roots` in a graph that becomes part of the one around it, where `given` are its inputs.
+    pub fn inside(
+        &mut self,
+        scope: &mut Scope<'m>,
+        site: &Site,
+        graph: &'m GraphProto,
+        given: Vec<(&'m str, Slot<'m>)>,
+        roots: &[&'m str],
+        inlined: bool,
+    ) -> Vec<Result<Slot<'m>, Fault>> {
+        scope.enter();
+        let prefix = std::mem::replace(&mut scope.prefix, format!("{}/", site.origin));
+        for (name, slot) in given {
+            scope.set(name, slot);
+        }
+        self.initializers(graph, scope);
+        self.nodes(scope, &graph.node, roots, inlined);
+        let slots = roots.iter().map(|name| self.slot(scope, name)).collect();
         scope.leave();
         scope.prefix = prefix;
         slots
@@ -231,15 +241,19 @@ impl<'m> Importer<'m> {
 
     /// The meaning outside of a value that a body computes.
     fn result(&mut self, scope: &mut Scope<'m>, inner: &'m str, outer: &str, site: &Site) -> Slot<'m> {
-        match self.read(scope, inner) {
-            Ok(Some(v)) => {
+        let slot = self.slot(scope, inner);
+        self.known_as(slot, outer, site)
+    }
+
+    fn known_as(&mut self, slot: Result<Slot<'m>, Fault>, outer: &str, site: &Site) -> Slot<'m> {
+        match slot {
+            Ok(Slot::Value(v)) => {
                 if self.graph.producer(v).is_some() {
                     self.graph.set_name(v, outer);
                 }
                 Slot::Value(v)
             }
-            Ok(None) if matches!(scope.get(inner), Some(Slot::Absent)) => Slot::Absent,
-            Ok(None) => Slot::Failed,
+            Ok(slot) => slot,
             Err(f) => {
                 self.problems.node(site, f);
                 Slot::Failed

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use cameo_ir::dim::COUNTED;
+use cameo_ir::dim::CUSTOM;
 use cameo_ir::op::{Arity, AttrDef};
 use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId, narrow};
 
@@ -18,6 +18,7 @@ use crate::dims::{Symbols, bind_frozen, symbol_names};
 use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
+use crate::lists::{Given, given, item};
 use crate::operators::{known, unknown, version};
 use crate::opset::{self, Draft};
 use crate::plan::plan;
@@ -48,6 +49,8 @@ pub(crate) struct Importer<'m> {
     pub ranks: BTreeMap<&'m str, usize>,
     /// The same with element types and shapes.
     pub declared: BTreeMap<&'m str, &'m TensorType>,
+    /// The tensors of sequences.
+    pub lists: Vec<Vec<ValueId>>,
     /// Operators that the user supplies.
     pub custom_ops: &'m [CustomOp],
     /// Bodies of loops around the node.
@@ -92,6 +95,7 @@ pub(crate) fn model(
             unknown: None,
             ranks: declared_ranks(graph),
             declared: declared(graph),
+            lists: vec![],
             custom_ops: &options.custom_ops,
             loop_depth: 0,
             stopped: false,
@@ -232,13 +236,19 @@ impl<'m> Importer<'m> {
                     .model(Fault::invalid(format!("output `{name}` is there twice")));
                 continue;
             }
-            match self.read(&mut scope, name) {
-                Ok(Some(v)) => self.graph.add_output(name, v),
-                Ok(None) if self.problems.is_empty() => {
-                    let absent = format!("output `{name}` is an input that a function's caller left out");
+            match self.slot(&mut scope, name) {
+                Ok(Slot::Value(v)) => self.graph.add_output(name, v),
+                Ok(Slot::List(list)) => {
+                    for (i, v) in self.lists[list].iter().enumerate() {
+                        self.graph.add_output(&item(name, i), *v);
+                    }
+                }
+                Ok(Slot::Absent) => {
+                    let absent =
+                        format!("output `{name}` is an optional without an element, or an input that was left out");
                     self.problems.model(Fault::invalid(absent));
                 }
-                Ok(None) => {}
+                Ok(_) => {}
                 Err(f) => self.problems.model(f.of(&format!("output `{name}`"))),
             }
         }
@@ -264,7 +274,28 @@ impl<'m> Importer<'m> {
     fn inputs(&mut self, graph: &'m GraphProto, scope: &mut Scope<'m>, options: &ImportOptions) {
         // Inputs with an initialiser are weights: before IR version 4 all weights were written so, and later it means a
         // default that callers may replace, which a compiled model does not offer.
-        let inputs: Vec<&'m ValueInfoProto> = graph.input.iter().filter(|i| !scope.defines(&i.name)).collect();
+        let formals: Vec<&'m ValueInfoProto> = graph.input.iter().filter(|i| !scope.defines(&i.name)).collect();
+        for (name, _) in &options.items {
+            if formals.iter().all(|i| i.name != *name) {
+                let names = list(formals.iter().map(|i| i.name.as_str()));
+                let fault = Fault::invalid(format!("`--items`: there is no input `{name}`"));
+                self.problems
+                    .model(fault.hint(format!("the model's inputs are {names}")));
+            }
+        }
+        // Sequences and optionals are the tensors that they hold.
+        let mut held = vec![];
+        for input in formals {
+            let items = options.items.iter().rfind(|(name, _)| *name == input.name);
+            match given(input, items.map(|(_, items)| items)) {
+                Ok(given) => held.push((input.name.as_str(), given)),
+                Err(f) => {
+                    self.problems.model(f.of(&format!("input `{}`", input.name)));
+                    scope.set(&input.name, Slot::Failed);
+                }
+            }
+        }
+        let inputs: Vec<&ValueInfoProto> = held.iter().flat_map(|(_, given)| given.tensors()).collect();
         for (name, _) in &options.frozen {
             if inputs.iter().all(|i| i.name != *name) {
                 let fault = Fault::invalid(format!("there is no input `{name}` to freeze"));
@@ -279,37 +310,57 @@ impl<'m> Importer<'m> {
         }
         self.elements.bind(&inputs, &mut bindings);
         let mut symbols = Symbols::new(&bindings, &inputs);
-        for input in inputs {
-            if input.name.is_empty() || scope.defines(&input.name) {
+        for (name, given) in &held {
+            if name.is_empty() || scope.defines(name) {
                 self.problems
-                    .model(Fault::invalid(format!("input `{}` has no name of its own", input.name)));
+                    .model(Fault::invalid(format!("input `{name}` has no name of its own")));
                 continue;
             }
-            let slot = match symbols.fact(input) {
-                Ok(fact) => match options.frozen.iter().find(|f| f.0 == input.name) {
-                    None => {
-                        let fact = self.with_elements(&input.name, fact);
-                        Slot::Value(self.graph.add_input(&input.name, fact))
-                    }
-                    Some((name, t)) => match fits(&stored_as(t, fact.dtype), &fact) {
-                        true => Slot::Value(self.graph.add_weight(name, stored_as(t, fact.dtype))),
-                        false => {
-                            let given = t.fact();
-                            let fault = format!("input `{name}` is {fact}, what it is to be frozen as is {given}");
-                            self.problems.model(Fault::invalid(fault));
-                            Slot::Failed
-                        }
-                    },
-                },
-                Err(f) => {
-                    self.problems.model(f.of(&format!("input `{}`", input.name)));
-                    Slot::Failed
-                }
+            let values: Option<Vec<ValueId>> = given
+                .tensors()
+                .iter()
+                .map(|input| self.input(input, &mut symbols, &options.frozen))
+                .collect();
+            let slot = match (given, values) {
+                (_, None) => Slot::Failed,
+                (Given::Absent, _) => Slot::Absent,
+                (Given::Tensor(_), Some(values)) => Slot::Value(values[0]),
+                (Given::List(_), Some(values)) => self.new_list(values),
             };
-            scope.set(&input.name, slot);
+            scope.set(name, slot);
         }
         for fault in symbols.finish(&mut self.graph) {
             self.problems.model(fault);
+        }
+    }
+
+    /// An input of the graph, or a weight where it is frozen; `None`: something is wrong with it and is reported.
+    fn input(&mut self, input: &ValueInfoProto, symbols: &mut Symbols, frozen: &[(String, Tensor)]) -> Option<ValueId> {
+        let fact = match symbols.fact(input) {
+            Ok(fact) => fact,
+            Err(f) => {
+                self.problems.model(f.of(&format!("input `{}`", input.name)));
+                return None;
+            }
+        };
+        let Some((name, t)) = frozen.iter().find(|f| f.0 == input.name) else {
+            let fact = self.with_elements(&input.name, fact);
+            return Some(self.graph.add_input(&input.name, fact));
+        };
+        if !fits(&stored_as(t, fact.dtype), &fact) {
+            let given = t.fact();
+            let fault = format!("input `{name}` is {fact}, what it is to be frozen as is {given}");
+            self.problems.model(Fault::invalid(fault));
+            return None;
+        }
+        Some(self.graph.add_weight(name, stored_as(t, fact.dtype)))
+    }
+
+    /// The meaning of a name: never a weight that was not read.
+    pub fn slot(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Slot<'m>, Fault> {
+        match scope.get(name) {
+            Some(slot @ (Slot::List(_) | Slot::Absent)) => Ok(slot),
+            _ => Ok(self.read(scope, name)?.map_or(Slot::Failed, Slot::Value)),
         }
     }
 
@@ -318,6 +369,9 @@ impl<'m> Importer<'m> {
         let read = match scope.get(name) {
             Some(Slot::Value(v)) => return Ok(Some(v)),
             Some(Slot::Absent | Slot::Failed) => return Ok(None),
+            Some(Slot::List(_)) => {
+                return Err(Fault::invalid(format!("`{name}` is a sequence, a tensor is wanted")));
+            }
             None if self.stopped => return Ok(None),
             None => return Err(Fault::invalid(format!("value `{name}` is not defined"))),
             Some(Slot::Dense(t)) => self.weights.dense(t),
@@ -403,6 +457,7 @@ impl<'m> Importer<'m> {
             "Constant" => self.constant(scope, node, site, &attrs),
             "If" => self.branch(scope, node, site, &attrs),
             "Loop" | "Scan" => self.over_time(scope, node, site, &attrs),
+            op if self.is_about_lists(scope, node, op) => self.about_lists(scope, node, site, &attrs),
             _ => self.operator(scope, node, site, &attrs, used),
         }
     }
@@ -527,10 +582,10 @@ impl<'m> Importer<'m> {
     }
 
     /// A name for a dimension that no input gives.
-    pub fn new_symbol(&mut self, op: &str) -> Arc<str> {
+    pub fn new_symbol(&mut self, prefix: &str, op: &str) -> Arc<str> {
         loop {
             self.counted += 1;
-            let name: Arc<str> = format!("{COUNTED}{}{}", op.to_lowercase(), self.counted).into();
+            let name: Arc<str> = format!("{prefix}{}{}", op.to_lowercase(), self.counted).into();
             if !self.graph.symbols.contains_key(&name) {
                 return name;
             }
@@ -583,12 +638,12 @@ impl<'m> Importer<'m> {
         };
         let mut attrs = attributes::adapt(op.schema(), attrs)?;
         for (name, def) in op.schema().attrs {
-            let symbol = match def {
-                AttrDef::Symbol => self.new_symbol(op.name()),
-                AttrDef::Probe if self.is_there_before(&inputs) => self.probed(op.name(), name),
+            let prefix = match def {
+                AttrDef::Symbol(prefix) => prefix,
+                AttrDef::Probe if self.is_there_before(&inputs) => CUSTOM,
                 _ => continue,
             };
-            attrs.insert((*name).into(), Attr::Str(symbol));
+            attrs.insert((*name).into(), Attr::Str(self.new_symbol(prefix, op.name())));
         }
         // Outputs that the schema requires are computed whether somebody reads them or not.
         let required = op.schema().outputs.iter().filter(|p| p.arity == Arity::One).count();
@@ -639,13 +694,11 @@ fn resolve<'m>(scope: &Scope<'m>, node: &'m NodeProto) -> Vec<(&'m str, &'m Attr
 fn constant_value(name: &str, a: &AttributeProto, weights: &mut Weights) -> Result<cameo_ir::Tensor, Fault> {
     use cameo_ir::{Attr, Tensor};
     let kind = attributes::kind(a);
-    if matches!(kind, attribute_type::STRING | attribute_type::STRINGS) {
-        return Err(Fault::unsupported("element type string is not supported"));
-    }
     // `value_int` of 0 without a type cannot be told from nothing.
     let value = match (name, kind) {
         ("value_int", attribute_type::UNDEFINED) => Attr::Int(a.i),
         ("value_float", attribute_type::UNDEFINED) => Attr::Float(a.f),
+        ("value_string", attribute_type::UNDEFINED) => Attr::Str("".into()),
         _ => attributes::value(a, weights).map_err(|f| f.of(&format!("attribute `{name}`")))?,
     };
     match (name, value) {
@@ -654,6 +707,10 @@ fn constant_value(name: &str, a: &AttributeProto, weights: &mut Weights) -> Resu
         ("value_ints", Attr::Ints(v)) => Ok(Tensor::i64(&[v.len()], v)),
         ("value_float", Attr::Float(x)) => Ok(Tensor::f32(&[], [x])),
         ("value_floats", Attr::Floats(v)) => Ok(Tensor::f32(&[v.len()], v)),
+        ("value_string", Attr::Str(s)) => Tensor::strings(&[], [&*s]).map_err(Fault::unsupported),
+        ("value_strings", Attr::Strs(v)) => {
+            Tensor::strings(&[v.len()], v.iter().map(|s| &**s)).map_err(Fault::unsupported)
+        }
         _ => Err(Fault::invalid(format!(
             "attribute `{name}` is not one of this operation's"
         ))),

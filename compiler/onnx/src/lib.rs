@@ -18,6 +18,8 @@
 //! | `plan` | which nodes a graph's outputs need, in which order |
 //! | `scope` | what a name means: values, weights not yet read, captures of subgraphs |
 //! | `functions` | model-local functions and constant branches, inlined |
+//! | `loops` | loops over time, and branches that data chooses |
+//! | `lists` | sequences and optionals, of which no graph has any |
 //! | `bounds` | limits of what inference is asked to do |
 //! | `import` | the walk that ties them together |
 
@@ -31,6 +33,7 @@ mod error;
 mod external;
 mod functions;
 mod import;
+mod lists;
 mod loops;
 pub mod operators;
 pub mod opset;
@@ -46,6 +49,7 @@ use cameo_ir::{Graph, Tensor};
 
 pub use custom::CustomOp;
 pub use error::{Problem, ProblemKind};
+pub use lists::{Extent, Items};
 
 /// Oldest and newest opset of the default domain that is understood. Opset 6 costs one function more than 7 and is what
 /// the operator tests that ship with ONNX use.
@@ -84,6 +88,8 @@ pub struct ImportOptions {
     pub frozen: Vec<(String, Tensor)>,
     /// Operators that whoever runs the program supplies.
     pub custom_ops: Vec<CustomOp>,
+    /// What inputs hold that are sequences or optionals, by name.
+    pub items: Vec<(String, Items)>,
 }
 
 /// Reads a model file. The file is mapped and stays mapped as long as the graph's weights live; it must not change

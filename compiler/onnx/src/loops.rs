@@ -8,16 +8,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cameo_ir::dim::ELEMENT;
+use cameo_ir::dim::{COUNTED, ELEMENT};
 use cameo_ir::ops::scan::Parts;
 use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId, interp};
 
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
+use crate::lists::item;
 use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot};
+
+/// More copies of a loop's body are no program that anybody wants.
+const MAX_COPIES: usize = 1 << 10;
 
 type Attributes<'m> = [(&'m str, &'m AttributeProto)];
 
@@ -32,6 +36,18 @@ enum Formal {
 struct Body {
     graph: Graph,
     captured: Vec<ValueId>,
+    /// Of each result that is a sequence, how many tensors it has: so many outputs of the graph.
+    lengths: Vec<Option<usize>>,
+}
+
+impl Body {
+    /// Where each result is a tensor.
+    fn of_tensors(self) -> Result<Self, Fault> {
+        match self.lengths.iter().any(Option::is_some) {
+            true => Err(Fault::unsupported("a loop over time that gives a sequence")),
+            false => Ok(self),
+        }
+    }
 }
 
 fn body_of<'m>(attrs: &Attributes<'m>) -> Result<&'m GraphProto, Fault> {
@@ -66,8 +82,8 @@ impl<'m> Importer<'m> {
         let depth = self.functions.enter();
         let made = match depth {
             false => Err(Fault::unsupported(format!("loops are nested deeper than {MAX_DEPTH}"))),
-            true if site.op == "Loop" => self.repeat(scope, node, site, attrs),
-            true => self.scan(scope, node, site, attrs),
+            true if site.op == "Loop" => self.iterate(scope, node, site, attrs),
+            true => self.scan(scope, node, site, attrs).map(of_values),
         };
         if depth {
             self.functions.leave();
@@ -106,7 +122,7 @@ impl<'m> Importer<'m> {
         site: &Site,
         condition: ValueId,
         branches: [&'m GraphProto; 2],
-    ) -> Result<Option<Vec<ValueId>>, Fault> {
+    ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
         let origin = Origin::new(&site.origin);
         let results = node.output.len();
         let mut taken = vec![];
@@ -130,17 +146,29 @@ impl<'m> Importer<'m> {
         let no = self.plain("Not", vec![], yes, &origin)?;
         let mut counts = vec![];
         for flags in [yes, no] {
-            let symbol = Attr::Str(self.new_symbol("if"));
+            let symbol = Attr::Str(self.new_symbol(COUNTED, "if"));
             let found = self.plain("NonZero", vec![("count", symbol)], flags, &origin)?;
             let axes = Attr::Dims(vec![Dim::ZERO]);
             counts.push(self.plain("Squeeze", vec![("axes", axes)], found, &origin)?);
         }
         let times: Vec<Dim> = counts.iter().map(|v| self.graph.fact(*v).shape[0].clone()).collect();
+        let lengths = taken[0].lengths.clone();
+        if lengths != taken[1].lengths {
+            return Err(Fault::unsupported("the branches give sequences of different lengths")
+                .hint("where the condition is data, both must give as many tensors"));
+        }
+        let names = node
+            .output
+            .iter()
+            .zip(&lengths)
+            .flat_map(|(name, length)| match length {
+                None => vec![name.clone()],
+                Some(n) => (0..*n).map(|i| item(name, i)).collect(),
+            });
         let mut states = vec![];
-        for i in 0..results {
+        for (i, name) in names.enumerate() {
             let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
             if a.dtype != b.dtype || a.shape != b.shape {
-                let name = &node.output[i];
                 return Err(
                     Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other"))
                         .hint("where the condition is data, both must give the same type and shape"),
@@ -154,26 +182,41 @@ impl<'m> Importer<'m> {
             let facts: Vec<Fact> = states.iter().map(|v| self.graph.fact(*v).clone()).collect();
             let graph = with_states(body.graph, &facts);
             let operands = states.iter().copied().chain([flags]).chain(body.captured).collect();
-            states = self.time(graph, results, 1, &length, operands, &origin)?;
+            let count = states.len();
+            states = self.time(graph, count, 1, &length, operands, &origin)?;
         }
-        Ok(Some(states))
+        let mut left = states.into_iter();
+        let mut slots = vec![];
+        for length in lengths {
+            match length {
+                None => slots.extend(left.next().map(Slot::Value)),
+                Some(n) => {
+                    let items = left.by_ref().take(n).collect();
+                    slots.push(self.new_list(items));
+                }
+            }
+        }
+        Ok(Some(slots))
     }
 
-    fn finish(
+    /// Gives the outputs of a node what was made of it; `false`: they have no meaning.
+    pub fn finish(
         &mut self,
         scope: &mut Scope<'m>,
         node: &'m NodeProto,
         site: &Site,
         attrs: &Attributes<'m>,
-        made: Result<Option<Vec<ValueId>>, Fault>,
+        made: Result<Option<Vec<Slot<'m>>>, Fault>,
     ) -> bool {
         match made {
             Ok(Some(results)) => {
-                for (name, v) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
-                    if self.graph.producer(v).is_some() {
+                for (name, slot) in node.output.iter().zip(results).filter(|(n, _)| !n.is_empty()) {
+                    if let Slot::Value(v) = slot
+                        && self.graph.producer(v).is_some()
+                    {
                         self.graph.set_name(v, name);
                     }
-                    scope.set(name, Slot::Value(v));
+                    scope.set(name, slot);
                 }
                 true
             }
@@ -248,6 +291,7 @@ impl<'m> Importer<'m> {
         let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
             return Ok(None);
         };
+        let body = body.of_tensors()?;
         operands.extend(&body.captured);
         let mut results = self.time(body.graph, states, count, &length, operands, &origin)?;
         for (i, v) in results[states..].iter_mut().enumerate() {
@@ -259,6 +303,122 @@ impl<'m> Importer<'m> {
             *v = self.turned(*v, &perm, &origin)?;
         }
         Ok(Some(results))
+    }
+
+    /// A `Loop`: over time, or, where sequences are in it, so many copies of its body.
+    fn iterate(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &Attributes<'m>,
+    ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
+        let graph = body_of(attrs)?;
+        let mut lists = false;
+        let mut look = |name: &str| lists |= matches!(scope.get(name), Some(Slot::List(_) | Slot::Absent));
+        node.input.iter().for_each(|name| look(name));
+        captures(graph, &mut look);
+        if lists {
+            return self.copies(scope, node, site, graph);
+        }
+        let problems = self.problems.clone();
+        let made = self.repeat(scope, node, site, attrs).map(of_values);
+        if matches!(made, Ok(Some(_))) || self.loop_depth > 0 || self.stopped {
+            return made;
+        }
+        // What cannot be over time, as states whose shapes change and extents that depend on the iteration, can be copies.
+        let refused = std::mem::replace(&mut self.problems, problems);
+        let copies = self.copies(scope, node, site, graph);
+        if matches!(copies, Ok(Some(_))) {
+            return copies;
+        }
+        self.problems = refused;
+        made
+    }
+
+    /// The body once for each iteration: their number must be known.
+    fn copies(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        graph: &'m GraphProto,
+    ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
+        let mut states = vec![];
+        for name in &node.input {
+            match name.as_str() {
+                "" => states.push(Slot::Absent),
+                name => states.push(self.slot(scope, name)?),
+            }
+        }
+        if states.iter().any(|s| matches!(s, Slot::Failed)) {
+            return Ok(None);
+        }
+        if states.len() < 2 || graph.input.len() != states.len() || graph.output.len() + 1 < states.len() {
+            return Err(Fault::invalid(format!(
+                "{} inputs given, the body has {} inputs and {} outputs",
+                states.len(),
+                graph.input.len(),
+                graph.output.len()
+            )));
+        }
+        let unknown = || {
+            Fault::unsupported("a loop with sequences whose number of iterations depends on data")
+                .hint("the number of iterations must be known when the model is compiled")
+        };
+        let condition = states.remove(1);
+        let trips = states.remove(0);
+        let count = match trips {
+            Slot::Value(v) => match (
+                self.graph.constant(v).map(Tensor::to_i64).as_deref(),
+                &self.graph.fact(v).known,
+            ) {
+                (Some([n]), _) => Some(*n),
+                (_, Some(known)) => known.first().and_then(Dim::as_const),
+                _ => None,
+            },
+            _ => Some(i64::MAX),
+        };
+        let mut count = count.ok_or_else(unknown)?;
+        let goes_on = |this: &Self, slot: Slot| match slot {
+            Slot::Value(v) => truth(&this.graph, v).ok_or_else(unknown),
+            _ => Ok(true),
+        };
+        let mut goes = goes_on(self, condition)?;
+        let results = graph.output.len();
+        let mut stacked = vec![vec![]; results - 1 - states.len()];
+        let mut i = 0;
+        while goes && count > 0 {
+            if i as usize >= MAX_COPIES {
+                return Err(Fault::unsupported(format!(
+                    "a loop with sequences of more than {MAX_COPIES} iterations"
+                )));
+            }
+            let number = self.graph.add_weight("", Tensor::i64(&[], [i]));
+            let still = self.graph.add_weight("", Tensor::bool(&[], [true]));
+            let all = [number, still]
+                .into_iter()
+                .map(Slot::Value)
+                .chain(states.iter().copied());
+            let given = graph.input.iter().map(|f| f.name.as_str()).zip(all).collect();
+            let Some(mut slots) = self.inlined(scope, site, graph, given, results)? else {
+                return Ok(None);
+            };
+            goes = goes_on(self, slots.remove(0))?;
+            for (list, slot) in stacked.iter_mut().zip(slots.split_off(states.len())) {
+                match slot {
+                    Slot::Value(v) => list.push(v),
+                    _ => return Err(Fault::invalid("a loop stacks tensors, a sequence is given")),
+                }
+            }
+            states = slots;
+            (i, count) = (i + 1, count - 1);
+        }
+        let origin = Origin::new(&site.origin);
+        for list in stacked {
+            states.push(Slot::Value(self.joined(list, 0, true, &origin)?));
+        }
+        Ok(Some(states))
     }
 
     fn repeat(
@@ -355,9 +515,10 @@ impl<'m> Importer<'m> {
         ];
         formals.extend(operands[..states].iter().map(state));
         let outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
-        let Some(mut body) = self.body(scope, site, graph, formals, &outputs)? else {
+        let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
             return Ok(None);
         };
+        let mut body = body.of_tensors()?;
         if truth(&body.graph, body.graph.outputs()[0].1) != Some(true) {
             return Err(endless());
         }
@@ -395,7 +556,7 @@ impl<'m> Importer<'m> {
         )
     }
 
-    fn plain(&mut self, op: &str, attrs: Vec<(&str, Attr)>, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+    pub fn plain(&mut self, op: &str, attrs: Vec<(&str, Attr)>, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
         let Some(op) = Op::find(op) else {
             return Err(Fault::unsupported(format!("operator `{op}`")));
         };
@@ -460,23 +621,29 @@ impl<'m> Importer<'m> {
             }
             inner.set(&input.name, Slot::Value(v));
         }
-        let (mut captured, mut names) = (vec![], vec![]);
+        let (mut captured, mut names): (Vec<ValueId>, Vec<String>) = (vec![], vec![]);
         for name in around.into_keys() {
             match scope.get(name) {
                 // A name of a subgraph further inside.
                 None => {}
-                Some(slot @ (Slot::Absent | Slot::Failed)) => inner.set(name, slot),
                 Some(_) => {
-                    let slot = match self.read(scope, name)? {
-                        None => Slot::Failed,
-                        Some(v) => Slot::Value(match self.graph.constant(v) {
-                            Some(t) => body.add_weight(name, t.clone()),
-                            None => {
-                                captured.push(v);
-                                names.push(name);
-                                body.add_input(name, self.graph.fact(v).clone())
-                            }
-                        }),
+                    let mut capture = |name: String, v: ValueId, graph: &Graph| match graph.constant(v) {
+                        Some(t) => body.add_weight(&name, t.clone()),
+                        None => {
+                            let input = body.add_input(&name, graph.fact(v).clone());
+                            captured.push(v);
+                            names.push(name);
+                            input
+                        }
+                    };
+                    let slot = match self.slot(scope, name)? {
+                        Slot::Value(v) => Slot::Value(capture(name.to_owned(), v, &self.graph)),
+                        Slot::List(list) => {
+                            let items = self.lists[list].iter().enumerate();
+                            let items = items.map(|(i, v)| capture(item(name, i), *v, &self.graph)).collect();
+                            self.new_list(items)
+                        }
+                        slot => slot,
                     };
                     inner.set(name, slot);
                 }
@@ -489,11 +656,27 @@ impl<'m> Importer<'m> {
         self.loop_depth -= 1;
         let mut failed = false;
         let mut seen = BTreeSet::new();
+        let mut lengths = vec![];
         for (i, name) in outputs.iter().enumerate() {
-            match self.read(&mut inner, name) {
-                Ok(Some(v)) if seen.insert(*name) => self.graph.add_output(name, v),
-                Ok(Some(v)) => self.graph.add_output(&format!("{name}#{i}"), v),
-                Ok(None) => failed = true,
+            let slot = self.slot(&mut inner, name);
+            lengths.push(match slot {
+                Ok(Slot::List(list)) => Some(self.lists[list].len()),
+                _ => None,
+            });
+            match slot {
+                Ok(Slot::Value(v)) if seen.insert(*name) => self.graph.add_output(name, v),
+                Ok(Slot::Value(v)) => self.graph.add_output(&format!("{name}#{i}"), v),
+                Ok(Slot::List(list)) => {
+                    for (k, v) in self.lists[list].iter().enumerate() {
+                        self.graph.add_output(&format!("{name}#{i}[{k}]"), *v);
+                    }
+                }
+                Ok(Slot::Absent) => {
+                    let what = format!("`{name}` is an optional, and whether it has an element depends on data");
+                    self.problems.node(site, Fault::unsupported(what));
+                    failed = true;
+                }
+                Ok(_) => failed = true,
                 Err(f) => {
                     self.problems.node(site, f);
                     failed = true;
@@ -503,7 +686,7 @@ impl<'m> Importer<'m> {
         let mut graph = std::mem::replace(&mut self.graph, around);
         // What decides shapes inside comes from around.
         for (name, v) in names.iter().zip(&captured) {
-            if self.wanted.forget(name) {
+            if self.wanted.forget(name.as_str()) {
                 self.want_elements(*v);
             }
         }
@@ -512,7 +695,11 @@ impl<'m> Importer<'m> {
                 *range = *known;
             }
         }
-        Ok((!failed).then_some(Body { graph, captured }))
+        Ok((!failed).then_some(Body {
+            graph,
+            captured,
+            lengths,
+        }))
     }
 }
 
@@ -526,6 +713,10 @@ fn with_states(mut g: Graph, states: &[Fact]) -> Graph {
     let order: Vec<usize> = (own..own + states.len() + 1).chain(0..own).collect();
     let outputs: Vec<usize> = (0..g.outputs().len()).collect();
     g.with_ends(&order, &outputs)
+}
+
+fn of_values<'m>(made: Option<Vec<ValueId>>) -> Option<Vec<Slot<'m>>> {
+    made.map(|values| values.into_iter().map(Slot::Value).collect())
 }
 
 fn push(mut list: Vec<usize>, axis: usize) -> Vec<usize> {

@@ -38,6 +38,11 @@ const fn imported(name: &'static str, becomes: &'static str, first: i64, last: i
     }
 }
 
+/// Of a sequence or an optional.
+const fn of_lists(name: &'static str, becomes: &'static str, first: i64) -> Imported {
+    imported(name, becomes, first, NEWEST).limits(&["how many tensors a sequence has must be known"])
+}
+
 impl Imported {
     const fn limits(self, limits: &'static [&'static str]) -> Self {
         Self { limits, ..self }
@@ -48,13 +53,25 @@ const OLDEST: i64 = *OPSETS.start();
 const NEWEST: i64 = *OPSETS.end();
 
 /// By name.
-pub const IMPORTED: [Imported; 6] = [
-    imported("Constant", "a weight", OLDEST, NEWEST).limits(&["no strings"]),
+pub const IMPORTED: [Imported; 18] = [
+    of_lists("ConcatFromSequence", "`Concat`", 11),
+    imported("Constant", "a weight", OLDEST, NEWEST),
     imported("If", "the nodes of a branch", OLDEST, NEWEST).limits(&[]),
     imported("Loop", "a loop over time", OLDEST, NEWEST)
         .limits(&["the number of iterations must follow from shapes, constants and inputs"]),
+    of_lists("Optional", "what it holds", 15),
+    of_lists("OptionalGetElement", "what it holds", 15),
+    of_lists("OptionalHasElement", "a weight", 15),
     imported("Scan", "a loop over time", 9, NEWEST),
     imported("Scatter", "`ScatterElements`", 9, 10),
+    of_lists("SequenceAt", "a tensor of the sequence", 11),
+    of_lists("SequenceConstruct", "its tensors", 11),
+    of_lists("SequenceEmpty", "nothing", 11),
+    of_lists("SequenceErase", "the other tensors", 11),
+    of_lists("SequenceInsert", "the tensors and one more", 11),
+    of_lists("SequenceLength", "a weight", 11),
+    of_lists("SequenceMap", "the body for each tensor", 17),
+    of_lists("SplitToSequence", "`Split`", 11),
     imported("Upsample", "`Resize`", OLDEST, 9),
 ];
 
@@ -191,7 +208,7 @@ mod tests {
             "com.microsoft::Conv",
             "LabelEncoder",
             "ai.onnx.ml::Scalar",
-            "Sequence",
+            "Sequel",
             "Abz",
         ];
         assert_eq!(

@@ -10,7 +10,9 @@ use crate::proto::{AttributeProto, OperatorSetIdProto, SparseTensorProto, Tensor
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Slot<'m> {
     Value(ValueId),
-    /// An input of a function that the caller left out.
+    /// A sequence: its position in [`crate::import::Importer::lists`].
+    List(usize),
+    /// An input of a function that the caller left out, or an optional that holds nothing.
     Absent,
     /// Could not be imported; whatever depends on it is not reported again.
     Failed,

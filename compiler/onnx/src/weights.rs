@@ -111,6 +111,9 @@ impl Weights {
     pub fn dense(&mut self, t: &TensorProto) -> Result<Tensor, Fault> {
         let dtype = dtype(t.data_type)?;
         let (shape, count) = shape(&t.dims)?;
+        if dtype == DType::String {
+            return strings(t, &shape, count);
+        }
         if t.segment.is_some() {
             return Err(Fault::unsupported("tensors stored in segments are not supported"));
         }
@@ -186,6 +189,23 @@ impl Weights {
         }
         Tensor::new(values.dtype(), shape, data.into()).map_err(|_| Fault::invalid("sparse tensor size"))
     }
+}
+
+/// A tensor of strings, which has a field of its own.
+fn strings(t: &TensorProto, shape: &[usize], count: usize) -> Result<Tensor, Fault> {
+    if t.data_location != 0 || !t.raw_data.is_empty() || t.segment.is_some() {
+        return Err(Fault::invalid("strings are stored in `string_data` only"));
+    }
+    if t.string_data.len() != count {
+        return Err(Fault::invalid(format!(
+            "{count} elements of string wanted, `string_data` has {}",
+            t.string_data.len()
+        )));
+    }
+    let text = |b: &Bytes| std::str::from_utf8(b).map(str::to_owned);
+    let texts: Result<Vec<String>, _> = t.string_data.iter().map(text).collect();
+    let texts = texts.map_err(|_| Fault::unsupported("a string that is not UTF-8"))?;
+    Tensor::strings(shape, texts.iter().map(String::as_str)).map_err(Fault::unsupported)
 }
 
 /// The bytes of a tensor that is stored in its message.
@@ -282,7 +302,7 @@ mod tests {
 
     #[test]
     fn every_type_is_read_from_raw_and_typed_fields() {
-        for dtype in DType::ALL {
+        for dtype in DType::ALL.into_iter().filter(|t| *t != DType::String) {
             let want = Tensor::from_i64(dtype, &[2], [1, 0]);
             let mut raw = typed(dtype, &[2]);
             raw.raw_data = want.packed();
@@ -304,6 +324,21 @@ mod tests {
         t.int32_data = vec![-5];
         assert_eq!(weights().dense(&t).expect("negative").to_i64(), [-5]);
         t.int32_data = vec![-129];
+        assert!(weights().dense(&t).is_err());
+    }
+
+    #[test]
+    fn strings_have_a_field_of_their_own() {
+        let mut t = typed(DType::String, &[2, 1]);
+        t.string_data = vec!["ä".into(), "".into()];
+        let read = weights().dense(&t).expect("strings");
+        assert_eq!((read.shape(), read.to_texts()), (&[2, 1][..], Some(vec!["ä", ""])));
+        t.string_data.push(vec![0xff].into());
+        assert!(weights().dense(&t).expect_err("too many").message.contains("has 3"));
+        t.dims = vec![3];
+        assert!(weights().dense(&t).expect_err("bytes").message.contains("not UTF-8"));
+        t.string_data.clear();
+        t.raw_data = vec![0; 24].into();
         assert!(weights().dense(&t).is_err());
     }
 
@@ -356,10 +391,10 @@ mod tests {
     #[test]
     fn types_without_counterpart_are_named() {
         let e = weights().dense(&TensorProto {
-            data_type: 8,
+            data_type: 14,
             ..TensorProto::default()
         });
-        assert!(e.expect_err("string").message.contains("string"));
+        assert!(e.expect_err("complex").message.contains("complex64"));
         assert!(dtype(27).expect_err("float6").message.contains("float6e2m3"));
         assert!(dtype(99).expect_err("none").message.contains("does not exist"));
     }

@@ -77,6 +77,11 @@ pub fn tensor(a: &Array, wanted: DType) -> Result<Tensor, Diagnostics> {
     let a = a.clone().into_dtype(wanted);
     let dtype = DType::from_onnx(a.dtype as i32).ok_or_else(bad)?;
     let shape: Option<Vec<usize>> = a.shape.iter().map(|d| usize::try_from(*d).ok()).collect();
+    if dtype == DType::String {
+        let shape = shape.ok_or_else(bad)?;
+        let texts = cameo_npz::texts(&a.data).filter(|t| t.len() == shape.iter().product::<usize>());
+        return Tensor::strings(&shape, texts.ok_or_else(bad)?).map_err(|e| Diagnostic::invalid(e).into());
+    }
     let data = if dtype.bits() < 8 { a.packed() } else { a.data.clone() };
     let tensor = Tensor::from_packed(dtype, shape.ok_or_else(bad)?, data.into());
     tensor.map_err(|_| bad().into())
@@ -90,14 +95,17 @@ pub fn write(path: &Path, named: &[(String, &Tensor)]) -> Result<(), Diagnostics
     };
     let owned: Option<Vec<(cameo_npz::DType, Vec<i64>)>> = named.iter().map(|(_, t)| described(t)).collect();
     let owned = owned.ok_or_else(|| Diagnostic::internal("a tensor of a type that files do not have"))?;
+    let texts = |(_, t): &(String, &Tensor)| Some(cameo_npz::text_data(t.to_texts()?));
+    let texts: Vec<Option<Vec<u8>>> = named.iter().map(texts).collect();
     let refs: Vec<ArrayRef> = named
         .iter()
         .zip(&owned)
-        .map(|((name, t), (dtype, shape))| ArrayRef {
+        .zip(&texts)
+        .map(|(((name, t), (dtype, shape)), texts)| ArrayRef {
             name,
             dtype: *dtype,
             shape,
-            data: t.bytes(),
+            data: texts.as_deref().unwrap_or(t.bytes()),
         })
         .collect();
     cameo_npz::write(path, &refs).map_err(|e| Diagnostic::io(e.to_string()).into())
@@ -172,7 +180,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("x.npz");
         for dtype in DType::ALL {
-            let t = Tensor::from_i64(dtype, &[2, 1], [0, 1]);
+            let t = match dtype {
+                DType::String => Tensor::strings(&[2, 1], ["ä", ""]).expect("different"),
+                _ => Tensor::from_i64(dtype, &[2, 1], [0, 1]),
+            };
             if write(&path, &[("x".into(), &t)]).is_ok() {
                 let back = cameo_npz::read(&path).expect("reads");
                 assert_eq!(tensor(&back[0], dtype).expect("a tensor"), t);

@@ -17,10 +17,7 @@ use crate::diagnostic::short;
 use crate::{Diagnostic, Diagnostics, Options, Target, artifact, pipeline};
 
 pub fn main(args: &DiffArgs) -> Done {
-    let options = Options {
-        dims: args.dims.clone(),
-        ..args.choices.options()?
-    };
+    let options = args.known.options(args.choices.options()?)?;
     let mut graph = pipeline::import(&args.file, &options, &mut |_| {})?;
     pipeline::optimize(&mut graph, &options, &mut |_| {})?;
     let inputs = arrays::feed(&graph, &args.feed)?;
@@ -144,7 +141,10 @@ pub fn compare(
     threads: u32,
 ) -> Result<Comparison, Diagnostics> {
     // The interpreter would say so, too, but behind a program that does not run without the caller's library.
-    if let Some((_, node)) = graph.nodes().find(|(_, node)| node.op.schema().external) {
+    if let Some((_, node)) = graph
+        .nodes()
+        .find(|(_, node)| node.op.schema().external && !custom::is_own(&node.attrs))
+    {
         let refused = custom::not_here(&node.attrs);
         return Err(Diagnostic::from_op_error(&refused).node(node).into());
     }

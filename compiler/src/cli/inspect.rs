@@ -138,10 +138,7 @@ fn report(model: &Path, args: &InspectArgs, path: &Path) -> Done {
 }
 
 fn options(args: &InspectArgs) -> Result<Options, Diagnostics> {
-    Ok(Options {
-        dims: args.dims.clone(),
-        frozen: args.frozen.read()?,
-        custom_ops: args.custom.custom_ops.clone(),
+    args.known.options(Options {
         slice: args.slice.clone(),
         varlen: args.varlen,
         outputs: (!args.outputs.is_empty()).then(|| args.outputs.clone()),

@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cameo_kernel::tuning::Tuning;
 
 use self::explain::Explain;
-use crate::{CustomOp, Diagnostic, Diagnostics, DimBinding, Emit, Options, Phase, Slice, Target, Tensor, pipeline};
+use crate::{CustomOp, Diagnostic, Diagnostics, DimBinding, Emit, Items, Options, Phase, Slice, Target, pipeline};
 
 /// Runs the command line; `args` begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -123,22 +123,29 @@ enum Command {
 struct ModelArgs {
     /// The model: an ONNX file, or text IR (`*.ir`)
     model: PathBuf,
-    /// Fix a dynamic dimension (`B=1`) or bound it (`S=1..512`, both ends included); may be repeated
-    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
-    dims: Vec<(String, DimBinding)>,
     #[command(flatten)]
-    frozen: FreezeArgs,
-    #[command(flatten)]
-    custom: CustomArgs,
+    known: KnownArgs,
     #[command(flatten)]
     choices: ChoiceArgs,
     #[command(flatten)]
     part: PartArgs,
 }
 
-/// What Cameo does not know.
+/// What the user knows of a model.
 #[derive(Args)]
-struct CustomArgs {
+struct KnownArgs {
+    /// Fix a dynamic dimension (`B=1`) or bound it (`S=1..512`, both ends included); may be repeated
+    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
+    dims: Vec<(String, DimBinding)>,
+    /// Make an input a constant with the elements of a NumPy `.npy` file: what depends on it alone is computed at compile
+    /// time, if that is no work for minutes; may be repeated
+    #[arg(long = "freeze-input", value_name = "NAME=FILE", value_parser = freeze)]
+    frozen: Vec<(String, PathBuf)>,
+    /// What an input holds that is a sequence or an optional: so many tensors (`3`) of the shape that the model declares,
+    /// tensors of these shapes (`[2,3],[?,N]`), or `none`. The program has an input for each, `NAME[0]`, `NAME[1]` and so on;
+    /// may be repeated
+    #[arg(long = "items", value_name = "NAME=ITEMS", value_parser = items)]
+    items: Vec<(String, Items)>,
     /// An operator that Cameo does not know and whoever runs the program supplies (`cameo.h` says how), with what it takes and
     /// gives: `com.acme::Foo(f32, i64?, any...) -> f32[3], =0, =1[2]`. Of operands the element type or `any`, `?` for one that
     /// may be left out, `...` for any number of the last one. Of results the element type and the number of axes; `=0` is of the
@@ -146,6 +153,30 @@ struct CustomArgs {
     /// (`value_info`). May be repeated
     #[arg(long = "custom-op", value_name = "OPERATOR", value_parser = custom_op)]
     custom_ops: Vec<CustomOp>,
+}
+
+impl KnownArgs {
+    /// Adds to other options.
+    fn options(&self, others: Options) -> Result<Options, Diagnostics> {
+        let read = |(name, path): &(String, PathBuf)| Ok((name.clone(), arrays::single(path)?));
+        Ok(Options {
+            dims: self.dims.clone(),
+            frozen: self.frozen.iter().map(read).collect::<Result<_, Diagnostics>>()?,
+            items: self.items.clone(),
+            custom_ops: self.custom_ops.clone(),
+            ..others
+        })
+    }
+}
+
+impl ModelArgs {
+    fn options(&self) -> Result<Options, Diagnostics> {
+        self.known.options(Options {
+            slice: self.part.slice.clone(),
+            varlen: self.part.varlen,
+            ..self.choices.options()?
+        })
+    }
 }
 
 #[derive(Args)]
@@ -200,23 +231,6 @@ struct PartArgs {
     /// zeros. For models whose attentions are all masked by one input
     #[arg(long)]
     varlen: bool,
-}
-
-#[derive(Args)]
-struct FreezeArgs {
-    /// Make an input a constant with the elements of a NumPy `.npy` file: what depends on it alone is computed at compile
-    /// time, if that is no work for minutes; may be repeated
-    #[arg(long = "freeze-input", value_name = "NAME=FILE", value_parser = freeze)]
-    frozen: Vec<(String, PathBuf)>,
-}
-
-impl FreezeArgs {
-    fn read(&self) -> Result<Vec<(String, Tensor)>, Diagnostics> {
-        self.frozen
-            .iter()
-            .map(|(name, path)| Ok((name.clone(), arrays::single(path)?)))
-            .collect()
-    }
 }
 
 /// For which machine.
@@ -319,11 +333,6 @@ impl CompileArgs {
 
     fn options(&self) -> Result<Options, Diagnostics> {
         Ok(Options {
-            dims: self.model.dims.clone(),
-            frozen: self.model.frozen.read()?,
-            custom_ops: self.model.custom.custom_ops.clone(),
-            slice: self.model.part.slice.clone(),
-            varlen: self.model.part.varlen,
             outputs: (!self.outputs.is_empty()).then(|| self.outputs.clone()),
             verify: self.verify,
             stop_after: self.stop_after,
@@ -331,7 +340,7 @@ impl CompileArgs {
             emit: self.emit.emit(),
             listing: self.listing(),
             keep_text: self.dump_ir.is_some() && self.dump_ir_after.is_empty(),
-            ..self.model.choices.options()?
+            ..self.model.options()?
         })
     }
 }
@@ -468,13 +477,8 @@ struct InspectArgs {
     /// The model: an ONNX file, or text IR (`*.ir`)
     #[arg(required_unless_present = "ops")]
     model: Option<PathBuf>,
-    /// Fix a dynamic dimension (`B=1`) or bound it (`S=1..512`); may be repeated
-    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
-    dims: Vec<(String, DimBinding)>,
     #[command(flatten)]
-    frozen: FreezeArgs,
-    #[command(flatten)]
-    custom: CustomArgs,
+    known: KnownArgs,
     #[command(flatten)]
     choices: ChoiceArgs,
     /// As of `compile`; what is left after all passes is shown
@@ -560,11 +564,8 @@ Examples:
 struct PrintArgs {
     /// The graph: an ONNX file or text IR
     file: PathBuf,
-    /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
-    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
-    dims: Vec<(String, DimBinding)>,
     #[command(flatten)]
-    custom: CustomArgs,
+    known: KnownArgs,
     /// Where the text goes; standard output by default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -605,9 +606,8 @@ first one that departs is printed with the graph around it; the exit code is the
 struct DiffArgs {
     /// The model: an ONNX file or text IR
     file: PathBuf,
-    /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
-    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
-    dims: Vec<(String, DimBinding)>,
+    #[command(flatten)]
+    known: KnownArgs,
     #[command(flatten)]
     choices: ChoiceArgs,
     #[command(flatten)]
@@ -641,9 +641,8 @@ struct ReduceArgs {
     /// Where the result goes; standard output by default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Fix a dynamic dimension of an ONNX file (`B=1`) or bound it (`S=1..512`); may be repeated
-    #[arg(long = "dim", value_name = "NAME=N|NAME=A..B", value_parser = dim)]
-    dims: Vec<(String, DimBinding)>,
+    #[command(flatten)]
+    known: KnownArgs,
     /// Extent of a dynamic dimension of the made-up inputs; small by default
     #[arg(long = "at", value_name = "NAME=N", value_parser = extent)]
     at: Vec<(String, i64)>,
@@ -699,6 +698,14 @@ fn pass(text: &str) -> Result<String, String> {
     match cameo_passes::by_name(text) {
         Some(p) => Ok(p.name.into()),
         None => Err(pipeline::known_passes()),
+    }
+}
+
+/// `xs=3`, `xs=[2,3],[4]` or `x=none`.
+fn items(text: &str) -> Result<(String, Items), String> {
+    match text.rsplit_once('=') {
+        Some((name, items)) if !name.is_empty() => Ok((name.into(), items.parse()?)),
+        _ => Err("expected NAME=ITEMS".into()),
     }
 }
 

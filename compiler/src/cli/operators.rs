@@ -31,7 +31,7 @@ struct Row {
 impl Row {
     fn of(op: Op) -> Self {
         let s = op.schema();
-        let counts = s.attrs.iter().any(|(_, def)| matches!(def, AttrDef::Symbol));
+        let counts = s.attrs.iter().any(|(_, def)| def.names_dim());
         Self {
             name: s.name.to_owned(),
             opsets: if s.domain() == "cameo" {

@@ -50,12 +50,10 @@ pub fn main(args: &OptArgs) -> Done {
 }
 
 pub fn print(args: &PrintArgs) -> Done {
-    let options = Options {
-        dims: args.dims.clone(),
-        custom_ops: args.custom.custom_ops.clone(),
+    let options = args.known.options(Options {
         verify: true,
         ..Options::default()
-    };
+    })?;
     let graph = pipeline::import(&args.file, &options, &mut |_| {})?;
     match &args.output {
         Some(path) => ir_file::write(path, &graph)?,

@@ -9,10 +9,7 @@ use super::{Done, Failure, ReduceArgs, arrays, diff, show};
 use crate::{Diagnostic, Diagnostics, Kind, Options, ir_file, pipeline};
 
 pub fn main(args: &ReduceArgs) -> Done {
-    let options = Options {
-        dims: args.dims.clone(),
-        ..Options::default()
-    };
+    let options = args.known.options(Options::default())?;
     let graph = pipeline::import(&args.file, &options, &mut |_| {})?;
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;
     let candidate = folder.path().join("candidate.ir");

@@ -8,14 +8,7 @@ use crate::{Diagnostic, Options, Output, pipeline};
 
 pub fn main(args: &RunArgs) -> Done {
     let model = &args.model.model;
-    let options = Options {
-        dims: args.model.dims.clone(),
-        frozen: args.model.frozen.read()?,
-        custom_ops: args.model.custom.custom_ops.clone(),
-        slice: args.model.part.slice.clone(),
-        varlen: args.model.part.varlen,
-        ..args.model.choices.options()?
-    };
+    let options = args.model.options()?;
     let folder = tempfile::tempdir().map_err(|e| Diagnostic::io(format!("no temporary folder: {e}")))?;
     let exe = folder.path().join("model");
     let mut observer = Observer::new(!args.quiet, None, None);

@@ -38,14 +38,7 @@ pub fn main(args: &TuneArgs) -> Done {
             "`tune` measures against the processor's table: leave `--tuning` out".into(),
         ));
     }
-    let options = Options {
-        dims: args.model.dims.clone(),
-        frozen: args.model.frozen.read()?,
-        custom_ops: args.model.custom.custom_ops.clone(),
-        slice: args.model.part.slice.clone(),
-        varlen: args.model.part.varlen,
-        ..args.model.choices.options()?
-    };
+    let options = args.model.options()?;
     let source = |d: Diagnostics| d.with_source(&args.model.model);
     let mut graph = pipeline::import(&args.model.model, &options, &mut |_| {})?;
     let mut inputs = arrays::feed(&graph, &args.feed).map_err(source)?;

@@ -1,6 +1,7 @@
 //! The program `cameo`, as its users call it: every command on tiny models.
 
 mod custom;
+mod items;
 mod models;
 mod profile;
 mod report;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cameo_onnx::proto::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TensorType, TypeProto, TypeValue, ValueInfoProto, attribute_type,
+    AttributeProto, Dimension, DimensionValue, ElementType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    TensorProto, TensorShapeProto, TensorType, TypeProto, TypeValue, ValueInfoProto, attribute_type,
 };
 use prost::Message;
 
@@ -29,6 +29,19 @@ impl Model {
     /// A float input; extents are numbers or names.
     pub fn input(mut self, name: &str, shape: &[&str]) -> Self {
         self.graph.input.push(value(name, shape));
+        self
+    }
+
+    /// A sequence of such tensors.
+    pub fn sequence(mut self, name: &str, shape: &[&str]) -> Self {
+        let element = value(name, shape).r#type.map(Box::new);
+        self.graph.input.push(ValueInfoProto {
+            name: name.into(),
+            r#type: Some(TypeProto {
+                value: Some(TypeValue::Sequence(ElementType { elem_type: element })),
+                ..TypeProto::default()
+            }),
+        });
         self
     }
 

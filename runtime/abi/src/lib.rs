@@ -63,6 +63,7 @@ pub enum DType {
     I16 = 5,
     I32 = 6,
     I64 = 7,
+    String = 8,
     Bool = 9,
     F16 = 10,
     F64 = 11,
@@ -83,7 +84,7 @@ pub enum DType {
 
 impl DType {
     /// Every element type.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::F32,
         Self::U8,
         Self::I8,
@@ -91,6 +92,7 @@ impl DType {
         Self::I16,
         Self::I32,
         Self::I64,
+        Self::String,
         Self::Bool,
         Self::F16,
         Self::F64,
@@ -133,7 +135,8 @@ impl DType {
         }
     }
 
-    /// Bytes of the memory that an element is in, which is what its address is a multiple of.
+    /// Bytes of the memory of a caller that an element is in: of a string, a [`Text`]. Kernels see strings as handles of eight
+    /// bytes ([`text_handle`]).
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
@@ -143,6 +146,16 @@ impl DType {
             Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::String => 16,
+        }
+    }
+
+    /// What the address of an element is a multiple of.
+    #[must_use]
+    pub const fn alignment(self) -> usize {
+        match self {
+            Self::String => 8,
+            _ => self.size(),
         }
     }
 
@@ -157,6 +170,7 @@ impl DType {
             Self::I16 => "int16",
             Self::I32 => "int32",
             Self::I64 => "int64",
+            Self::String => "string",
             Self::Bool => "bool",
             Self::F16 => "float16",
             Self::F64 => "float64",
@@ -176,6 +190,46 @@ impl DType {
         }
     }
 }
+
+/// `cameo_string`: a string in the memory of a caller, UTF-8 that nothing ends.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    /// May be null when there are no bytes.
+    pub data: *const c_char,
+    /// Number of bytes.
+    pub size: usize,
+}
+
+/// The handle that a string is to kernels: a hash of its bytes, the same everywhere and always, and 0 for no bytes, so that
+/// memory of zeros has empty strings.
+///
+/// Equal strings have equal handles. Different ones may, some day: whoever enters a string in a table of handles looks at
+/// the bytes that are there, and refuses others. Strings of at most eight bytes and of one length never do.
+#[must_use]
+pub const fn text_handle(text: &[u8]) -> u64 {
+    if text.is_empty() {
+        return 0;
+    }
+    let mut hash = (text.len() as u64).wrapping_mul(WeightsHasher::FACTOR);
+    let mut at = 0;
+    while at < text.len() {
+        let (mut word, mut byte) = (0, 0);
+        while byte < 8 && at + byte < text.len() {
+            word |= (text[at + byte] as u64) << (8 * byte);
+            byte += 1;
+        }
+        WeightsHasher::mix(&mut hash, word);
+        at += 8;
+    }
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(WeightsHasher::FACTOR);
+    hash ^= hash >> 29;
+    if hash == 0 { 1 } else { hash }
+}
+
+/// How the names of the runtime's own operators begin: those that no caller supplies.
+pub const OWN_OPERATOR: &str = "cameo::";
 
 /// How to find the extent of one axis of an input or output.
 #[repr(C)]
@@ -375,7 +429,8 @@ pub struct InputElement {
     pub at: u64,
 }
 
-/// A step whose kernel is an operator that the caller supplies, or one that is linked in. Those that give extents which another one's operands have
+/// A step whose kernel is an operator that the caller supplies, one of the runtime's own ([`OWN_OPERATOR`]), or one that is
+/// linked in. Those that give extents which another one's operands have
 /// are listed before it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -512,6 +567,8 @@ pub struct ModelDesc {
     pub caches: Slice<Cache>,
     pub elements: Slice<InputElement>,
     pub customs: Slice<Custom>,
+    /// The strings among the weights and constants.
+    pub texts: Slice<Str>,
     pub dim_count: u64,
     pub offset_count: u64,
     pub shape: ShapeFn,
@@ -630,7 +687,7 @@ impl WeightsHasher {
         self.lines += 1;
     }
 
-    fn mix(chain: &mut u64, word: u64) {
+    const fn mix(chain: &mut u64, word: u64) {
         // The multiplication moves bits up only: the high ones go down before it, and all turn after it.
         let x = *chain ^ word;
         *chain = (x ^ x >> 32).wrapping_mul(Self::FACTOR).rotate_left(29);
@@ -658,6 +715,29 @@ mod tests {
         let mut hasher = WeightsHasher::default();
         weights.iter().for_each(|weight| hasher.update(weight));
         hasher.finish()
+    }
+
+    #[test]
+    fn handles_tell_strings_apart() {
+        // The numbers are in weights: they may change with `ABI_VERSION` only.
+        assert_eq!(text_handle(b""), 0);
+        assert_eq!(text_handle(b"a"), 8_563_140_068_248_749_909);
+        let mut all = vec![
+            text_handle(b""),
+            text_handle(b"\0"),
+            text_handle(b"\0\0"),
+            text_handle(&[0; 9]),
+        ];
+        for first in 0..=255u8 {
+            for second in 1..=255u8 {
+                all.push(text_handle(&[first, second]));
+            }
+            all.push(text_handle(&[[first; 8].as_slice(), b"tail"].concat()));
+        }
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
     }
 
     #[test]

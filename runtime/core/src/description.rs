@@ -279,6 +279,11 @@ impl Tables {
         slice(self.desc.customs)
     }
 
+    /// The strings among the weights and constants.
+    pub fn texts(&self) -> impl ExactSizeIterator<Item = &'static str> + use<> {
+        slice(self.desc.texts).iter().map(|t| text(*t))
+    }
+
     /// What an operator is called with: name, name of the ONNX node, operands (`None`: left out), results.
     #[must_use]
     pub fn custom(&self, custom: &Custom) -> CustomInfo {
@@ -427,11 +432,11 @@ impl Tables {
         if data.is_null() && bytes > 0 {
             return Err(Error::InvalidArgument("the data of an input is null"));
         }
-        if bytes > 0 && !(data as usize).is_multiple_of(dtype.size()) {
+        if bytes > 0 && !(data as usize).is_multiple_of(dtype.alignment()) {
             return Err(Error::Misaligned {
                 side: Side::Input,
                 name,
-                bytes: dtype.size(),
+                bytes: dtype.alignment(),
             });
         }
         Ok(needed)
@@ -480,6 +485,9 @@ impl Tables {
         self.check_counts()?;
         self.check_caches()?;
         self.check_elements()?;
+        for text in slice(desc.texts) {
+            checked_text(*text)?;
+        }
         self.check_customs()
     }
 
@@ -532,6 +540,7 @@ impl Tables {
             let legal = input.zip(output).is_some_and(|(input, output)| {
                 input.shape.len == output.shape.len
                     && input.dtype == output.dtype
+                    && input.dtype != DType::String as u32
                     && (cache.axis as usize) < input.shape.len
             });
             if taken || !legal || cache.capacity as usize >= desc.symbols.len {

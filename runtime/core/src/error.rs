@@ -51,11 +51,13 @@ pub enum Status {
     OperatorMissing = 20,
     /// An operator that was supplied failed, or gave a shape that the model excludes.
     OperatorFailed = 21,
+    /// A string is not UTF-8, a null pointer, or cannot be told from another one.
+    InvalidText = 22,
 }
 
 impl Status {
     /// Every code, in order of its number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Ok,
         Self::InvalidArgument,
         Self::UnknownName,
@@ -78,6 +80,7 @@ impl Status {
         Self::ThreadFailed,
         Self::OperatorMissing,
         Self::OperatorFailed,
+        Self::InvalidText,
     ];
 
     /// The code in words.
@@ -106,6 +109,7 @@ impl Status {
             Self::ThreadFailed => c"cannot start a thread",
             Self::OperatorMissing => c"operator missing",
             Self::OperatorFailed => c"operator failed",
+            Self::InvalidText => c"invalid string",
         }
     }
 }
@@ -267,6 +271,13 @@ pub enum Error<T = &'static str> {
         path: T,
         reason: T,
     },
+    /// What is wrong with a string of an input.
+    InvalidText {
+        name: &'static str,
+        /// Row-major position.
+        at: usize,
+        reason: &'static str,
+    },
 }
 
 /// The axis that gave a symbol its value.
@@ -304,6 +315,7 @@ impl<T> Error<T> {
             Self::ThreadFailed { .. } => Status::ThreadFailed,
             Self::OperatorMissing { .. } | Self::LibraryFailed { .. } => Status::OperatorMissing,
             Self::OperatorFailed { .. } | Self::OperatorShape { .. } => Status::OperatorFailed,
+            Self::InvalidText { .. } => Status::InvalidText,
         }
     }
 }
@@ -452,6 +464,7 @@ impl<T: AsRef<str>> fmt::Display for Error<T> {
             Self::LibraryFailed { path, reason } => {
                 write!(f, "cannot load operators from {:?}: {}", path.as_ref(), reason.as_ref())
             }
+            Self::InvalidText { name, at, reason } => write!(f, "string {at} of input {name:?} {reason}"),
         }
     }
 }

@@ -11,7 +11,7 @@
 //! - Wrong arguments are an [`Error`], which is data; what cannot be checked is asked for by `unsafe`.
 //!
 //! Unsafe code lives where the descriptor's pointers are read (`description`), where the model's code is called (`plan`,
-//! `run`), where a control register is written (`float`) and where bytes become typed slices (`tensor`); everywhere else
+//! `run`), where a control register is written (`float`) and where bytes become typed slices and strings (`tensor`); everywhere else
 //! the workspace lint stands.
 #![no_std]
 
@@ -30,4 +30,4 @@ pub use error::{Error, Side, Status, SymbolBinding};
 pub use float::FlushDenormals;
 pub use plan::{Given, Plan, Sizes};
 pub use run::{Parallel, Run, Working};
-pub use tensor::{Element, TensorView, byte_size, integer};
+pub use tensor::{Element, TensorView, Text, byte_size, integer};

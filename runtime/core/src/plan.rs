@@ -341,7 +341,7 @@ impl<'a> Plan<'a> {
         arena: *mut u8,
         weights: *const u8,
         input: impl Fn(usize) -> *const u8,
-        output: impl Fn(usize) -> *mut u8,
+        mut output: impl FnMut(usize) -> *mut u8,
         operator: impl Fn(usize) -> *mut u8,
         pointers: &mut [*mut u8],
     ) {

@@ -5,6 +5,87 @@
 )]
 
 use cameo_abi::DType;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Deref;
+
+/// A string that a tensor has, in the layout that the C interface has it in: borrowed UTF-8.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Text<'a> {
+    raw: cameo_abi::Text,
+    /// Holding it proves that the bytes are UTF-8 and live as long.
+    of: PhantomData<&'a str>,
+}
+
+// SAFETY: as `&str`, which it is made of.
+unsafe impl Send for Text<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Text<'_> {}
+
+impl<'a> Text<'a> {
+    #[must_use]
+    pub const fn new(text: &'a str) -> Self {
+        Self {
+            raw: cameo_abi::Text {
+                data: text.as_ptr().cast(),
+                size: text.len(),
+            },
+            of: PhantomData,
+        }
+    }
+
+    #[must_use]
+    pub const fn as_str(&self) -> &'a str {
+        // SAFETY: made of a `&'a str`.
+        unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(self.raw.data.cast(), self.raw.size)) }
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl PartialEq for Text<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Text<'_> {}
+
+impl PartialEq<str> for Text<'_> {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for Text<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
 
 /// A Rust type that is the storage of a [`DType`].
 ///
@@ -80,6 +161,8 @@ pub struct TensorView<'a> {
     dtype: DType,
     shape: &'a [i64],
     bytes: &'a [u8],
+    /// Whether the bytes are known to be [`Text`]s: others, which anybody could have made, lead nowhere.
+    are_texts: bool,
 }
 
 impl<'a> TensorView<'a> {
@@ -92,14 +175,42 @@ impl<'a> TensorView<'a> {
             dtype: T::DTYPE,
             shape,
             bytes,
+            are_texts: false,
         }
     }
 
+    /// Strings. Whether `shape` fits them is checked where the view is used.
+    #[must_use]
+    pub const fn texts(texts: &'a [Text<'a>], shape: &'a [i64]) -> Self {
+        // SAFETY: `Text` is a pointer and a size without padding; the lifetime is the same.
+        let bytes = unsafe { core::slice::from_raw_parts(texts.as_ptr().cast(), size_of_val(texts)) };
+        Self {
+            dtype: DType::String,
+            shape,
+            bytes,
+            are_texts: true,
+        }
+    }
+
+    /// The strings; `None` of any other type, and of bytes that were not made by [`TensorView::texts`].
+    #[must_use]
+    pub fn as_texts(&self) -> Option<&'a [Text<'a>]> {
+        // SAFETY: made of such a slice.
+        self.are_texts.then(|| unsafe {
+            core::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.bytes.len() / size_of::<Text<'_>>())
+        })
+    }
+
     /// Elements of any type as bytes in the machine's order; booleans are bytes of 0 or 1, halves are two bytes, elements of
-    /// less than a byte are packed ([`DType::bits`]).
+    /// less than a byte are packed ([`DType::bits`]). Strings are no bytes: a context refuses such a view of them.
     #[must_use]
     pub const fn from_bytes(dtype: DType, bytes: &'a [u8], shape: &'a [i64]) -> Self {
-        Self { dtype, shape, bytes }
+        Self {
+            dtype,
+            shape,
+            bytes,
+            are_texts: false,
+        }
     }
 
     /// Element type.
@@ -165,6 +276,21 @@ mod tests {
                 .elements::<f32>()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn strings() {
+        let texts = [Text::new("ä"), Text::from("")];
+        let view = TensorView::texts(&texts, &[2]);
+        assert_eq!((view.dtype(), view.bytes().len()), (DType::String, 32));
+        assert_eq!(view.as_texts().unwrap(), texts);
+        assert_eq!((&*texts[0], texts[0] == *"ä"), ("ä", true));
+        assert!(
+            TensorView::from_bytes(DType::String, view.bytes(), &[2])
+                .as_texts()
+                .is_none()
+        );
+        assert!(TensorView::new(&[1u64, 1], &[1]).as_texts().is_none());
     }
 
     #[test]

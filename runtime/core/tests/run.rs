@@ -91,6 +91,7 @@ static MODEL: ModelDesc = ModelDesc {
     caches: slice(&[]),
     elements: slice(&[]),
     customs: slice(&[]),
+    texts: slice(&[]),
     dim_count: 2,
     offset_count: 1,
     shape,

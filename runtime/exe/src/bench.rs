@@ -39,7 +39,7 @@ pub fn median(times: &[f64]) -> f64 {
     f64::midpoint(times[(times.len() - 1) / 2], times[times.len() / 2])
 }
 
-/// Inputs of fixed shape: zeros for integers, which are valid as indices and masks, and the same pseudo-random numbers
+/// Inputs of fixed shape: empty strings, zeros for integers, which are valid as indices and masks, and the same pseudo-random numbers
 /// in [-1, 1) every time for floats.
 pub fn generated_inputs(description: &Description, flag: &str) -> Result<Vec<Array>, Failure> {
     let mut random = Random(0);
@@ -60,6 +60,8 @@ pub fn generated_inputs(description: &Description, flag: &str) -> Result<Vec<Arr
             })?;
             let bytes = byte_size(info.dtype, shape.iter().copied());
             let bytes = bytes.ok_or_else(|| Failure::new(&format!("input {:?} is too large", info.name)))?;
+            // An empty string is a length of eight bytes.
+            let bytes = if info.dtype == DType::String { bytes / 2 } else { bytes };
             Ok(Array {
                 name: info.name.to_owned(),
                 dtype: info.dtype,

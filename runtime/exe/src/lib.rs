@@ -19,7 +19,7 @@ pub use cameo_runtime::c_api;
 use arguments::{Arguments, Request};
 use cameo_npz::{Array, ArrayRef};
 use cameo_runtime::{
-    CacheInfo, Context, ContextOptions, Description, Error, Model, ModelDesc, OpenOptions, TensorView,
+    CacheInfo, Context, ContextOptions, DType, Description, Error, Model, ModelDesc, OpenOptions, TensorView, Text,
 };
 use library::Listing;
 use std::ffi::{CStr, OsString, c_char, c_int};
@@ -186,9 +186,14 @@ fn main_with(
             pool: None,
         },
     )?;
+    let texts: Vec<Vec<Text<'_>>> = inputs.iter().map(strings).collect();
     let views: Vec<TensorView<'_>> = inputs
         .iter()
-        .map(|array| TensorView::from_bytes(array.dtype, &array.data, &array.shape))
+        .zip(&texts)
+        .map(|(array, texts)| match array.dtype {
+            DType::String => TensorView::texts(texts, &array.shape),
+            dtype => TensorView::from_bytes(dtype, &array.data, &array.shape),
+        })
         .collect();
     if let (Some(profile), Some(_)) = (profile, &arguments.profile) {
         let rest = keep_caches(&mut context, &views)?;
@@ -207,8 +212,11 @@ fn main_with(
         .map(|(index, info)| Ok((info.name, context.output(index)?)))
         .collect::<Result<_, Error>>()?;
     if let Some(path) = &arguments.outputs {
-        // As numpy has elements of few bits.
+        // As files have strings, and elements of few bits.
         let apart = |view: &TensorView<'_>| {
+            if let Some(texts) = view.as_texts() {
+                return Some(cameo_npz::text_data(texts.iter().map(|text| text.as_str())));
+            }
             let count = view.shape().iter().product::<i64>() as usize;
             (view.dtype().bits() < 8).then(|| cameo_npz::unpacked(view.dtype(), view.bytes(), count))
         };
@@ -231,6 +239,14 @@ fn main_with(
     outputs
         .iter()
         .try_for_each(|(name, view)| put(out, &format!("{name}: {} {:?}\n", view.dtype().name(), view.shape())))
+}
+
+/// The strings of an array; none of another type.
+fn strings(array: &Array) -> Vec<Text<'_>> {
+    let texts = (array.dtype == DType::String)
+        .then(|| cameo_npz::texts(&array.data))
+        .flatten();
+    texts.unwrap_or_default().into_iter().map(Text::new).collect()
 }
 
 /// Puts caches where runs add their rows, as a decoder does that runs for long, and gives the other inputs. Each run then adds

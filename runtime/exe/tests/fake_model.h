@@ -18,7 +18,7 @@ typedef struct { uint64_t cpu_features; slice name, steps; } level;
 struct cameo_model_desc {
     uint64_t magic;
     uint32_t abi_version, default_threads;
-    slice name, symbols, inputs, outputs, buffers, levels, loops, moves, counts, caches, elements, customs;
+    slice name, symbols, inputs, outputs, buffers, levels, loops, moves, counts, caches, elements, customs, texts;
     uint64_t dim_count, offset_count;
     int32_t (*shape)(const int64_t *, int64_t *, int64_t *, int64_t *);
     uint64_t weight_bytes, weight_hash;
@@ -76,6 +76,6 @@ static const struct cameo_model_desc fake_model = {
     0x4c444d4f454d4143u, /* "CAMEOMDL" */
     ABI_VERSION, 0, TEXT("fake"), LIST(symbols), LIST(inputs), LIST(outputs), LIST(buffers), LIST(levels),
     {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0},
-    {(const void *)64, 0}, {(const void *)64, 0},
+    {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0},
     2, 1, shape, 68, 0x6a395fcebcd4155u, WEIGHTS,
 };

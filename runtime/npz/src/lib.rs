@@ -5,7 +5,7 @@
 //!
 //! Reads stored and deflated members, `.npy` versions 1 to 3, both byte orders, C and Fortran order. Writes stored
 //! members, version 1.0, little endian, C order. Not covered: zip64 (files or members of 4 GiB and more), encryption,
-//! structured and string dtypes; each is refused by name.
+//! structured dtypes and objects; each is refused by name.
 
 mod npy;
 mod zip;
@@ -25,7 +25,7 @@ pub struct Array {
     /// Extent of each axis, outermost first.
     pub shape: Vec<i64>,
     /// Product of `shape` times the element size bytes: elements of less than a byte are in the lowest bits of one, as
-    /// numpy has them.
+    /// numpy has them. Strings are as [`text_data`] puts them.
     pub data: Vec<u8>,
 }
 
@@ -155,6 +155,29 @@ pub fn unpacked(dtype: DType, bytes: &[u8], count: usize) -> Vec<u8> {
     elements.take(count).collect()
 }
 
+/// Strings one behind the other, each behind the number of its bytes in eight bytes.
+#[must_use]
+pub fn text_data<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
+    let mut data = vec![];
+    for text in texts {
+        data.extend((text.len() as u64).to_le_bytes());
+        data.extend(text.as_bytes());
+    }
+    data
+}
+
+/// The way back; `None` when these are no such strings.
+#[must_use]
+pub fn texts(mut data: &[u8]) -> Option<Vec<&str>> {
+    let mut all = vec![];
+    while let Some((length, rest)) = data.split_first_chunk() {
+        let (text, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        all.push(std::str::from_utf8(text).ok()?);
+        data = rest;
+    }
+    data.is_empty().then_some(all)
+}
+
 /// Writes the arrays to a new file at `path`, replacing an older one.
 ///
 /// # Errors
@@ -177,8 +200,14 @@ pub fn write_to(out: &mut dyn Write, arrays: &[ArrayRef<'_>]) -> Result<(), Erro
         if arrays[..index].iter().any(|other| other.name == array.name) {
             return Err(Error(format!("array {:?} appears twice", array.name)));
         }
-        let header = npy::header(array.dtype, array.shape);
-        writer.member(&format!("{}.npy", array.name), &[&header, array.data])?;
+        let name = format!("{}.npy", array.name);
+        if array.dtype == DType::String {
+            let texts = texts(array.data).ok_or_else(|| Error(format!("array {:?} has no strings", array.name)))?;
+            let (width, data) = npy::encode(&texts);
+            writer.member(&name, &[&npy::header(array.dtype, array.shape, width), &data])?;
+            continue;
+        }
+        writer.member(&name, &[&npy::header(array.dtype, array.shape, 0), array.data])?;
     }
     writer.finish()
 }
@@ -232,7 +261,10 @@ mod tests {
         let arrays: Vec<Array> = DType::ALL
             .iter()
             .map(|&dtype| {
-                let data = (0..2 * dtype.size()).map(|i| i as u8).collect();
+                let data = match dtype {
+                    DType::String => text_data(["ä", ""]),
+                    _ => (0..2 * dtype.size()).map(|i| i as u8).collect(),
+                };
                 Array {
                     name: dtype.name().into(),
                     dtype,

@@ -3,7 +3,7 @@
 //! Format: numpy's `numpy/lib/format.py`, versions 1.0 to 3.0. `bfloat16` has no numpy code of its own: the `ml_dtypes`
 //! package saves it as the two-byte void `V2`, and so does this file. Its types of at most a byte are all saved as `V1`,
 //! each element in the lowest bits of a byte: which of them it is the array does not say, and it is read as `uint8`
-//! ([`crate::Array::into_dtype`]).
+//! ([`crate::Array::into_dtype`]). Strings are of one width, in UTF-32 or in bytes, with zeros behind them.
 
 use crate::Error;
 use cameo_abi::DType;
@@ -49,12 +49,58 @@ pub struct Decoded {
 
 /// Whether numpy has no name for a type that is no more than a byte.
 pub fn is_nameless(dtype: DType) -> bool {
-    CODES.iter().all(|(_, of)| *of != dtype)
+    dtype != DType::String && CODES.iter().all(|(_, of)| *of != dtype)
 }
 
-/// Everything before the elements: magic, version 1.0, dictionary, padding.
-pub fn header(dtype: DType, shape: &[i64]) -> Vec<u8> {
-    let code = CODES.iter().find(|(_, of)| *of == dtype).map_or(BYTE, |(code, _)| code);
+/// Strings as numpy has them: how many characters each has room for, and the elements.
+pub fn encode(texts: &[&str]) -> (usize, Vec<u8>) {
+    let width = texts.iter().map(|text| text.chars().count()).max().unwrap_or(0).max(1);
+    let mut data = Vec::with_capacity(texts.len() * width * 4);
+    for (i, text) in texts.iter().enumerate() {
+        data.extend(text.chars().flat_map(|c| u32::from(c).to_le_bytes()));
+        data.resize((i + 1) * width * 4, 0);
+    }
+    (width, data)
+}
+
+/// What a code of strings says: whether they are in UTF-32, and how many characters each has.
+fn text_code(code: &str) -> Option<(bool, usize)> {
+    let (wide, width) = match code.strip_prefix('U') {
+        Some(width) => (true, width),
+        None => (false, code.strip_prefix('S')?),
+    };
+    // Strings without any room would be as many as a header says.
+    let width = width.parse().ok().filter(|width| *width > 0)?;
+    Some((wide, width))
+}
+
+/// Elements of `size` bytes, in UTF-32 or in bytes, as [`crate::text_data`].
+fn decode_texts(elements: &[u8], size: usize, wide: bool) -> Result<Vec<u8>, Error> {
+    let mut texts = Vec::with_capacity(elements.len() / size);
+    for element in elements.chunks_exact(size) {
+        let text = if wide {
+            let (characters, _) = element.as_chunks::<4>();
+            let characters = characters.iter().map(|c| u32::from_le_bytes(*c));
+            let text: Option<String> = characters.map(char::from_u32).collect();
+            text.ok_or_else(|| Error("has a string with what is no character".to_owned()))?
+        } else {
+            let text = std::str::from_utf8(element);
+            text.map_err(|_| Error("has a string that is not UTF-8".to_owned()))?
+                .to_owned()
+        };
+        // numpy cannot tell these from what fills up either.
+        texts.push(text.trim_end_matches('\0').to_owned());
+    }
+    Ok(crate::text_data(texts.iter().map(String::as_str)))
+}
+
+/// Everything before the elements: magic, version 1.0, dictionary, padding. `width` is the room for characters of strings.
+pub fn header(dtype: DType, shape: &[i64], width: usize) -> Vec<u8> {
+    let strings = format!("U{width}");
+    let code = match dtype {
+        DType::String => &strings,
+        _ => CODES.iter().find(|(_, of)| *of == dtype).map_or(BYTE, |(code, _)| code),
+    };
     let order = if dtype.size() == 1 { '|' } else { '<' };
     let mut text = format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': (");
     for extent in shape {
@@ -91,13 +137,17 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, Error> {
     } else {
         ("<", header.descr)
     };
-    let Some(&(_, dtype)) = CODES.iter().find(|(known, _)| *known == code) else {
-        return Err(Error(format!("has dtype {:?}, which no model takes", header.descr)));
+    let number = CODES.iter().find(|(known, _)| *known == code).map(|(_, dtype)| *dtype);
+    let (dtype, element, unit, wide) = match (number, text_code(code)) {
+        (Some(dtype), _) => (dtype, dtype.size(), dtype.size(), None),
+        (None, Some((true, width))) => (DType::String, width.saturating_mul(4), 4, Some(true)),
+        (None, Some((false, width))) => (DType::String, width, 1, Some(false)),
+        (None, None) => return Err(Error(format!("has dtype {:?}, which no model takes", header.descr))),
     };
     let count = header.shape.iter().try_fold(1usize, |count, &extent| {
         count.checked_mul(usize::try_from(extent).ok()?)
     });
-    let size = count.and_then(|count| count.checked_mul(dtype.size()));
+    let size = count.and_then(|count| count.checked_mul(element));
     if size != Some(elements.len()) {
         let shape = &header.shape;
         return Err(Error(format!(
@@ -107,12 +157,15 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, Error> {
     }
     let mut data = elements.to_vec();
     if order == ">" {
-        for element in data.chunks_exact_mut(dtype.size()) {
+        for element in data.chunks_exact_mut(unit) {
             element.reverse();
         }
     }
     if header.fortran && header.shape.len() > 1 {
-        data = row_major(&data, &header.shape, dtype.size());
+        data = row_major(&data, &header.shape, element);
+    }
+    if let Some(wide) = wide {
+        data = decode_texts(&data, element, wide)?;
     }
     Ok(Decoded {
         dtype,
@@ -254,7 +307,7 @@ mod tests {
     #[test]
     fn header_is_padded_and_parses() {
         for shape in [&[][..], &[5], &[2, 3], &[1, 1, 1]] {
-            let header = header(DType::F32, shape);
+            let header = header(DType::F32, shape, 0);
             assert!(header.len().is_multiple_of(ALIGNMENT));
             assert_eq!(
                 Parser {
@@ -266,7 +319,7 @@ mod tests {
                 shape
             );
         }
-        let text = String::from_utf8(header(DType::U8, &[5])[10..].to_vec()).unwrap();
+        let text = String::from_utf8(header(DType::U8, &[5], 0)[10..].to_vec()).unwrap();
         assert!(
             text.starts_with("{'descr': '|u1', 'fortran_order': False, 'shape': (5,), }"),
             "{text}"
@@ -294,6 +347,63 @@ mod tests {
             &[1, 2, 3, 4],
         );
         assert_eq!(decode(&array).unwrap().data, [2, 1, 4, 3]);
+    }
+
+    #[test]
+    fn strings_of_one_width() {
+        let dictionary = |descr: &str, fortran: &str| {
+            format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': (2, 2), }}")
+        };
+        let wide = |text: &str| {
+            text.chars()
+                .flat_map(|c| u32::from(c).to_le_bytes())
+                .collect::<Vec<u8>>()
+        };
+        let texts = |array: &[u8]| {
+            let read = decode(array).unwrap();
+            assert_eq!(read.dtype, DType::String);
+            crate::texts(&read.data)
+                .unwrap()
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let elements = wide("ab\0ä\0\0\0\0\0漢\0c");
+        assert_eq!(
+            texts(&npy(&dictionary("<U3", "False"), &elements)),
+            ["ab", "ä", "", "漢\0c"]
+        );
+        assert_eq!(
+            texts(&npy(&dictionary("<U3", "True"), &elements)),
+            ["ab", "", "ä", "漢\0c"]
+        );
+        let turned: Vec<u8> = elements.chunks(4).flat_map(|c| c.iter().rev().copied()).collect();
+        assert_eq!(
+            texts(&npy(&dictionary(">U3", "False"), &turned)),
+            ["ab", "ä", "", "漢\0c"]
+        );
+        assert_eq!(
+            texts(&npy(&dictionary("|S2", "False"), "ab\0\0äc\0".as_bytes())),
+            ["ab", "", "ä", "c"]
+        );
+        let refused = |descr: &str, elements: &[u8]| decode(&npy(&dictionary(descr, "False"), elements)).err().unwrap();
+        assert!(refused("|S1", &[b'a', 0xff, b'b', b'c']).0.contains("not UTF-8"));
+        assert!(refused("<U1", &[0xff; 16]).0.contains("no character"));
+        for (descr, bytes) in [
+            ("<U0", 0),
+            ("|S0", 0),
+            ("<U1", 15),
+            ("<U4611686018427387905", 4),
+            ("|O", 32),
+        ] {
+            assert!(
+                decode(&npy(&dictionary(descr, "False"), &vec![0; bytes])).is_err(),
+                "{descr}"
+            );
+        }
+        let (width, data) = encode(&["ab", "", "漢"]);
+        assert_eq!((width, data), (2, wide("ab\0\0漢\0")));
+        assert_eq!(encode(&[]).0, 1);
     }
 
     #[test]

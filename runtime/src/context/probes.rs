@@ -34,7 +34,11 @@ impl Context {
                 let mut read = operand_buffers(tables, custom)
                     .iter()
                     .filter(|b| b.region == REGION_INPUT);
-                if let Some(unbound) = read.find(|b| self.inputs[b.index as usize].data.is_null()) {
+                let unbound = |b: &&Buffer| {
+                    let input = &self.inputs[b.index as usize];
+                    input.data.is_null() && !(input.shaped && input.bytes == 0)
+                };
+                if let Some(unbound) = read.find(unbound) {
                     let name = tables.input(unbound.index as usize).name;
                     return Err(Error::NotBound { name });
                 }

@@ -3,14 +3,15 @@
 //!     backend [--interpret] DIR BATCH NAME...
 //!
 //! `DIR/NAME/model.onnx` is compiled as `cameo compile` does, BATCH models are linked at once, and each runs on the tensors
-//! of `DIR/NAME/inputs`; the results go to `DIR/NAME/outputs`. Standard output has a line for each model: `NAME ok`, or what is
+//! of `DIR/NAME/inputs`; where some are of sequences or optionals, the lines of `DIR/NAME/items` are what `--items` would
+//! be. The results go to `DIR/NAME/outputs`. Standard output has a line for each model: `NAME ok`, or what is
 //! wrong. A line `NAME compiled` says that work goes on, `NAME run` comes before a model runs, so that who reads it knows which one ended the process.
 //!
 //! With `--interpret` the reference interpreter runs each imported model too, also where it does not compile: its results go
 //! to `DIR/NAME/reference`, or why there are none to `DIR/NAME/refusal`.
 //!
 //! Tensors are a number of them (u64), and of each its ONNX data type (u64), rank, extents and bytes (u64 each), then the
-//! bytes; all little-endian, the bytes filled up to a multiple of eight.
+//! bytes; all little-endian, the bytes filled up to a multiple of eight. Strings are as `cameo_npz::text_data` puts them.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,10 +20,10 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use cameo::{Emit, Options, Target, pipeline};
+use cameo::{Emit, Items, Options, Target, pipeline};
 use cameo_codegen::archive::{self, Member};
 use cameo_ir::interp;
-use cameo_runtime::{Context, ContextOptions, DType, TensorView};
+use cameo_runtime::{Context, ContextOptions, DType, TensorView, Text};
 use cameo_tests::model::open;
 
 /// Threads that compile: LLVM keeps one busy.
@@ -123,11 +124,22 @@ fn compile(folder: &Path, names: &[String], work: &Path, interprets: bool) -> Ve
     cases
 }
 
+/// What inputs of a model hold that are sequences or optionals.
+fn items(case: &Path) -> Result<Vec<(String, Items)>, String> {
+    let text = std::fs::read_to_string(case.join("items")).unwrap_or_default();
+    let line = |line: &str| {
+        let (name, items) = line.rsplit_once('=').ok_or("expected NAME=ITEMS")?;
+        Ok((name.to_owned(), items.parse::<Items>()?))
+    };
+    text.lines().map(line).collect()
+}
+
 /// Object files of a model.
 fn objects(case: &Path, symbol: &str, work: &Path) -> Result<Vec<PathBuf>, String> {
     let options = Options {
         name: Some(symbol.to_owned()),
         emit: Emit::Object,
+        items: items(case)?,
         ..Options::default()
     };
     let target = Target {
@@ -154,21 +166,34 @@ fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
     let model = open(&work.join("batch.so"), symbol, Some(&weights)).map_err(|e| e.to_string())?;
     let mut context = Context::new(&model, ContextOptions { threads: 2, pool: None }).map_err(|e| e.to_string())?;
     let inputs = read(&case.join("inputs"))?;
-    let views: Vec<TensorView> = inputs.iter().map(Tensor::view).collect();
+    let texts: Vec<Vec<Text>> = inputs.iter().map(Tensor::texts).collect::<Result<_, _>>()?;
+    let views: Vec<TensorView> = inputs.iter().zip(&texts).map(|(t, texts)| t.view(texts)).collect();
     context.run_on(&views).map_err(|e| e.to_string())?;
     let count = model.description().outputs().len();
     let mut out = (count as u64).to_le_bytes().to_vec();
     for i in 0..count {
         let view = context.output(i).map_err(|e| e.to_string())?;
         let shape = view.shape().iter().map(|extent| *extent as u64);
-        put(&mut out, view.dtype() as u64, shape, view.bytes());
+        let texts = view
+            .as_texts()
+            .map(|texts| cameo_npz::text_data(texts.iter().map(|t| t.as_str())));
+        put(
+            &mut out,
+            view.dtype() as u64,
+            shape,
+            texts.as_deref().unwrap_or(view.bytes()),
+        );
     }
     std::fs::write(case.join("outputs"), out).map_err(|e| e.to_string())
 }
 
 /// Interprets a model on its inputs, as it was imported, and writes what comes out.
 fn interpret(case: &Path) -> Result<(), String> {
-    let graph = pipeline::import(&case.join("model.onnx"), &Options::default(), &mut |_| {});
+    let options = Options {
+        items: items(case)?,
+        ..Options::default()
+    };
+    let graph = pipeline::import(&case.join("model.onnx"), &options, &mut |_| {});
     let graph = graph.map_err(|d| d.to_string())?;
     let inputs: Vec<cameo_ir::Tensor> = read(&case.join("inputs"))?
         .iter()
@@ -178,7 +203,13 @@ fn interpret(case: &Path) -> Result<(), String> {
     let mut out = (results.len() as u64).to_le_bytes().to_vec();
     for t in &results {
         let shape = t.shape().iter().map(|extent| *extent as u64);
-        put(&mut out, t.dtype() as u64, shape, &t.packed());
+        let texts = t.to_texts().map(cameo_npz::text_data);
+        put(
+            &mut out,
+            t.dtype() as u64,
+            shape,
+            &texts.unwrap_or_else(|| t.packed().into()),
+        );
     }
     std::fs::write(case.join("reference"), out).map_err(|e| e.to_string())
 }
@@ -190,6 +221,7 @@ fn put(out: &mut Vec<u8>, dtype: u64, shape: impl ExactSizeIterator<Item = u64>,
         out.extend(n.to_le_bytes());
     }
     out.extend(bytes);
+    out.resize(out.len().next_multiple_of(8), 0);
 }
 
 /// A tensor at an address that suits every type.
@@ -201,9 +233,24 @@ struct Tensor {
 }
 
 impl Tensor {
-    fn view(&self) -> TensorView<'_> {
-        let bytes = &TensorView::new(&self.words, &[]).bytes()[..self.bytes];
-        TensorView::from_bytes(self.dtype, bytes, &self.shape)
+    fn data(&self) -> &[u8] {
+        &TensorView::new(&self.words, &[]).bytes()[..self.bytes]
+    }
+
+    /// Its strings; none of another type.
+    fn texts(&self) -> Result<Vec<Text<'_>>, String> {
+        if self.dtype != DType::String {
+            return Ok(vec![]);
+        }
+        let texts = cameo_npz::texts(self.data()).ok_or("strings that are none")?;
+        Ok(texts.into_iter().map(Text::new).collect())
+    }
+
+    fn view<'a>(&'a self, texts: &'a [Text<'a>]) -> TensorView<'a> {
+        match self.dtype {
+            DType::String => TensorView::texts(texts, &self.shape),
+            dtype => TensorView::from_bytes(dtype, self.data(), &self.shape),
+        }
     }
 
     /// The same for the interpreter.
@@ -212,8 +259,15 @@ impl Tensor {
             .into_iter()
             .find(|t| *t as u32 == self.dtype as u32);
         let dtype = dtype.ok_or("the graph has no such type")?;
-        let shape = self.shape.iter().map(|d| *d as usize).collect();
-        let bytes = self.view().bytes().to_vec();
+        let shape: Vec<usize> = self.shape.iter().map(|d| *d as usize).collect();
+        if self.dtype == DType::String {
+            let texts = self.texts()?;
+            if texts.len() != shape.iter().product::<usize>() {
+                return Err("the strings do not fit the shape".to_owned());
+            }
+            return cameo_ir::Tensor::strings(&shape, texts.iter().map(|t| t.as_str()));
+        }
+        let bytes = self.data().to_vec();
         cameo_ir::Tensor::from_packed(dtype, shape, bytes.into())
             .map_err(|_| "the bytes do not fit the shape".to_owned())
     }

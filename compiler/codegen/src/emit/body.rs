@@ -20,7 +20,8 @@ pub const fn elem(t: DType) -> Elem {
         DType::F64 => Elem::F64,
         DType::F16 => Elem::F16,
         DType::BF16 => Elem::BF16,
-        DType::I64 | DType::U64 => Elem::I64,
+        // Strings by their handles.
+        DType::I64 | DType::U64 | DType::String => Elem::I64,
         DType::I32 | DType::U32 => Elem::I32,
         DType::I16 | DType::U16 => Elem::I16,
         DType::I8 | DType::U8 => Elem::I8,

@@ -55,8 +55,8 @@ impl OpDef for Concat {
         static SCHEMA: Schema = Schema::new(
             "Concat",
             "the inputs one after another along `axis`",
-            &[Param::new("inputs", Types::ANY).variadic()],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("inputs", Types::MOVED).variadic()],
+            &[Param::new("output", Types::MOVED)],
             &[("axis", AttrDef::ReqInt)],
         );
         &SCHEMA
@@ -173,10 +173,10 @@ impl OpDef for Split {
             "Split",
             "pieces of `axis`, of extents `split` or `num_outputs` equal ones with a smaller last",
             &[
-                Param::new("input", Types::ANY),
+                Param::new("input", Types::MOVED),
                 Param::new("split", Types::I64).shape_like("split").optional(),
             ],
-            &[Param::new("outputs", Types::ANY).variadic()],
+            &[Param::new("outputs", Types::MOVED).variadic()],
             &[("axis", AttrDef::Int(0)), ("num_outputs", AttrDef::OptInt)],
         );
         &SCHEMA

@@ -5,6 +5,7 @@
 //!
 //! Law: numbers that name no axis, or one twice, break the rule that [`named`] gives.
 
+use crate::index::{element_count, linear};
 use crate::op::{AttrDef, Cx, OpError, Rule, Schema, invalid};
 use crate::{Attr, Dim};
 
@@ -22,7 +23,7 @@ pub(crate) fn equal(a: &Dim, b: &Dim) -> Dim {
 }
 
 /// 1 below 0, else 0.
-pub(crate) fn negative(d: &Dim) -> Dim {
+pub fn negative(d: &Dim) -> Dim {
     (-d.clone()).maximum(&Dim::ZERO).minimum(&Dim::ONE)
 }
 
@@ -167,6 +168,30 @@ pub(crate) fn around(shape: &[Dim], axis: &Dim) -> [Dim; 3] {
     ]
 }
 
+/// Where the one at a position begins among tensors of these shapes, of the same rank, that lie one after the other, and its
+/// shape. The position must be one of a tensor.
+pub fn member(shapes: &[&[Dim]], at: &Dim) -> (Dim, Vec<Dim>) {
+    let Some(first) = shapes.first() else {
+        return (Dim::ZERO, vec![]);
+    };
+    if shapes.iter().all(|s| s == first) {
+        return (at.clone() * Dim::product(*first), first.to_vec());
+    }
+    let hits: Vec<Dim> = (0..shapes.len()).map(|i| equal(at, &Dim::from(i))).collect();
+    let mut starts = vec![Dim::ZERO];
+    for shape in shapes {
+        starts.push(starts[starts.len() - 1].clone() + Dim::product(*shape));
+    }
+    let extent = |axis: usize| match &first[axis] {
+        same if shapes.iter().all(|s| s[axis] == *same) => same.clone(),
+        _ => {
+            let of: Vec<Dim> = shapes.iter().map(|s| s[axis].clone()).collect();
+            whole(picked(&hits, &of))
+        }
+    };
+    (picked(&hits, &starts), (0..first.len()).map(extent).collect())
+}
+
 /// Whether some of them are not constants.
 pub(crate) fn any_symbolic(list: &[Dim]) -> bool {
     list.iter().any(|d| d.as_const().is_none())
@@ -178,6 +203,51 @@ fn hits(cx: &Cx) -> Result<Vec<Dim>, OpError> {
         _ => invalid("attribute `hits` wants one dim per axis"),
     }
 }
+
+/// A tensor among the elements of several.
+pub(super) const MEMBER: View = View {
+    schema: &Schema::new(
+        "cameo::Member",
+        "the elements from `start` on, as a tensor of `shape`; in `within` no first number of a pair is above the second",
+        &[DATA],
+        OUT,
+        &[
+            ("shape", AttrDef::ReqDims),
+            ("start", AttrDef::ReqDims),
+            ("within", AttrDef::ReqDims),
+        ],
+    ),
+    shape: |cx| {
+        if cx.fact(0)?.rank() != 1 || cx.dim_list("start")?.len() != 1 {
+            return invalid("elements in a row and one start are wanted");
+        }
+        cx.dim_list("shape")
+    },
+    source: |cx, from, to| {
+        let start = cx.dim_list("start")?[0].as_const();
+        let start = start.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        let needed = element_count(to).and_then(|n| n.checked_add(start));
+        if needed.is_none_or(|n| n > from[0]) {
+            return invalid(format!("{to:?} from {start} on, of {} elements", from[0]));
+        }
+        let to = to.to_vec();
+        Ok(Box::new(move |ix| start + linear(&to, ix)))
+    },
+    index: |cx, _, to, it| {
+        let linear = to
+            .iter()
+            .zip(it)
+            .fold(Dim::ZERO, |sum, (d, i)| sum * d.clone() + i.clone());
+        Ok(vec![cx.dim_list("start")?[0].clone() + linear])
+    },
+    rules: |cx| {
+        let (start, within) = (cx.dim_list("start")?[0].clone(), cx.dim_list("within")?);
+        let end = start.clone() + Dim::product(&cx.dim_list("shape")?);
+        let pairs = within.chunks_exact(2).map(|p| (p[0].clone(), p[1].clone()));
+        let inside = [(Dim::ZERO, start), (end, cx.fact(0)?.shape[0].clone())];
+        Ok(inside.into_iter().chain(pairs).collect())
+    },
+};
 
 /// Every axis as two, one of which has extent 1.
 pub(super) const APART: View = View {

@@ -3,6 +3,7 @@
 //! Laws: flags may be fewer than slices, what has no flag is left out; a flag that is set where there is no slice is an error
 //! of the run.
 
+use crate::dim::COUNTED;
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, normalize_axis};
 use crate::ops::composed::{Composed, reshape};
 use crate::ops::counted::{COUNT, length};
@@ -13,11 +14,11 @@ pub(super) const COMPRESS: Composed = Composed {
         "Compress",
         "the slices along axis (elements of the flattened input without one) whose flag is set, in order",
         &[
-            Param::new("input", Types::PLAIN),
+            Param::new("input", Types::COMPARED),
             Param::new("condition", Types::BOOL).group(2),
         ],
-        &[Param::new("output", Types::PLAIN)],
-        &[("axis", AttrDef::OptInt), (COUNT, AttrDef::Symbol)],
+        &[Param::new("output", Types::COMPARED)],
+        &[("axis", AttrDef::OptInt), (COUNT, AttrDef::Symbol(COUNTED))],
     )
     .since(9),
     build: |cx, g| {

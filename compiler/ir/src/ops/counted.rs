@@ -33,7 +33,7 @@ impl OpDef for NonZero {
             "the coordinates of the elements that are not 0: y[axis, i], in row-major order",
             &[Param::new("X", Types::PLAIN)],
             &[Param::new("Y", Types::I64).group(0)],
-            &[(COUNT, AttrDef::Symbol)],
+            &[(COUNT, AttrDef::Symbol(COUNTED))],
         )
         .since(9);
         &S
@@ -97,7 +97,7 @@ impl OpDef for Compact {
                 Param::new("positions", Types::I64).group(0),
                 Param::new("ranks", Types::I64).group(0),
             ],
-            &[(COUNT, AttrDef::Symbol)],
+            &[(COUNT, AttrDef::Symbol(COUNTED))],
         );
         &S
     }

@@ -1,11 +1,14 @@
 //! Operators that whoever runs a program supplies: Cameo knows what they take and give, and calls them. What Cameo knows and
-//! does not generate code for is called in the same way: a function that is linked into the program.
+//! does not generate code for is called in the same way: a function of strings that the runtime has itself, whose name begins
+//! with `cameo::`, or one that is linked into the program.
 //!
 //! Laws: the result depends on operands and attributes alone. The extents of results follow from those of the operands: each
 //! is a symbol whose name begins with [`CUSTOM`], which the operator gives before a run plans, or one that is known already
 //! and that the operator is held to. Attributes whose names begin with [`OWN`] are Cameo's, all others the operator's.
 
 use std::sync::Arc;
+
+use cameo_abi::OWN_OPERATOR;
 
 use crate::dim::{COUNTED, CUSTOM};
 use crate::op::{AttrDef, Attrs, Cx, Lowering, Op, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
@@ -32,9 +35,17 @@ pub struct Parts<'a> {
     pub operator: &'a Arc<str>,
     /// Of all results.
     pub outputs: Vec<Fact>,
-    /// The C name of the operator, where programs bring it: it gives extents from the contents of operands, not only their
-    /// shapes.
+    /// The C name of the operator, where programs bring it.
     pub function: Option<&'a Arc<str>>,
+}
+
+impl Parts<'_> {
+    /// Whether extents are told from the contents of operands, not only their shapes: where Cameo's own operators give any,
+    /// shapes would not be enough.
+    pub fn reads_contents(&self) -> bool {
+        let extents = self.outputs.iter().flat_map(|f| &f.shape);
+        self.function.is_some() || is_own_name(self.operator) && !symbols(extents).is_empty()
+    }
 }
 
 impl<'a> Parts<'a> {
@@ -119,6 +130,26 @@ pub(crate) fn given(op: Op, attrs: &Attrs) -> Vec<Arc<str>> {
     }
 }
 
+/// Whether this is Cameo's own, which the interpreter knows too.
+pub fn is_own(attrs: &Attrs) -> bool {
+    attrs.contains_key(FUNCTION) || matches!(attrs.get(OPERATOR), Some(Attr::Str(name)) if is_own_name(name))
+}
+
+/// Whether this is the name of an operator of the runtime.
+pub fn is_own_name(name: &str) -> bool {
+    name.starts_with(OWN_OPERATOR)
+}
+
+/// The dimension of an attribute that is a [`AttrDef::Probe`]: its name must tell that a run knows it beforehand.
+pub(crate) fn probe(name: &str) -> Result<Dim, OpError> {
+    if !name.starts_with(CUSTOM) {
+        return invalid(format!(
+            "what a run tells from contents is called {CUSTOM}…, not {name}"
+        ));
+    }
+    Ok(Dim::sym(name))
+}
+
 /// Why the compiler itself cannot compute a node.
 pub fn not_here(attrs: &Attrs) -> OpError {
     let name = match attrs.get(OPERATOR) {
@@ -130,25 +161,13 @@ pub fn not_here(attrs: &Attrs) -> OpError {
     ))
 }
 
-/// What an operation of the table makes of operands that a function of programs computes otherwise.
-pub(crate) fn built_in(attrs: &Attrs, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec<Tensor>, OpError> {
-    let parts = Parts::of(attrs)?;
-    if parts.function.is_none() {
-        return Err(not_here(attrs));
-    }
-    let own = of_operator(attrs);
-    let own: Vec<(&str, Attr)> = own.iter().map(|(name, value)| (&**name, value.clone())).collect();
-    let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
-    reference(parts.operator, &own, &inputs, outputs)
-}
-
 impl OpDef for Custom {
     fn schema(&self) -> &'static Schema {
         static S: Schema = Schema::new(
             "cameo::Custom",
             "what the operator of that name, which the caller supplies, makes of its operands",
-            &[Param::new("inputs", Types::ANY).group(0).variadic()],
-            &[Param::new("outputs", Types::ANY).group(0).variadic()],
+            &[Param::new("inputs", Types::MOVED).group(0).variadic()],
+            &[Param::new("outputs", Types::MOVED).group(0).variadic()],
             &[
                 (OPERATOR, AttrDef::ReqStr),
                 (TYPES, AttrDef::OptStrs),
@@ -164,6 +183,9 @@ impl OpDef for Custom {
         let parts = Parts::of(cx.attrs)?;
         let operands = cx.inputs.iter().flatten().map(|a| a.fact);
         for fact in operands.chain(&parts.outputs) {
+            if fact.dtype == DType::String && !is_own(cx.attrs) {
+                return unsupported(format!("{fact}: strings are not passed to operators"));
+            }
             if fact.dtype.bits() < 8 {
                 return unsupported(format!(
                     "{fact}: elements that share a byte are not passed to operators"
@@ -182,7 +204,17 @@ impl OpDef for Custom {
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        Err(not_here(cx.attrs))
+        let parts = Parts::of(cx.attrs)?;
+        if let Some(name) = parts.operator.strip_prefix(OWN_OPERATOR) {
+            return super::strings::own(name, cx);
+        }
+        if parts.function.is_none() {
+            return Err(not_here(cx.attrs));
+        }
+        let own = of_operator(cx.attrs);
+        let own: Vec<(&str, Attr)> = own.iter().map(|(name, value)| (&**name, value.clone())).collect();
+        let inputs: Vec<Option<&Tensor>> = cx.inputs.iter().map(|a| a.as_ref().and_then(|a| a.constant)).collect();
+        reference(parts.operator, &own, &inputs, parts.outputs.len())
     }
 
     fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
@@ -246,6 +278,7 @@ mod tests {
             ("[2,1]", "[2,-1]", "of rank -1"),
             ("\"i64\"", "\"i65\"", "i65"),
             ("\"i64\"", "\"i4\"", "share a byte"),
+            ("\"i64\"", "\"string\"", "strings are not passed"),
             ("cameo.types", "types", "needs a name, types"),
         ] {
             let said = refused(&NODE.replace(from, to), "N");

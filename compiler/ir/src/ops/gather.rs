@@ -83,10 +83,10 @@ impl OpDef for Gather {
             "Gather",
             "data[.., indices[..], ..] along `axis`",
             &[
-                Param::new("data", Types::ANY),
+                Param::new("data", Types::MOVED),
                 Param::new("indices", Types::INDEX).group(0),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::MOVED)],
             &[("axis", AttrDef::Int(0))],
         );
         &SCHEMA
@@ -195,10 +195,10 @@ impl OpDef for GatherElements {
             "GatherElements",
             "y[i,j,k] = data[i,indices[i,j,k],k] (for axis 1)",
             &[
-                Param::new("data", Types::ANY),
+                Param::new("data", Types::MOVED),
                 Param::new("indices", Types::INDEX).group(0),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::MOVED)],
             &[("axis", AttrDef::Int(0))],
         )
         .since(11);
@@ -262,10 +262,10 @@ impl OpDef for GatherNd {
             "GatherND",
             "the last axis of the indices names positions in the data after `batch_dims` common axes",
             &[
-                Param::new("data", Types::ANY),
+                Param::new("data", Types::MOVED),
                 Param::new("indices", Types::I64).group(0),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::MOVED)],
             &[("batch_dims", AttrDef::Int(0))],
         )
         .limits(&["the last extent of `indices` must be known"])

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use cameo_images::{Format, Pixels};
 
-use crate::dim::CUSTOM;
 use crate::op::{AttrDef, Attrs, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
-use crate::ops::custom::Parts;
+use crate::ops::custom::{Parts, probe};
 use crate::ops::fragment::Fragment;
 use crate::{Attr, DType, Dim, Fact, Tensor};
 
@@ -96,14 +95,6 @@ impl OpDef for ImageDecoder {
 fn format(cx: &Cx) -> Result<Format, OpError> {
     let name = cx.str("pixel_format")?;
     Format::find(name).map_or_else(|| cx.bad("pixel_format"), Ok)
-}
-
-/// The dimension of that name, which must tell that a run knows it beforehand.
-fn probe(name: &str) -> Result<Dim, OpError> {
-    if !name.starts_with(CUSTOM) {
-        return invalid(format!("what a run tells from bytes is called {CUSTOM}…, not {name}"));
-    }
-    Ok(Dim::sym(name))
 }
 
 fn undecodable(why: &str) -> OpError {

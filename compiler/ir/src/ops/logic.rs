@@ -122,7 +122,7 @@ pub const OPS: &[&dyn OpDef] = &[
 ];
 
 const NUMBERS: &[Param] = &[Param::new("A", Types::NUMBER), Param::new("B", Types::NUMBER)];
-const ANYTHING: &[Param] = &[Param::new("A", Types::PLAIN), Param::new("B", Types::PLAIN)];
+const ANYTHING: &[Param] = &[Param::new("A", Types::COMPARED), Param::new("B", Types::COMPARED)];
 const TRUTHS: &[Param] = &[Param::new("A", Types::BOOL), Param::new("B", Types::BOOL)];
 const INTS: &[Param] = &[Param::new("A", Types::INT), Param::new("B", Types::INT)];
 const TRUTH: &[Param] = &[Param::new("C", Types::BOOL).group(2)];

@@ -1,11 +1,12 @@
-//! Classical machine learning as far as it is about numbers: ONNX's domain `ai.onnx.ml`, and counts of sequences.
+//! Classical machine learning: ONNX's domain `ai.onnx.ml`, and counts of sequences.
 //!
-//! Laws: each operation of ONNX is a composition of operations of the table; attributes that are texts (labels, keys) are not in
-//! the schemas and so are refused by name; scores are computed in `f32`, of operands in `f64` and integers in `f64`.
+//! Laws: each operation of ONNX is a composition of operations of the table; strings are compared and looked up by their handles;
+//! scores are computed in `f32`, of operands in `f64` and integers in `f64`.
 
-use crate::DType;
-use crate::op::{OpDef, Types};
+use crate::op::{Cx, OpDef, OpError, Types, invalid};
+use crate::{DType, Tensor};
 
+mod categories;
 mod features;
 mod forest;
 mod grams;
@@ -22,6 +23,8 @@ pub const OPS: &[&dyn OpDef] = &[
     &features::NORMALIZER,
     &features::IMPUTER,
     &labels::LABEL_ENCODER,
+    &categories::CATEGORY_MAPPER,
+    &categories::ONE_HOT_ENCODER,
     &linear::LINEAR_REGRESSOR,
     &linear::LINEAR_CLASSIFIER,
     &trees::TREE_ENSEMBLE,
@@ -30,6 +33,24 @@ pub const OPS: &[&dyn OpDef] = &[
     &grams::TF_IDF,
     &grams::Grams,
 ];
+
+/// What an operation of classes gives for each: integers or strings.
+const LABELS: Types = Types::of(&[DType::I64, DType::String]);
+
+/// A list of integers or strings, each with its attribute; `None`: neither is given, or an empty one.
+fn labels(cx: &Cx, ints: &str, strings: &str) -> Result<Option<Tensor>, OpError> {
+    let ints = cx.opt_ints(ints)?.filter(|l| !l.is_empty());
+    let strings = cx.opt_strs(strings)?.filter(|l| !l.is_empty());
+    match (ints, strings) {
+        (None, None) => Ok(None),
+        (Some(v), None) => Ok(Some(Tensor::i64(&[v.len()], v))),
+        (None, Some(v)) => {
+            let texts = Tensor::strings(&[v.len()], v.iter().map(|s| &**s));
+            Ok(Some(texts.map_err(OpError::Unsupported)?))
+        }
+        (Some(_), Some(_)) => invalid("labels are given as integers and as strings"),
+    }
+}
 
 /// The types of operands.
 const NUMBERS: Types = Types::of(&[DType::F32, DType::F64, DType::I64, DType::I32]);

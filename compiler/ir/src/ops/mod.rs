@@ -12,7 +12,7 @@ pub mod cast;
 mod causal_conv;
 mod center;
 pub mod channel_norms;
-mod chosen;
+pub mod chosen;
 mod col2im;
 pub(crate) mod composed;
 mod compress;
@@ -62,6 +62,7 @@ pub mod shape;
 pub mod signal;
 mod slice;
 pub mod softmax;
+mod strings;
 mod suppression;
 mod swiglu;
 mod topk;
@@ -88,6 +89,7 @@ pub const FAMILIES: &[(&str, &[&dyn OpDef])] = &[
     ("Data movement", movement::OPS),
     ("Joining, cutting and padding", blocks::OPS),
     ("Gather and scatter", gather::OPS),
+    ("Strings", strings::OPS),
     ("Contractions", contraction::OPS),
     ("Losses", losses::OPS),
     ("Signals", signal::OPS),

@@ -20,6 +20,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &TILE,
     &FIT,
     &super::chosen::APART,
+    &super::chosen::MEMBER,
 ];
 
 /// The linear input position of an output index.
@@ -63,6 +64,10 @@ impl OpDef for View {
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         let x = cx.tensor(0)?;
+        let broken = |(a, b): &Rule| matches!((a.as_const(), b.as_const()), (Some(a), Some(b)) if a > b);
+        if let Some((a, b)) = (self.rules)(cx)?.iter().find(|rule| broken(rule)) {
+            return invalid(format!("{a} must not be above {b}"));
+        }
         let shape = static_shape(&Fact::new(x.dtype(), (self.shape)(cx)?))?;
         let source = (self.source)(cx, x.shape(), &shape)?;
         Ok(vec![x.rearranged(&shape, None, |ix| Some(source(ix)))])
@@ -87,8 +92,8 @@ impl OpDef for View {
     }
 }
 
-pub(super) const DATA: Param = Param::new("data", Types::ANY);
-pub(super) const OUT: &[Param] = &[Param::new("output", Types::ANY)];
+pub(super) const DATA: Param = Param::new("data", Types::MOVED);
+pub(super) const OUT: &[Param] = &[Param::new("output", Types::MOVED)];
 
 /// The elements of a shape-like input that must be given.
 pub(super) fn required_dims(cx: &Cx, input: usize) -> Result<Vec<Dim>, OpError> {

@@ -120,12 +120,12 @@ impl OpDef for Pad {
             "Pad",
             "pads[i] elements before and pads[n+i] after axis axes[i]: a constant, or by `mode` from the data",
             &[
-                Param::new("data", Types::ANY),
+                Param::new("data", Types::MOVED),
                 Param::new("pads", Types::I64).shape_like("pads"),
-                Param::new("constant_value", Types::ANY).optional(),
+                Param::new("constant_value", Types::MOVED).optional(),
                 Param::new("axes", Types::INDEX).shape_like("axes").optional(),
             ],
-            &[Param::new("output", Types::ANY)],
+            &[Param::new("output", Types::MOVED)],
             &[("mode", AttrDef::OneOf(&["constant", "reflect", "edge", "wrap"]))],
         );
         &SCHEMA

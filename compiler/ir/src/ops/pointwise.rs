@@ -12,6 +12,8 @@ use crate::{DType, Dim, Fact, Tensor};
 pub(crate) const FLOATS: &[Param] = &[Param::new("X", Types::FLOAT)];
 /// The result of a function whose element type is the operand's.
 pub(crate) const RESULT: &[Param] = &[Param::new("Y", Types::ANY)];
+/// The same where the operand may be strings.
+pub(crate) const MOVED: &[Param] = &[Param::new("Y", Types::MOVED)];
 
 /// The type in which a body computes elements of type `t`.
 pub(crate) const fn working(t: DType) -> DType {

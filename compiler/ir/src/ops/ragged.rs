@@ -86,9 +86,9 @@ impl OpDef for Ragged {
             "for each sequence s of lengths[s] rows: y[s] = body(x[s], w); sequences lie one behind the other along axis 0",
             &[
                 Param::new("lengths", Types::I64).group(0),
-                Param::new("operands", Types::ANY).variadic().group(0),
+                Param::new("operands", Types::MOVED).variadic().group(0),
             ],
-            &[Param::new("results", Types::ANY).variadic().group(0)],
+            &[Param::new("results", Types::MOVED).variadic().group(0)],
             &[
                 ("body", AttrDef::ReqGraph),
                 ("most", AttrDef::ReqDims),

@@ -90,8 +90,8 @@ impl OpDef for Scan {
         const S: Schema = Schema::new(
             "cameo::Scan",
             "for t in 0..length: states, y[t] = body(states, x[t], w); Y = final states, y stacked along axis 0",
-            &[Param::new("operands", Types::ANY).variadic().group(0)],
-            &[Param::new("results", Types::ANY).variadic().group(0)],
+            &[Param::new("operands", Types::MOVED).variadic().group(0)],
+            &[Param::new("results", Types::MOVED).variadic().group(0)],
             &[
                 ("body", AttrDef::ReqGraph),
                 ("length", AttrDef::ReqDims),

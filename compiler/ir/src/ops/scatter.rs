@@ -33,6 +33,9 @@ const REDUCTION: (&str, AttrDef) = ("reduction", AttrDef::OneOf(&["none", "add",
 impl Reduction {
     fn of(cx: &Cx) -> Result<Self, OpError> {
         let known = cx.str("reduction")?;
+        if cx.fact(0)?.dtype == DType::String && known != "none" {
+            return invalid(format!("strings are not joined by `{known}`"));
+        }
         Ok(match known {
             "none" => Self::None,
             "add" => Self::Add,
@@ -165,11 +168,11 @@ impl OpDef for ScatterElements {
             "ScatterElements",
             "data with [i,indices[i,j,k],k] = updates[i,j,k] (for axis 1)",
             &[
-                Param::new("data", Types::PLAIN),
+                Param::new("data", Types::COMPARED),
                 Param::new("indices", Types::INDEX).group(2),
-                Param::new("updates", Types::PLAIN),
+                Param::new("updates", Types::COMPARED),
             ],
-            &[Param::new("output", Types::PLAIN)],
+            &[Param::new("output", Types::COMPARED)],
             &[("axis", AttrDef::Int(0)), REDUCTION],
         )
         .since(11);
@@ -278,11 +281,11 @@ impl OpDef for ScatterNd {
             "ScatterND",
             "data with the slices that the last axis of the indices names replaced by updates",
             &[
-                Param::new("data", Types::PLAIN),
+                Param::new("data", Types::COMPARED),
                 Param::new("indices", Types::I64).group(0),
-                Param::new("updates", Types::PLAIN),
+                Param::new("updates", Types::COMPARED),
             ],
-            &[Param::new("output", Types::PLAIN)],
+            &[Param::new("output", Types::COMPARED)],
             &[REDUCTION],
         )
         .limits(&["the last extent of `indices` must be known"])

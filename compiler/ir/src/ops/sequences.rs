@@ -34,10 +34,10 @@ impl OpDef for ReverseSequence {
             "ReverseSequence",
             "the first sequence_lens[b] elements of each sequence backwards, the others as they are",
             &[
-                Param::new("input", Types::ANY),
+                Param::new("input", Types::MOVED),
                 Param::new("sequence_lens", Types::I64).group(0),
             ],
-            &[Param::new("Y", Types::ANY)],
+            &[Param::new("Y", Types::MOVED)],
             &[("batch_axis", AttrDef::Int(1)), ("time_axis", AttrDef::Int(0))],
         )
         .since(10);

@@ -30,7 +30,7 @@ impl OpDef for Shape {
         static S: Schema = Schema::new(
             "Shape",
             "the extents of x from axis `start` to `end`",
-            &[Param::new("data", Types::ANY)],
+            &[Param::new("data", Types::MOVED)],
             INTEGERS,
             &[("end", AttrDef::OptInt), ("start", AttrDef::Int(0))],
         );
@@ -80,7 +80,7 @@ impl OpDef for Size {
         static S: Schema = Schema::new(
             "Size",
             "the number of elements of x",
-            &[Param::new("data", Types::ANY)],
+            &[Param::new("data", Types::MOVED)],
             INTEGERS,
             &[],
         );

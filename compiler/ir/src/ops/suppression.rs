@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use crate::dim::COUNTED;
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, concat, count, differ, optional, reshape, transpose};
 use crate::ops::counted::{COUNT, length};
@@ -28,7 +29,7 @@ pub(super) const NON_MAX_SUPPRESSION: Composed = Composed {
             Param::new("score_threshold", F32).optional(),
         ],
         &[Param::new("selected_indices", Types::I64).group(0)],
-        &[("center_point_box", AttrDef::Int(0)), (COUNT, AttrDef::Symbol)],
+        &[("center_point_box", AttrDef::Int(0)), (COUNT, AttrDef::Symbol(COUNTED))],
     ).since(10),
     build,
     eval,

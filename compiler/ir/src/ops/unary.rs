@@ -3,7 +3,7 @@
 //! Most are functions of floats: a row of data naming the scalar function of the body and its `f64` reference.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
-use crate::ops::pointwise::{self, FLOATS, RESULT};
+use crate::ops::pointwise::{self, FLOATS, MOVED, RESULT};
 use crate::structured::{Binary, Body, Compute, ExprId, Unary};
 use crate::{DType, Dim, Fact, Tensor};
 
@@ -362,7 +362,7 @@ struct Identity;
 
 impl OpDef for Identity {
     fn schema(&self) -> &'static Schema {
-        static S: Schema = Schema::new("Identity", "x", &[Param::new("X", Types::ANY)], RESULT, &[]).pointwise();
+        static S: Schema = Schema::new("Identity", "x", &[Param::new("X", Types::MOVED)], MOVED, &[]).pointwise();
         &S
     }
 

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 
+use crate::dim::COUNTED;
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, normalize_axis};
 use crate::ops::composed::{Composed, count, reshape, transpose};
 use crate::ops::compress::taken;
@@ -25,7 +26,7 @@ pub(super) const UNIQUE: Composed = Composed {
         ],
         &[
             ("axis", AttrDef::OptInt),
-            (COUNT, AttrDef::Symbol),
+            (COUNT, AttrDef::Symbol(COUNTED)),
             ("sorted", AttrDef::Int(1)),
         ],
     ).since(11),

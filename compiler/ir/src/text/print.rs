@@ -28,7 +28,7 @@ pub fn blobs(g: &Graph) -> Vec<(String, Bytes)> {
 fn collect_blobs(g: &Graph, seen: &mut FxHashSet<String>, out: &mut Vec<(String, Bytes)>) {
     let numbers = Numbers::new(g);
     let mut tensor = |t: &Tensor| {
-        if t.len() > INLINE_MAX {
+        if is_apart(t) {
             let name = blob_name(t);
             if seen.insert(name.clone()) {
                 out.push((name, t.bytes().clone()));
@@ -299,13 +299,18 @@ fn fact(out: &mut String, f: &Fact, with_known: bool) {
     }
 }
 
+/// Whether a tensor's bytes are in a file of their own: there is more to strings than their handles.
+fn is_apart(t: &Tensor) -> bool {
+    t.len() > INLINE_MAX && t.dtype() != DType::String
+}
+
 fn blob_name(t: &Tensor) -> String {
     format!("{:016x}", content_hash(t.bytes()))
 }
 
 /// `dense(…)` or `blob("…")`.
 fn elements(out: &mut String, t: &Tensor) {
-    if t.len() > INLINE_MAX {
+    if is_apart(t) {
         let _ = write!(out, "blob(\"{}\")", blob_name(t));
         return;
     }
@@ -343,6 +348,10 @@ fn elements(out: &mut String, t: &Tensor) {
                 )
             }
             DType::Bool if bits <= 1 => write!(out, "{}", bits == 1),
+            DType::String => match t.texts().get(bits) {
+                Some(text) => write!(out, "{}", quote(text)),
+                None => write!(out, "{bits}"),
+            },
             DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::Bool => write!(out, "{bits}"),
             DType::I8 => write!(out, "{}", bits as i8),
             DType::I16 => write!(out, "{}", bits as i16),

@@ -110,7 +110,18 @@ fn constants_of_every_form_are_weights() {
             graph(vec![], vec![], vec![node("Constant", &[], &["y"], vec![a])], &["y"]),
         ))
     };
-    assert!(c(text("value_string", "s"))[0].contains("element type string"));
+    for (a, want) in [
+        (text("value_string", "sä"), &["sä"][..]),
+        (texts("value_strings", &["a", ""]), &["a", ""][..]),
+    ] {
+        let g = import(&model(
+            13,
+            graph(vec![], vec![], vec![node("Constant", &[], &["y"], vec![a])], &["y"]),
+        ));
+        let g = g.expect("imports");
+        let t = g.constant(g.outputs()[0].1).expect("weight");
+        assert_eq!(t.to_texts().expect("strings"), want);
+    }
     assert!(c(int("other", 1))[0].contains("`other`"));
 }
 
@@ -161,7 +172,7 @@ fn all_problems_are_listed_at_once() {
     m.opset_import.push(opset("com.microsoft", 1));
     let found = problems(&m);
     let mut starts = vec![
-        "unsupported: input `seq`: its type is sequence",
+        "unsupported: input `seq`: it is a sequence, whose length must be known",
         "unsupported: node `n_a` (Nope, opset 13): unsupported operator `Nope`",
         "unsupported: node `n_b` (AlsoNope, opset 13): unsupported operator `AlsoNope`",
         "unsupported: node #3 (Missing, opset 13): unsupported operator `Missing`",

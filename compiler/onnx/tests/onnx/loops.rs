@@ -93,14 +93,28 @@ fn loops_that_data_ends_are_refused() {
     }
 }
 
+/// A body whose state grows.
+fn growing() -> GraphProto {
+    let mut g = body(through());
+    g.node[3] = node("Add", &["x", "w"], &["y"], vec![]);
+    g.node[4] = node("Concat", &["h", "x"], &["next"], vec![int("axis", 0)]);
+    g
+}
+
+#[test]
+fn a_known_number_of_iterations_lets_states_grow() {
+    let g = import(&looped(growing(), &["three", "yes", "x"])).expect("imports");
+    let out = interp::run(&g, &[Tensor::f32(&[2], [1.0, 0.0]), Tensor::i64(&[], [0])]).expect("runs");
+    assert_eq!(out[0].to_f32(), [1.0, 0.0].repeat(4));
+    assert_eq!(out[1].shape(), [3, 2]);
+}
+
 #[test]
 fn bodies_that_do_not_fit_are_refused() {
     let said = refused(&looped(body(through()), &["three", "yes"]));
     assert!(said.contains("2 inputs given, the body has 3 inputs"), "{said}");
-    // A state that grows.
-    let mut grows = body(through());
-    grows.node[4] = node("Concat", &["y", "x"], &["next"], vec![int("axis", 0)]);
-    let said = refused(&looped(grows, &["three", "yes", "x"]));
+    // A state that grows, where a run says how often.
+    let said = refused(&looped(growing(), &["n", "yes", "x"]));
     assert!(
         said.contains("state 0 is f32[2], the body's output `next` is f32[4]"),
         "{said}"

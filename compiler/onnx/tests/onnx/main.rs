@@ -4,6 +4,7 @@ mod custom;
 mod fuzz;
 mod import;
 mod independent;
+mod lists;
 mod loops;
 mod models;
 mod mutate;

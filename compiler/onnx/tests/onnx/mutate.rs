@@ -316,6 +316,15 @@ pub fn case(number: u64, seeds: &[ModelProto], ops: &[&str]) -> (Vec<u8>, Import
                 .collect(),
             _ => vec![],
         },
+        items: match r.below(4) {
+            0 => ["xs=3", "xs=[2],[?,N]", "x=none", "o=1"]
+                .iter()
+                .filter_map(|text| text.split_once('='))
+                .filter_map(|(name, items)| Some((name.to_owned(), items.parse().ok()?)))
+                .take(r.below(5))
+                .collect(),
+            _ => vec![],
+        },
     };
     (bytes, options)
 }

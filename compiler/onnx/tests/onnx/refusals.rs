@@ -135,18 +135,18 @@ fn element_types() {
         "unsupported: input 1 (indices) is f16, it can be i32 or i64"
     );
     // Of types that Cameo does not have at all, inputs of the model are named.
-    let mut strings = value("words", DType::F32, &["2"]);
+    let mut complex = value("words", DType::F32, &["2"]);
     if let Some(TypeProto {
         value: Some(TypeValue::Tensor(t)),
         ..
-    }) = &mut strings.r#type
+    }) = &mut complex.r#type
     {
-        t.elem_type = 8;
+        t.elem_type = 14;
     }
     let m = model(
         13,
         graph(
-            vec![strings],
+            vec![complex],
             vec![],
             vec![node("Identity", &["words"], &["y"], vec![])],
             &["y"],
@@ -154,7 +154,7 @@ fn element_types() {
     );
     let said = problems(&m);
     assert!(
-        said[0].starts_with("unsupported: input `words`: element type string is not supported"),
+        said[0].starts_with("unsupported: input `words`: element type complex64 is not supported"),
         "{said:?}"
     );
 }

@@ -7,8 +7,12 @@ use std::collections::BTreeSet;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::composed::{Composed, concat, reshape};
 use crate::ops::gather::compare;
+use crate::ops::ml::labels;
 use crate::structured::{Binary, Combine, Compute, Expr, Scalar};
 use crate::{Attr, DType, Dim, Fact, Tensor};
+
+/// Tokens: numbers of words, or words.
+const TOKENS: Types = Types(Types::INDEX.0 | Types::STRING.0);
 
 /// `cameo::Grams`.
 pub(super) struct Grams;
@@ -34,7 +38,7 @@ impl OpDef for Grams {
         static S: Schema = Schema::new(
             "cameo::Grams",
             "y[b, m] = at how many i and steps 1..=skips+1 x[b, i + k step] is grams[m, k] for all k",
-            &[Param::new("x", Types::INDEX), Param::new("grams", Types::INDEX)],
+            &[Param::new("x", TOKENS), Param::new("grams", TOKENS)],
             &[Param::new("y", Types::I64).group(2)],
             &[("skips", AttrDef::Int(0))],
         );
@@ -121,7 +125,17 @@ impl Vectorizer {
             _ => return cx.bad("mode"),
         };
         let (starts, indexes) = (cx.ints("ngram_counts")?, cx.ints("ngram_indexes")?);
-        let pool = cx.ints("pool_int64s")?;
+        let texts = labels(cx, "pool_int64s", "pool_strings")?;
+        let texts = texts.unwrap_or_else(|| Tensor::i64(&[0], []));
+        if (texts.dtype() == DType::String) != (cx.fact(0)?.dtype == DType::String) && !texts.is_empty() {
+            return invalid(format!(
+                "a pool of {} for tokens of {}",
+                texts.dtype(),
+                cx.fact(0)?.dtype
+            ));
+        }
+        // Strings by their handles.
+        let pool = texts.to_i64();
         let (least, most) = (cx.int("min_gram_length")?, cx.int("max_gram_length")?);
         let mut places = vec![];
         for i in &indexes {
@@ -182,7 +196,7 @@ pub(super) const TF_IDF: Composed = Composed {
     schema: &Schema::new(
         "TfIdfVectorizer",
         "how often each sequence of the pool is in a row (TF), whether it is (IDF), or how often times its weight (TFIDF)",
-        &[Param::new("X", Types::INDEX)],
+        &[Param::new("X", TOKENS)],
         &[Param::new("Y", Types::of(&[DType::F32])).group(2)],
         &[
             ("max_gram_length", AttrDef::ReqInt),
@@ -192,9 +206,10 @@ pub(super) const TF_IDF: Composed = Composed {
             ("ngram_counts", AttrDef::ReqInts),
             ("ngram_indexes", AttrDef::ReqInts),
             ("pool_int64s", AttrDef::OptInts),
+            ("pool_strings", AttrDef::OptStrs),
             ("weights", AttrDef::OptFloats),
         ],
-    ).limits(&["no strings", "each sequence has an index of its own", "sequences of at most 64 tokens"]).since(9),
+    ).limits(&["each sequence has an index of its own", "sequences of at most 64 tokens"]).since(9),
     build: |cx, g| {
         let model = Vectorizer::of(cx)?;
         let x = g.required(cx, 0)?;

@@ -1,4 +1,4 @@
-//! `LabelEncoder`: numbers looked up in a list.
+//! `LabelEncoder`: numbers and strings looked up in a list.
 //!
 //! Every key is compared with every element, so that nothing depends on an order of keys; of equal keys the last counts.
 
@@ -6,25 +6,42 @@ use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, reshape};
 use crate::{Attr, DType, Dim, Tensor};
 
-const TYPES: Types = Types::of(&[DType::F32, DType::F64, DType::I64, DType::I32, DType::I16]);
+const TYPES: Types = Types::of(&[
+    DType::F32,
+    DType::F64,
+    DType::I64,
+    DType::I32,
+    DType::I16,
+    DType::String,
+]);
 
-/// One list, given in one of three attributes.
-fn list(cx: &Cx, [ints, floats, tensor]: [&str; 3]) -> Result<Tensor, OpError> {
+/// The default of strings.
+const UNUSED: &str = "_Unused";
+
+/// One list, given in one of four attributes.
+fn list(cx: &Cx, [ints, floats, strings, tensor]: [&str; 4]) -> Result<Tensor, OpError> {
     let ints = cx.opt_ints(ints)?.map(|v| Tensor::i64(&[v.len()], v));
     let floats = cx.opt_floats(floats)?.map(|v| Tensor::f32(&[v.len()], v));
+    let strings = cx
+        .opt_strs(strings)?
+        .map(|v| Tensor::strings(&[v.len()], v.iter().map(|s| &**s)));
+    let strings = strings.transpose().map_err(OpError::Unsupported)?;
     let tensor = cx.opt_tensor(tensor)?.cloned();
-    let mut given = [ints, floats, tensor].into_iter().flatten();
+    let mut given = [ints, floats, strings, tensor].into_iter().flatten();
     match (given.next(), given.next()) {
         (Some(t), None) if TYPES.contains(t.dtype()) && t.shape().len() == 1 => Ok(t),
-        (Some(t), None) => invalid(format!("{} is no list of numbers", t.fact())),
+        (Some(t), None) => invalid(format!("{} is no list of keys or values", t.fact())),
         _ => invalid("keys and values are given in one attribute each"),
     }
 }
 
 /// Keys, their values, and the value of all else.
 fn lookup(cx: &Cx) -> Result<[Tensor; 3], OpError> {
-    let keys = list(cx, ["keys_int64s", "keys_floats", "keys_tensor"])?;
-    let values = list(cx, ["values_int64s", "values_floats", "values_tensor"])?;
+    let keys = list(cx, ["keys_int64s", "keys_floats", "keys_strings", "keys_tensor"])?;
+    let values = list(
+        cx,
+        ["values_int64s", "values_floats", "values_strings", "values_tensor"],
+    )?;
     if keys.is_empty() || keys.len() != values.len() {
         return invalid(format!("{} keys and {} values", keys.len(), values.len()));
     }
@@ -39,6 +56,10 @@ fn lookup(cx: &Cx) -> Result<[Tensor; 3], OpError> {
             d.reshaped(vec![]).map_err(|e| OpError::Invalid(format!("{e:?}")))?
         }
         (Some(d), true) => return invalid(format!("{} is no default of values of type {t}", d.fact())),
+        _ if t == DType::String => {
+            let default = cx.opt_str("default_string")?.unwrap_or(UNUSED);
+            Tensor::strings(&[], [default]).map_err(OpError::Unsupported)?
+        }
         _ if t.is_float() => Tensor::from_f64(t, &[], [cx.float("default_float")?.into()]),
         _ => Tensor::from_i64(t, &[], [cx.int("default_int64")?]),
     };
@@ -54,16 +75,18 @@ pub(super) const LABEL_ENCODER: Composed = Composed {
         &[
             ("default_float", AttrDef::Float(-0.0)),
             ("default_int64", AttrDef::Int(-1)),
+            ("default_string", AttrDef::OptStr),
             ("default_tensor", AttrDef::OptTensor),
             ("keys_floats", AttrDef::OptFloats),
             ("keys_int64s", AttrDef::OptInts),
+            ("keys_strings", AttrDef::OptStrs),
             ("keys_tensor", AttrDef::OptTensor),
             ("values_floats", AttrDef::OptFloats),
             ("values_int64s", AttrDef::OptInts),
+            ("values_strings", AttrDef::OptStrs),
             ("values_tensor", AttrDef::OptTensor),
         ],
     )
-    .limits(&["no strings"])
     .since(2),
     build: |cx, g| {
         let [keys, values, default] = lookup(cx)?;
@@ -110,9 +133,8 @@ pub(super) const LABEL_ENCODER: Composed = Composed {
                 .collect()
         };
         let mut at = place.into_iter();
-        Ok(vec![
-            values.rearranged(x.shape(), Some(&default), |_| at.next().flatten()),
-        ])
+        let y = values.rearranged(x.shape(), Some(&default), |_| at.next().flatten());
+        Ok(vec![y.with_texts(default.texts()).map_err(OpError::Unsupported)?])
     },
 };
 

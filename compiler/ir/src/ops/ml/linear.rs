@@ -4,7 +4,7 @@ use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, unsupported
 use crate::ops::composed::{Composed, concat, reshape};
 use crate::ops::fragment::Fragment;
 use crate::ops::ml::scores::{POST, Post, first_maximum};
-use crate::ops::ml::{NUMBERS, computed_in};
+use crate::ops::ml::{LABELS, NUMBERS, computed_in, labels};
 use crate::{Attr, DType, Tensor, ValueId};
 
 const FLOAT: Types = Types::of(&[DType::F32]);
@@ -128,14 +128,20 @@ pub(super) const LINEAR_REGRESSOR: Composed = Composed {
 };
 
 /// The model, the labels (by number where there are none), and what becomes of the scores.
-fn classifier(cx: &Cx) -> Result<(Model, Option<Vec<i64>>, Post), OpError> {
+fn classifier(cx: &Cx) -> Result<(Model, Option<Tensor>, Post), OpError> {
     let model = Model::of(cx, None)?;
-    let labels = cx.opt_ints("classlabels_ints")?.filter(|l| !l.is_empty());
+    let labels = labels(cx, "classlabels_ints", "classlabels_strings")?;
     if let Some(labels) = &labels
         && labels.len() != model.targets
         && (labels.len(), model.targets) != (2, 1)
     {
         return invalid(format!("{} labels for {} scores", labels.len(), model.targets));
+    }
+    if let Some(labels) = &labels
+        && labels.dtype() == DType::String
+        && labels.len() == 1
+    {
+        return unsupported("a single label that is a string");
     }
     Ok((model, labels, Post::named(cx)?))
 }
@@ -145,9 +151,10 @@ pub(super) const LINEAR_CLASSIFIER: Composed = Composed {
         "ai.onnx.ml::LinearClassifier",
         "scores post_transform(X coefficients' + intercepts), and the label of the largest",
         X,
-        &[Param::new("Y", Types::I64).group(3), Param::new("Z", FLOAT).group(2)],
+        &[Param::new("Y", LABELS).group(3), Param::new("Z", FLOAT).group(2)],
         &[
             ("classlabels_ints", AttrDef::OptInts),
+            ("classlabels_strings", AttrDef::OptStrs),
             ("coefficients", AttrDef::OptFloats),
             ("intercepts", AttrDef::OptFloats),
             // Says how the model was trained.
@@ -156,7 +163,7 @@ pub(super) const LINEAR_CLASSIFIER: Composed = Composed {
         ],
     )
     .limits(&[
-        "no labels that are strings",
+        "no single label that is a string",
         "the number of features, or `intercepts`, must be known",
     ]),
     build: |cx, g| {
@@ -174,7 +181,7 @@ pub(super) const LINEAR_CLASSIFIER: Composed = Composed {
             let place = g.apply("ArgMax", &place, &[scores])?;
             match labels {
                 Some(labels) => {
-                    let labels = g.constant(Tensor::i64(&[labels.len()], labels));
+                    let labels = g.constant(labels);
                     g.apply("Gather", &[("axis", Attr::Int(0))], &[labels, place])?
                 }
                 None => place,
@@ -184,7 +191,7 @@ pub(super) const LINEAR_CLASSIFIER: Composed = Composed {
             let rows = g.fact(scores).shape[0].clone();
             let yes = g.binary("GreaterOrEqual", scores, threshold)?;
             let yes = reshape(g, yes, vec![rows])?;
-            let label = labels.and_then(|l| l.first().copied()).unwrap_or(1);
+            let label = labels.and_then(|l| l.to_i64().first().copied()).unwrap_or(1);
             let (label, zero) = (g.constant(Tensor::i64(&[], [label])), g.constant(Tensor::i64(&[], [0])));
             g.apply("Where", &[], &[yes, label, zero])?
         };
@@ -201,14 +208,14 @@ pub(super) const LINEAR_CLASSIFIER: Composed = Composed {
             post.eval(row);
         }
         let label = |row: &Vec<f64>| {
-            if row.len() > 1 {
-                let place = first_maximum(row);
-                return labels.as_ref().map_or(place as i64, |l| l[place]);
-            }
-            let label = labels.as_ref().map_or(1, |l| l[0]);
+            let label = labels.as_ref().map_or(1, |l| l.to_i64()[0]);
             if row[0] >= single_threshold(post) { label } else { 0 }
         };
-        let found = Tensor::i64(&[rows.len()], rows.iter().map(label));
+        let found = match &labels {
+            _ if rows.iter().any(|row| row.len() == 1) => Tensor::i64(&[rows.len()], rows.iter().map(label)),
+            None => Tensor::i64(&[rows.len()], rows.iter().map(|row| first_maximum(row) as i64)),
+            Some(labels) => labels.rearranged(&[rows.len()], None, |at| Some(first_maximum(&rows[at[0]]))),
+        };
         let columns = if doubled { 2 } else { model.targets };
         Ok(vec![found, matrix(&rows, columns)])
     },

@@ -9,7 +9,7 @@ use crate::ops::composed::{Composed, concat, slice};
 use crate::ops::fragment::Fragment;
 use crate::ops::ml::forest::{Forest, Join, Mode, Node};
 use crate::ops::ml::scores::{POST, Post, first_maximum};
-use crate::ops::ml::{NUMBERS, computed_in};
+use crate::ops::ml::{LABELS, NUMBERS, computed_in, labels};
 use crate::{Attr, DType, Dim, Tensor, ValueId};
 
 const X: &[Param] = &[Param::new("X", NUMBERS)];
@@ -239,7 +239,7 @@ pub(super) const TREE_ENSEMBLE_REGRESSOR: Composed = Composed {
 struct Classifier {
     forest: Forest,
     base: Vec<f64>,
-    labels: Vec<i64>,
+    labels: Tensor,
     post: Post,
     /// The class that alone is given anything, where there are at most two: the other's score follows from it.
     single: Option<usize>,
@@ -247,16 +247,12 @@ struct Classifier {
 
 impl Classifier {
     fn of(cx: &Cx) -> Result<Self, OpError> {
-        let labels = ints(cx, "classlabels_int64s")?;
-        if labels.is_empty() || labels.len() > 1 << 16 {
-            return invalid("attribute `classlabels_int64s` is the labels of the classes");
-        }
-        if let [label] = labels[..]
-            && label != 1
-        {
-            return unsupported(format!(
-                "attribute `classlabels_int64s` has {label} as the only label, it can be 1"
-            ));
+        let labels = labels(cx, "classlabels_int64s", "classlabels_strings")?;
+        let Some(labels) = labels.filter(|l| l.len() <= 1 << 16) else {
+            return invalid("attribute `classlabels_int64s` or `classlabels_strings` is the labels of the classes");
+        };
+        if labels.len() == 1 && (labels.dtype() != DType::I64 || labels.to_i64() != [1]) {
+            return unsupported(format!("{labels:?} as the only label, it can be 1"));
         }
         let forest = old_forest(cx, "class", labels.len(), Join::Sum)?;
         let given: BTreeSet<i64> = ints(cx, "class_ids")?.into_iter().collect();
@@ -281,9 +277,9 @@ impl Classifier {
     }
 
     /// The label of each column of the scores.
-    fn labels(&self) -> Vec<i64> {
-        match self.labels[..] {
-            [one] => vec![0, one],
+    fn labels(&self) -> Tensor {
+        match self.labels.len() {
+            1 => Tensor::i64(&[2], [0, 1]),
             _ => self.labels.clone(),
         }
     }
@@ -294,7 +290,7 @@ pub(super) const TREE_ENSEMBLE_CLASSIFIER: Composed = Composed {
         "ai.onnx.ml::TreeEnsembleClassifier",
         "scores post_transform(base_values + the weights of the leaves that the row comes to), and the label of the largest",
         X,
-        &[Param::new("Y", Types::I64).group(3), Param::new("Z", FLOAT).group(2)],
+        &[Param::new("Y", LABELS).group(3), Param::new("Z", FLOAT).group(2)],
         &[
             ("base_values", AttrDef::OptFloats),
             ("base_values_as_tensor", AttrDef::OptTensor),
@@ -304,6 +300,7 @@ pub(super) const TREE_ENSEMBLE_CLASSIFIER: Composed = Composed {
             ("class_weights", AttrDef::OptFloats),
             ("class_weights_as_tensor", AttrDef::OptTensor),
             ("classlabels_int64s", AttrDef::OptInts),
+            ("classlabels_strings", AttrDef::OptStrs),
             ("nodes_falsenodeids", AttrDef::OptInts),
             ("nodes_featureids", AttrDef::OptInts),
             ("nodes_hitrates", AttrDef::OptFloats),
@@ -317,7 +314,7 @@ pub(super) const TREE_ENSEMBLE_CLASSIFIER: Composed = Composed {
             ("nodes_values_as_tensor", AttrDef::OptTensor),
             POST,
         ],
-    ).limits(&["no labels that are strings", "no trees of more than 256 levels", "the only label of a model is 1"]),
+    ).limits(&["no trees of more than 256 levels", "the only label of a model is 1"]),
     build: |cx, g| {
         let model = Classifier::of(cx)?;
         let scores = model.forest.build(cx, g)?;
@@ -336,8 +333,7 @@ pub(super) const TREE_ENSEMBLE_CLASSIFIER: Composed = Composed {
         let scores = model.post.build(g, scores)?;
         let best = [("axis", Attr::Int(1)), ("keepdims", Attr::Int(0))];
         let best = g.apply("ArgMax", &best, &[scores])?;
-        let labels = model.labels();
-        let labels = g.constant(Tensor::i64(&[labels.len()], labels));
+        let labels = g.constant(model.labels());
         let label = g.apply("Gather", &[("axis", Attr::Int(0))], &[labels, best])?;
         Ok(vec![label, g.cast(scores, DType::F32)?])
     },
@@ -353,8 +349,7 @@ pub(super) const TREE_ENSEMBLE_CLASSIFIER: Composed = Composed {
             }
             model.post.eval(row);
         }
-        let found = rows.iter().map(|row| labels[first_maximum(row)]);
-        let found = Tensor::i64(&[rows.len()], found.collect::<Vec<_>>());
+        let found = labels.rearranged(&[rows.len()], None, |at| Some(first_maximum(&rows[at[0]])));
         let scores = Tensor::from_f64(DType::F32, &[rows.len(), labels.len()], rows.concat());
         Ok(vec![found, scores])
     },

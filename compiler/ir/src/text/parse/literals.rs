@@ -1,10 +1,13 @@
 //! Numbers, dims, facts and tensors.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use cameo_abi::text_handle;
 
 use super::{Fail, MAX_TERMS, Parser};
 use crate::narrow::encode;
-use crate::tensor::{f32_to_bf16, f32_to_f16};
+use crate::tensor::{Texts, f32_to_bf16, f32_to_f16};
 use crate::text::lex::Token;
 use crate::text::print::{CANONICAL_BF16, CANONICAL_F16, CANONICAL_F32, CANONICAL_F64, canonical_narrow};
 use crate::{Atom, DType, Dim, Fact, Tensor};
@@ -58,12 +61,18 @@ impl Parser<'_> {
     }
 
     /// An element of a tensor, little-endian.
-    pub(super) fn element(&mut self, t: DType, data: &mut Vec<u8>) -> Result<(), Fail> {
+    pub(super) fn element(&mut self, t: DType, data: &mut Vec<u8>, texts: &mut Vec<Arc<str>>) -> Result<(), Fail> {
         if t == DType::Bool
             && let Token::Ident(w @ ("true" | "false")) = self.token
         {
             self.advance()?;
             data.push(u8::from(w == "true"));
+            return Ok(());
+        }
+        if t == DType::String && matches!(self.token, Token::Str(_)) {
+            let text = self.string("a string")?;
+            data.extend(text_handle(text.as_bytes()).to_le_bytes());
+            texts.push(text);
             return Ok(());
         }
         let (at, s) = self.signed("a number")?;
@@ -229,11 +238,11 @@ impl Parser<'_> {
         let (Some(shape), Some(size)) = (shape, size) else {
             return Err((at, format!("expected a constant shape, found {fact}")));
         };
-        let place = self.start;
+        let (place, mut texts) = (self.start, vec![]);
         let data = if self.eat_word("dense")? {
             self.punct("(")?;
             let mut data = vec![];
-            let count = self.list(")", |p| p.element(fact.dtype, &mut data))?.len();
+            let count = self.list(")", |p| p.element(fact.dtype, &mut data, &mut texts))?.len();
             let wanted = size / fact.dtype.size();
             if count != wanted {
                 return Err((place, format!("{fact} has {wanted} elements, given are {count}")));
@@ -251,7 +260,9 @@ impl Parser<'_> {
             return self.fail("`dense(…)` or `blob(\"…\")`");
         };
         let len = data.len();
-        Tensor::new(fact.dtype, shape, data)
-            .map_err(|_| (place, format!("the blob has {len} bytes, wanted are {size}")))
+        let tensor = Tensor::new(fact.dtype, shape, data)
+            .map_err(|_| (place, format!("the blob has {len} bytes, wanted are {size}")))?;
+        let texts = Texts::of(texts.iter().map(|t| &**t));
+        texts.and_then(|t| tensor.with_texts(&t)).map_err(|e| (place, e))
     }
 }
