@@ -112,3 +112,120 @@ fn one_axis_of_several() {
         &[with(3, 0), with(0, 4)],
     );
 }
+
+#[test]
+fn several_axes_that_are_cut_or_new() {
+    let text = r#"graph @g (%0 "x": f32[5,4,N], %1 "from": i64[2]=[element.f_0,element.f_1], %2 "to": i64[2]=[element.t_0,element.t_1],
+        %3 "axes": i64[2]=[element.a_0,element.a_1], %4 "steps": i64[2]=[element.p_0,element.p_1],
+        %5 "new": i64[3]=[element.n_0,element.n_1,element.n_2])
+        symbols N=1.., element.f_0=-9223372036854775808.., element.f_1=-9223372036854775808..,
+        element.t_0=-9223372036854775808.., element.t_1=-9223372036854775808.., element.a_0=-9223372036854775808..,
+        element.a_1=-9223372036854775808.., element.p_0=-9223372036854775808.., element.p_1=-9223372036854775808..,
+        element.n_0=-9223372036854775808.., element.n_1=-9223372036854775808.., element.n_2=-9223372036854775808.. {
+        %6 = Slice(%0, %1, %2, %3, %4)
+        %7 = Unsqueeze(%0, %5)
+        return %6 "part", %7 "wide"
+    }"#;
+    let with = |from: [i64; 2], to: [i64; 2], axes: [i64; 2], steps: [i64; 2], new: [i64; 3]| {
+        let lists = [from, to, axes, steps].map(|l| ints(&l));
+        let inputs = [numbers(&[5, 4, 6])].into_iter().chain(lists);
+        inputs.chain([ints(&new)]).collect::<Vec<_>>()
+    };
+    agree(
+        text,
+        &[
+            with([0, 1], [3, -1], [0, 1], [1, 1], [0, 1, 2]),
+            with([-1, 9], [i64::MIN, 1], [-1, 0], [-2, -1], [5, 1, -4]),
+            with([2, 1], [i64::MAX, 1], [2, 1], [3, 2], [3, -1, 4]),
+        ],
+        &[
+            with([0, 1], [3, -1], [0, -3], [1, 1], [0, 1, 2]),
+            with([0, 1], [3, -1], [0, 1], [1, 0], [0, 1, 2]),
+            with([0, 1], [3, -1], [0, 1], [1, 1], [0, 1, 0]),
+        ],
+    );
+}
+
+#[test]
+fn as_many_cuts_as_a_run_says() {
+    let text = r#"graph @g (%0 "x": f32[5,4,6], %1 "from": i64[A]=[element.f_0,element.f_1,element.f_2],
+        %2 "to": i64[B]=[element.t_0,element.t_1,element.t_2], %3 "axes": i64[C]=[element.a_0,element.a_1,element.a_2])
+        symbols A=0.., B=0.., C=0.., element.f_0=-9223372036854775808.., element.f_1=-9223372036854775808..,
+        element.f_2=-9223372036854775808.., element.t_0=-9223372036854775808.., element.t_1=-9223372036854775808..,
+        element.t_2=-9223372036854775808.., element.a_0=-9223372036854775808.., element.a_1=-9223372036854775808..,
+        element.a_2=-9223372036854775808.. {
+        %4 = Slice(%0, %1, %2, %3)
+        %5 = Slice(%0, %1, %2)
+        return %4 "part", %5 "first"
+    }"#;
+    let with = |from: &[i64], to: &[i64], axes: &[i64]| vec![numbers(&[5, 4, 6]), ints(from), ints(to), ints(axes)];
+    agree(
+        text,
+        &[
+            with(&[1], &[-1], &[1]),
+            with(&[0, 1], &[3, 9], &[2, 0]),
+            with(&[0, 1, 2], &[3, 2, 6], &[0, -2, 2]),
+        ],
+        &[with(&[0, 1], &[3], &[2, 0]), with(&[0, 1], &[3, 9], &[2])],
+    );
+}
+
+#[test]
+fn axes_of_a_transform() {
+    let text = r#"graph @g (%0 "x": f32[3,N,5,2], %1 "axis": i64[]=[element.a_0])
+        symbols N=1.., element.a_0=-9223372036854775808.. {
+        %2 = DFT(%0, _, %1)
+        %3 = DFT(%0, _, %1) {inverse=1}
+        %4 = Slice(%0) {starts=dims[0], ends=dims[1], axes=dims[3]}
+        %5 = DFT(%4, _, %1) {onesided=1}
+        return %2 "y", %3 "back", %5 "half"
+    }"#;
+    let with = |axis: i64| vec![numbers(&[3, 4, 5, 2]), Tensor::i64(&[], [axis])];
+    agree(
+        text,
+        &[with(0), with(1), with(2), with(-2), with(-3)],
+        &[with(3), with(-1), with(4)],
+    );
+}
+
+#[test]
+fn filters_as_wide_as_sizes_say() {
+    let text = r#"graph @g (%0 "x": f32[2,9,7], %1 "sizes": i64[2]=[element.n_0,element.n_1])
+        symbols element.n_0=-9223372036854775808.., element.n_1=-9223372036854775808.. {
+        %2 = Resize(%0, _, _, %1) {antialias=1, axes=[1,2], mode="linear"}
+        %3 = Resize(%0, _, _, %1) {antialias=1, axes=[1,2], exclude_outside=1, mode="cubic"}
+        return %2 "y", %3 "z"
+    }"#;
+    let with = |sizes: [i64; 2]| vec![numbers(&[2, 9, 7]), ints(&sizes)];
+    agree(text, &[with([4, 3]), with([9, 1]), with([2, 11])], &[]);
+}
+
+#[test]
+fn pads_and_shapes_of_as_many_axes_as_a_run_says() {
+    let text = r#"graph @g (%0 "x": f32[5,4,1], %1 "pads": i64[P]=[element.p_0,element.p_1,element.p_2,element.p_3],
+        %2 "axes": i64[A]=[element.a_0,element.a_1], %3 "shape": i64[S]=[element.s_0,element.s_1,element.s_2])
+        symbols P=0.., A=0.., S=0.., element.p_0=-9223372036854775808.., element.p_1=-9223372036854775808..,
+        element.p_2=-9223372036854775808.., element.p_3=-9223372036854775808.., element.a_0=-9223372036854775808..,
+        element.a_1=-9223372036854775808.., element.s_0=-9223372036854775808.., element.s_1=-9223372036854775808..,
+        element.s_2=-9223372036854775808.. {
+        %4 = Pad(%0, %1, _, %2)
+        %5 = Expand(%0, %3)
+        return %4 "y", %5 "wide"
+    }"#;
+    let with =
+        |pads: &[i64], axes: &[i64], shape: &[i64]| vec![numbers(&[5, 4, 1]), ints(pads), ints(axes), ints(shape)];
+    agree(
+        text,
+        &[
+            with(&[1, 2], &[1], &[3]),
+            with(&[1, 2, 0, -1], &[2, 0], &[1, 4, 2]),
+            with(&[], &[], &[4, 1]),
+            with(&[0, 1, 2, 3], &[-2, -1], &[]),
+        ],
+        &[
+            with(&[1, 2, 3, 4], &[1], &[3]),
+            with(&[1, 2, 3, 4], &[1, 1], &[3]),
+            with(&[1, 2], &[3], &[3]),
+        ],
+    );
+}

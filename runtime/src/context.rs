@@ -16,6 +16,7 @@ use crate::plan::PlanMemory;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::sys::Region;
 use crate::texts::Texts;
+use bindings::{Input, Memory, Output};
 use cameo_abi::OWN_OPERATOR;
 use cameo_core::{
     DType, Given, InputElement, Parallel, Run, Side, Sizes, Tables, TensorView, Text, Working, byte_size,
@@ -23,7 +24,9 @@ use cameo_core::{
 use probes::{contents, element};
 use std::cell::UnsafeCell;
 
+mod bindings;
 mod probes;
+mod texts;
 
 /// How a context runs.
 #[derive(Default)]
@@ -72,126 +75,6 @@ enum State {
     Planned,
     /// The table of pointers.
     Resolved,
-}
-
-struct Input {
-    /// Null when not bound.
-    data: *const u8,
-    bytes: usize,
-    shape: Vec<i64>,
-    /// Whether `shape` was ever set.
-    shaped: bool,
-    /// For a cache, in whose memory the run writes.
-    memory: Memory,
-    /// The context's memory for a cache.
-    own: Region,
-    /// What kernels see of strings.
-    handles: Vec<u64>,
-    is_text: bool,
-}
-
-/// Where a run finds the rows of an input, and writes those behind them if it is a cache.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Memory {
-    /// In memory that is only read.
-    Read,
-    /// In the context's, where a run begins by copying it from memory that is only read.
-    Copied,
-    /// In memory of the caller with room for this many rows.
-    Caller(i64),
-    /// In the context's, with room for this many rows.
-    Own(i64),
-}
-
-impl Memory {
-    const fn room(self) -> Option<i64> {
-        match self {
-            Self::Read | Self::Copied => None,
-            Self::Caller(rows) | Self::Own(rows) => Some(rows),
-        }
-    }
-}
-
-impl Input {
-    /// Where kernels find it.
-    fn data(&self) -> *const u8 {
-        if self.memory == Memory::Copied {
-            self.own.as_ptr()
-        } else if self.is_text {
-            self.handles.as_ptr().cast()
-        } else {
-            self.data
-        }
-    }
-
-    fn set_shape(&mut self, shape: &[i64], memory: Memory, state: &mut State) {
-        if !self.shaped || self.shape != shape || self.memory != memory {
-            self.shape.copy_from_slice(shape);
-            self.shaped = true;
-            self.memory = memory;
-            *state = State::Bound;
-        }
-    }
-
-    fn set_data(&mut self, data: *const u8, bytes: usize, state: &mut State) {
-        // Nothing lies somewhere.
-        let data = if data.is_null() {
-            Region::empty().as_ptr().cast_const()
-        } else {
-            data
-        };
-        if self.data != data {
-            *state = (*state).min(State::Planned);
-        }
-        (self.data, self.bytes) = (data, bytes);
-    }
-}
-
-struct Output {
-    /// The caller's buffer, null when the context owns the output.
-    caller: *mut u8,
-    capacity: usize,
-    own: Region,
-    /// Those of the last run, before a run the largest: the same where a run counts nothing.
-    shape: Vec<i64>,
-    bytes: usize,
-    /// The most bytes for the shapes of the inputs.
-    most: usize,
-    /// What kernels write of strings.
-    handles: Vec<u64>,
-    is_text: bool,
-}
-
-impl Output {
-    fn data(&self) -> *mut u8 {
-        if self.caller.is_null() {
-            self.own.as_ptr()
-        } else {
-            self.caller
-        }
-    }
-
-    /// Where kernels write it.
-    fn written(&mut self) -> *mut u8 {
-        if self.is_text {
-            self.handles.as_mut_ptr().cast()
-        } else {
-            self.data()
-        }
-    }
-
-    /// Puts the strings that were written where the caller finds them.
-    fn tell_texts(&mut self, texts: &Texts) -> Result<(), Error> {
-        // `place_outputs` or `replan` saw to it that the memory has `bytes` bytes.
-        let to = self.data().cast::<Text<'_>>();
-        for (at, handle) in self.handles.iter().take(self.bytes / size_of::<Text<'_>>()).enumerate() {
-            let text = texts.get(*handle);
-            let text = text.ok_or(Error::InvalidModel("a string that was computed is not known"))?;
-            // SAFETY: within these bytes, which are aligned for it.
-            unsafe { to.add(at).write(Text::new(text)) };
-        }
-        Ok(())
-    }
 }
 
 impl Context {
@@ -521,10 +404,7 @@ impl Context {
                 output.bytes = plan.output(index, &mut output.shape)?;
             }
         }
-        let texts = self.texts.get_mut();
-        for output in self.outputs.iter_mut().filter(|output| output.is_text) {
-            output.tell_texts(texts)?;
-        }
+        self.tell_texts()?;
         self.ran = true;
         Ok(())
     }
@@ -645,47 +525,6 @@ impl Context {
         Ok(self.tables().output(index).dtype)
     }
 
-    /// Enters the strings of the inputs that are bound, which are handles to kernels, and forgets those of the run before.
-    fn read_texts(&mut self) -> Result<(), Error> {
-        if !self.has_texts {
-            return Ok(());
-        }
-        self.ran = false;
-        let (tables, texts) = (self.model.description().tables(), self.texts.get_mut());
-        texts.clear();
-        let inputs = self.inputs.iter_mut().enumerate();
-        for (index, input) in inputs.filter(|(_, input)| input.is_text && !input.data.is_null()) {
-            let name = tables.input(index).name;
-            let count = input.bytes / size_of::<cameo_abi::Text>();
-            if input.handles.len() != count {
-                let bytes = count * size_of::<u64>();
-                input.handles.clear();
-                input
-                    .handles
-                    .try_reserve_exact(count)
-                    .map_err(|_| Error::OutOfMemory { bytes })?;
-                input.handles.resize(count, 0);
-                self.state = self.state.min(State::Planned);
-            }
-            // SAFETY: bound memory is as long as the binding said.
-            let given = unsafe { std::slice::from_raw_parts(input.data.cast::<cameo_abi::Text>(), count) };
-            for (at, (text, handle)) in given.iter().zip(&mut input.handles).enumerate() {
-                let entered = if text.size == 0 {
-                    Ok(0)
-                } else if text.data.is_null() {
-                    Err("is a null pointer")
-                } else {
-                    // SAFETY: the caller's promise.
-                    let bytes = unsafe { std::slice::from_raw_parts(text.data.cast(), text.size) };
-                    let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8");
-                    text.and_then(|text| texts.enter(text))
-                };
-                *handle = entered.map_err(|reason| Error::InvalidText { name, at, reason })?;
-            }
-        }
-        Ok(())
-    }
-
     /// Everything that depends on the shapes of the inputs.
     fn replan(&mut self) -> Result<(), Error> {
         self.ran = false;
@@ -734,21 +573,9 @@ impl Context {
     fn place_outputs(&mut self) -> Result<(), Error> {
         let tables = self.tables();
         for (index, output) in self.outputs.iter_mut().enumerate() {
-            let count = if output.is_text {
-                output.most / size_of::<Text<'_>>()
-            } else {
-                0
-            };
-            if count > output.handles.len() {
+            if output.grow_handles()? {
                 self.state = self.state.min(State::Planned);
                 self.ran = false;
-                let bytes = output.most;
-                let more = count - output.handles.len();
-                output
-                    .handles
-                    .try_reserve(more)
-                    .map_err(|_| Error::OutOfMemory { bytes })?;
-                output.handles.resize(count, 0);
             }
             if output.caller.is_null() {
                 if output.most > output.own.len() {

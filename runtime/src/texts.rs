@@ -6,6 +6,7 @@
 
 use cameo_abi::text_handle;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,14 +17,36 @@ const MOST_BYTES: usize = 1 << 32;
 pub const COLLISION: &str = "has the same handle as another string, and cannot be told from it";
 const TOO_MANY: &str = "is one too many: the strings of a run take more than 4 GiB, or there is no memory for them";
 
+/// By handles, which are hashes already.
+type ByHandle<T> = HashMap<u64, T, BuildHasherDefault<Handle>>;
+
+#[derive(Default)]
+struct Handle(u64);
+
+impl Hasher for Handle {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, handle: u64) {
+        self.0 = handle;
+    }
+}
+
 /// Those of a model's weights and constants.
 #[derive(Default)]
-pub struct Constants(HashMap<u64, &'static str>);
+pub struct Constants(ByHandle<&'static str>);
 
 impl Constants {
     /// `None`: two of them cannot be told apart.
     pub fn new(texts: impl Iterator<Item = &'static str>) -> Option<Self> {
-        let mut all = HashMap::new();
+        let mut all = ByHandle::default();
         for text in texts {
             if *all.entry(text_handle(text.as_bytes())).or_insert(text) != text {
                 return None;
@@ -38,7 +61,7 @@ pub struct Texts {
     constants: Arc<Constants>,
     /// Of a run, one behind the other.
     bytes: String,
-    places: HashMap<u64, Range<usize>>,
+    places: ByHandle<Range<usize>>,
 }
 
 impl Texts {
@@ -46,7 +69,7 @@ impl Texts {
         Self {
             constants,
             bytes: String::new(),
-            places: HashMap::new(),
+            places: ByHandle::default(),
         }
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# Strings, complex numbers, sequences and optionals are not compiled.
+# Strings have tests of their own (strings.py); complex numbers, sequences and optionals are no elements of compiled nodes.
 TYPES = {name.lower(): number for name, number in TensorProto.DataType.items()
          if name not in {"UNDEFINED", "STRING", "COMPLEX64", "COMPLEX128"} and number <= TensorProto.INT2}
 FLOATS = {"float", "double", "float16", "bfloat16"}

@@ -640,10 +640,11 @@ LEFT_OUT = {
                         "RandomUniformLike"],
     "has bodies; loops.py": ["If", "Loop", "Scan", "SequenceMap"],
     "its value is an attribute": ["Constant"],
-    "strings, sequences, optionals and images are not compiled": [
-        "ConcatFromSequence", "ImageDecoder", "Optional", "OptionalGetElement", "OptionalHasElement", "RegexFullMatch",
-        "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-        "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit"],
+    "sequences and optionals are no operands of compiled nodes; backend.py": [
+        "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt", "SequenceConstruct",
+        "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence"],
+    "of strings; strings.py": ["RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"],
+    "files of images; images.py": ["ImageDecoder"],
     "not in ONNX Runtime; backend.py": ["CausalConvWithState", "LinearAttention", "SwiGLU"],
     "a table of n-grams; backend.py": ["TfIdfVectorizer"],
     "old": ["MaxRoiPool", "Scatter", "Upsample"],

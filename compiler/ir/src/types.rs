@@ -170,7 +170,8 @@ pub struct Fact {
     /// Extent of each axis, outermost first; empty for a scalar.
     pub shape: Vec<Dim>,
     /// The elements in row-major order, of integer and bool tensors of at most [`Fact::KNOWN_MAX`] elements. Of floats, which
-    /// only inputs of a model have that give scales and bounds, and what movement makes of them: in parts of [`Fact::UNIT`].
+    /// only inputs of a model have that give scales and bounds, what movement makes of them, and integers of inputs as floats:
+    /// in parts of [`Fact::UNIT`].
     /// Of a list whose length is a symbol, as many as it has at most: those that it lacks are 0.
     pub known: Option<Vec<Dim>>,
 }

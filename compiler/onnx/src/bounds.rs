@@ -2,7 +2,7 @@
 //!
 //! Law: the shapes of a hostile model, which could double in length at every node, stay small; so do ranks and extents.
 
-use cameo_ir::{Atom, Attrs, Dim, Fact, Op, OpError, Origin, ValueId};
+use cameo_ir::{Atom, Attr, Attrs, Dim, Fact, Graph, Op, OpError, Origin, Tensor, ValueId, interp};
 
 use crate::error::Fault;
 use crate::import::Importer;
@@ -41,8 +41,19 @@ impl Importer<'_> {
                 return Err(too_complex());
             }
         }
-        let given = inputs.clone();
-        let added = self.graph.add_node(op, attrs, inputs, outputs, origin.clone());
+        let mut given = inputs.clone();
+        let mut added = self.graph.add_node(op, attrs.clone(), inputs, outputs, origin.clone());
+        // What the operator must know may be computed of constants.
+        while let Err(OpError::Unknown { input, .. }) = &added
+            && let Some(Some(v)) = given.get(*input).copied()
+            && self.graph.constant(v).is_none()
+            && let Some(t) = computed(&self.graph, v)
+        {
+            given[*input] = Some(self.graph.add_weight("", t));
+            added = self
+                .graph
+                .add_node(op, attrs.clone(), given.clone(), outputs, origin.clone());
+        }
         if let Err(OpError::Unknown { input, .. }) = &added
             && let Some(Some(v)) = given.get(*input)
         {
@@ -59,6 +70,31 @@ impl Importer<'_> {
         }
         Ok(values)
     }
+}
+
+impl Importer<'_> {
+    /// [`Importer::typed`] with one output and without absent operands.
+    pub(crate) fn apply(
+        &mut self,
+        op: &str,
+        attrs: Vec<(&str, Attr)>,
+        inputs: &[ValueId],
+        origin: &Origin,
+    ) -> Result<ValueId, Fault> {
+        let Some(op) = Op::find(op) else {
+            return Err(Fault::unsupported(format!("operator `{op}`")));
+        };
+        let attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
+        let inputs = inputs.iter().copied().map(Some).collect();
+        Ok(self.typed(op, attrs, inputs, 1, origin)?[0])
+    }
+}
+
+/// The value, where it follows from constants in few steps.
+pub(crate) fn computed(g: &Graph, v: ValueId) -> Option<Tensor> {
+    interp::constant_cost(g, v)
+        .filter(|cost| *cost < 1000)
+        .and_then(|_| interp::eval_constant(g, v).ok())
 }
 
 fn too_complex() -> Fault {

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cameo_ir::dim::ELEMENT;
-use cameo_ir::{DType, Dim, Fact, Op, ValueId};
+use cameo_ir::dim::{COUNTED, ELEMENT};
+use cameo_ir::{DType, Dim, Fact, Op, Sym, ValueId};
 
 use crate::DimBinding;
 use crate::dims::dimension_names;
@@ -21,6 +21,8 @@ pub(crate) struct Elements {
     inputs: BTreeSet<String>,
     /// Lengths of lists that the model leaves open.
     lengths: BTreeMap<String, Length>,
+    /// Extents, by their symbols, that the rank of a result decides.
+    extents: BTreeMap<String, i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,9 @@ impl Elements {
         for (name, length) in wanted.lengths {
             self.lengths.entry(name).or_insert(length);
         }
+        for (symbol, extent) in wanted.extents {
+            self.extents.entry(symbol).or_insert(extent);
+        }
         *self != before
     }
 
@@ -45,8 +50,13 @@ impl Elements {
         self.inputs.remove(name)
     }
 
-    /// Fixes the lengths of lists.
+    /// Fixes the lengths of lists, and what ranks decide.
     pub fn bind(&self, inputs: &[&ValueInfoProto], bindings: &mut Vec<(String, DimBinding)>) {
+        for (symbol, extent) in &self.extents {
+            if bindings.iter().all(|(bound, _)| bound != symbol) {
+                bindings.push((symbol.clone(), DimBinding::Fixed(*extent)));
+            }
+        }
         for (name, length) in &self.lengths {
             let input = inputs.iter().find(|i| i.name == *name);
             let names = input.map(|i| dimension_names(i)).unwrap_or_default();
@@ -70,9 +80,10 @@ pub(crate) fn declared_ranks(graph: &GraphProto) -> BTreeMap<&str, usize> {
     };
     let mut ranks: BTreeMap<&str, usize> = values.filter_map(|v| Some((v.name.as_str(), rank(v)?))).collect();
     for node in graph.node.iter().rev() {
-        if let ([x], [y]) = (node.input.as_slice(), node.output.as_slice())
+        let of_one = |op: Op| op.schema().pointwise && node.input.len() == 1 || op == "CastLike";
+        if let ([x, ..], [y]) = (node.input.as_slice(), node.output.as_slice())
             && let Some(rank) = ranks.get(y.as_str()).copied()
-            && Op::find(&node.op_type).is_some_and(|op| op.schema().pointwise)
+            && Op::find(&node.op_type).is_some_and(of_one)
         {
             ranks.entry(x).or_insert(rank);
         }
@@ -146,6 +157,28 @@ impl<'m> Importer<'m> {
         }
     }
 
+    /// Notes how many numbers an index of a `GatherND` has, where the model leaves it open but declares the result's rank.
+    pub fn want_extent(&mut self, node: &'m NodeProto, op: Op, inputs: &[Option<ValueId>]) {
+        let [Some(x), Some(indices)] = inputs else { return };
+        let rank = node.output.first().and_then(|y| self.ranks.get(y.as_str()));
+        let Some(rank) = rank.filter(|_| op == "GatherND") else {
+            return;
+        };
+        let (x, indices) = (self.graph.fact(*x), self.graph.fact(*indices));
+        let Some(Sym::Named(symbol)) = indices.shape.last().and_then(Dim::as_sym) else {
+            return;
+        };
+        let batch = node
+            .attribute
+            .iter()
+            .find(|a| a.name == "batch_dims")
+            .map_or(0, |a| a.i);
+        let named = (x.rank() + indices.rank()) as i64 - 1 - batch - *rank as i64;
+        if !symbol.starts_with(COUNTED) && (1..=x.rank() as i64).contains(&named) {
+            self.wanted.extents.insert(symbol.to_string(), named);
+        }
+    }
+
     fn length(&self, node: &'m NodeProto, op: Op, inputs: &[Option<ValueId>], i: usize) -> Option<Length> {
         let count = |i: usize| {
             let v = inputs.get(i).copied().flatten()?;
@@ -163,17 +196,32 @@ impl<'m> Importer<'m> {
         };
         let name = op.schema().input(i)?.name;
         let exactly = match (op.name(), name) {
-            ("Reshape" | "Expand", "shape") | ("ConstantOfShape" | "AffineGrid", _) => declared(),
+            ("Reshape", "shape") | ("ConstantOfShape" | "AffineGrid", _) => declared(),
+            // A shape of fewer axes than the operand's gives its rank too.
+            ("Expand", "shape") => match (declared()?, rank()?) {
+                (wide, narrow) if wide <= narrow => return Some(Length::AtMost(wide)),
+                (wide, _) => Some(wide),
+            },
             ("Col2Im", _) => Some(declared()? - 2),
             ("MaxUnpool", _) => rank(),
             ("CenterCropPad", _) => of_axes(),
             ("Tile", "repeats") => rank(),
             ("Resize", "sizes" | "scales") => of_axes(),
             ("Resize", "roi") => Some(2 * of_axes()?),
-            ("Pad", "pads") => Some(2 * if inputs.len() > 3 { count(3)? } else { rank()? }),
-            ("Pad", "axes") => Some(count(1)? / 2),
-            // Other operands of the list say it, or it is about every axis.
-            ("Slice", _) => (1..inputs.len()).find_map(count).or_else(rank),
+            ("Pad", "pads") if inputs.len() > 3 => match count(3) {
+                None => return Some(Length::AtMost(2 * rank()?)),
+                Some(axes) => Some(2 * axes),
+            },
+            ("Pad", "pads") => Some(2 * rank()?),
+            ("Pad", "axes") => match count(1) {
+                None => return rank().map(Length::AtMost),
+                Some(pads) => Some(pads / 2),
+            },
+            // Other operands of the list say it, or it is about some of the axes.
+            ("Slice", _) => match (1..inputs.len()).find_map(count) {
+                None => return rank().map(Length::AtMost),
+                some => some,
+            },
             ("Squeeze", "axes") => Some(rank()? - declared()?),
             ("Unsqueeze", "axes") => Some(declared()? - rank()?),
             ("Split", "split") => Some(node.output.len() as i64),

@@ -11,6 +11,7 @@ use cameo_ir::dim::CUSTOM;
 use cameo_ir::op::{Arity, AttrDef};
 use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId, narrow};
 
+use crate::attention::is_modified;
 use crate::attributes;
 use crate::bounds;
 use crate::custom::{CustomOp, declared};
@@ -18,6 +19,7 @@ use crate::dims::{Symbols, bind_frozen, symbol_names};
 use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
+use crate::gradient::GRADIENT;
 use crate::lists::{Given, given, item};
 use crate::operators::{known, unknown, version};
 use crate::opset::{self, Draft};
@@ -458,6 +460,10 @@ impl<'m> Importer<'m> {
             "If" => self.branch(scope, node, site, &attrs),
             "Loop" | "Scan" => self.over_time(scope, node, site, &attrs),
             op if self.is_about_lists(scope, node, op) => self.about_lists(scope, node, site, &attrs),
+            GRADIENT => self.gradient(scope, node, site, &attrs),
+            "ai.onnx.preview::FlexAttention" if is_modified(&attrs) => {
+                self.modified_attention(scope, node, site, &attrs)
+            }
             _ => self.operator(scope, node, site, &attrs, used),
         }
     }
@@ -653,6 +659,7 @@ impl<'m> Importer<'m> {
             if let Some(i) = self.unknown.take() {
                 self.want_length(node, op, &given, i);
             }
+            self.want_extent(node, op, &given);
             one(with_hint(f, &self.graph))
         })?;
         for (op, more) in after {

@@ -18,12 +18,17 @@
 //! | `plan` | which nodes a graph's outputs need, in which order |
 //! | `scope` | what a name means: values, weights not yet read, captures of subgraphs |
 //! | `functions` | model-local functions and constant branches, inlined |
-//! | `loops` | loops over time, and branches that data chooses |
+//! | `loops`, `batches` | loops over time, and branches that data chooses |
+//! | `quotients` | how often loops run, where floats say it |
 //! | `lists` | sequences and optionals, of which no graph has any |
+//! | `attention` | attention with graphs that change scores |
+//! | `gradient` | the derivatives of nodes |
 //! | `bounds` | limits of what inference is asked to do |
 //! | `import` | the walk that ties them together |
 
+mod attention;
 mod attributes;
+mod batches;
 mod bounds;
 mod census;
 mod custom;
@@ -32,6 +37,7 @@ mod elements;
 mod error;
 mod external;
 mod functions;
+mod gradient;
 mod import;
 mod lists;
 mod loops;
@@ -39,6 +45,7 @@ pub mod operators;
 pub mod opset;
 mod plan;
 pub mod proto;
+mod quotients;
 mod scope;
 mod weights;
 
@@ -51,9 +58,8 @@ pub use custom::CustomOp;
 pub use error::{Problem, ProblemKind};
 pub use lists::{Extent, Items};
 
-/// Oldest and newest opset of the default domain that is understood. Opset 6 costs one function more than 7 and is what
-/// the operator tests that ship with ONNX use.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 6..=28;
+/// Oldest and newest opset of the default domain that is understood.
+pub const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
 /// IR versions of the file format that are understood. Before 3 a model did not say which opset it uses.
 pub const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;

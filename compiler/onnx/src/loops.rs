@@ -10,39 +10,41 @@ use std::sync::Arc;
 
 use cameo_ir::dim::{COUNTED, ELEMENT};
 use cameo_ir::ops::scan::Parts;
-use cameo_ir::{Attr, Attrs, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId, interp};
+use cameo_ir::{Attr, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId};
 
+use crate::bounds::computed;
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
 use crate::lists::item;
 use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
+use crate::quotients;
 use crate::scope::{Scope, Slot};
 
 /// More copies of a loop's body are no program that anybody wants.
 const MAX_COPIES: usize = 1 << 10;
 
-type Attributes<'m> = [(&'m str, &'m AttributeProto)];
+pub(crate) type Attributes<'m> = [(&'m str, &'m AttributeProto)];
 
 /// What a body's input is.
-enum Formal {
+pub(crate) enum Formal {
     Input(Fact),
     /// Always true.
     Condition,
 }
 
 /// A body with the values around it that it reads, which are its last inputs.
-struct Body {
-    graph: Graph,
-    captured: Vec<ValueId>,
+pub(crate) struct Body {
+    pub graph: Graph,
+    pub captured: Vec<ValueId>,
     /// Of each result that is a sequence, how many tensors it has: so many outputs of the graph.
     lengths: Vec<Option<usize>>,
 }
 
 impl Body {
     /// Where each result is a tensor.
-    fn of_tensors(self) -> Result<Self, Fault> {
+    pub fn of_tensors(self) -> Result<Self, Fault> {
         match self.lengths.iter().any(Option::is_some) {
             true => Err(Fault::unsupported("a loop over time that gives a sequence")),
             false => Ok(self),
@@ -58,8 +60,29 @@ fn body_of<'m>(attrs: &Attributes<'m>) -> Result<&'m GraphProto, Fault> {
     body.ok_or_else(|| Fault::invalid("attribute `body` is missing"))
 }
 
+/// The body of a `Scan` with its numbers of states and of slices.
+pub(crate) fn scanned<'m>(attrs: &Attributes<'m>, inputs: usize) -> Result<(&'m GraphProto, usize, usize), Fault> {
+    let graph = body_of(attrs)?;
+    let count = attrs.iter().find(|(n, _)| *n == "num_scan_inputs").map(|(_, a)| a.i);
+    let count = count
+        .and_then(|c| usize::try_from(c).ok())
+        .filter(|c| (1..=inputs).contains(c));
+    let Some(count) = count else {
+        return Err(Fault::invalid("attribute `num_scan_inputs` does not fit the inputs"));
+    };
+    let states = inputs - count;
+    if graph.input.len() != inputs || graph.output.len() < states {
+        return Err(Fault::invalid(format!(
+            "{inputs} inputs given, the body has {} inputs and {} outputs",
+            graph.input.len(),
+            graph.output.len()
+        )));
+    }
+    Ok((graph, states, count))
+}
+
 /// A list of integers, one per slice: the attribute, or zeros.
-fn list(attrs: &Attributes, name: &str, count: usize) -> Result<Vec<i64>, Fault> {
+pub(crate) fn list(attrs: &Attributes, name: &str, count: usize) -> Result<Vec<i64>, Fault> {
     match attrs.iter().find(|(n, _)| *n == name) {
         None => Ok(vec![0; count]),
         Some((_, a)) if a.ints.len() == count => Ok(a.ints.clone()),
@@ -238,27 +261,9 @@ impl<'m> Importer<'m> {
         attrs: &Attributes<'m>,
     ) -> Result<Option<Vec<ValueId>>, Fault> {
         if site.opset.is_some_and(|v| v < 9) {
-            return Err(
-                Fault::unsupported("Scan of opset 8, with a batch axis").hint("convert the model to opset 9 or later")
-            );
+            return self.scan_batch(scope, node, site, attrs);
         }
-        let graph = body_of(attrs)?;
-        let count = attrs.iter().find(|(n, _)| *n == "num_scan_inputs").map(|(_, a)| a.i);
-        let count = count
-            .and_then(|c| usize::try_from(c).ok())
-            .filter(|c| (1..=node.input.len()).contains(c));
-        let Some(count) = count else {
-            return Err(Fault::invalid("attribute `num_scan_inputs` does not fit the inputs"));
-        };
-        let states = node.input.len() - count;
-        if graph.input.len() != node.input.len() || graph.output.len() < states {
-            return Err(Fault::invalid(format!(
-                "{} inputs given, the body has {} inputs and {} outputs",
-                node.input.len(),
-                graph.input.len(),
-                graph.output.len()
-            )));
-        }
+        let (graph, states, count) = scanned(attrs, node.input.len())?;
         let stacked = graph.output.len() - states;
         let (axes, back) = (
             list(attrs, "scan_input_axes", count)?,
@@ -451,13 +456,13 @@ impl<'m> Importer<'m> {
             },
         };
         let fact = self.graph.fact(trips);
-        let count = self
-            .graph
-            .constant(trips)
+        let count = computed(&self.graph, trips)
             .and_then(|t| t.to_i64().first().copied())
             .map(Dim::from);
         let known = fact.known.as_deref().and_then(|k| k.first().cloned());
-        let Some(length) = count.or(known) else {
+        let rounded = || quotients::whole(&self.graph, trips).map(|d| d.maximum(&Dim::ZERO));
+        let formula = count.is_none() && known.is_none();
+        let Some(length) = count.or(known).or_else(rounded) else {
             self.want_elements(trips);
             return Err(endless());
         };
@@ -472,9 +477,10 @@ impl<'m> Importer<'m> {
                 return Ok(None);
             };
             let first = self.graph.fact(v).elements().next().map(|(name, _)| Dim::sym(name));
-            match (truth(&self.graph, v), first) {
-                (Some(true), _) => {}
-                (None, Some(first)) => length = length * first,
+            match (truth(&self.graph, v), first, quotients::whole(&self.graph, v)) {
+                (Some(true), ..) => {}
+                (None, Some(first), _) => length = length * first,
+                (None, None, Some(number)) => length = length * quotients::nonzero(&number),
                 _ => {
                     self.want_elements(v);
                     return Err(endless());
@@ -491,20 +497,17 @@ impl<'m> Importer<'m> {
         // The number of the iteration is a slice of all of them.
         let origin = Origin::new(&site.origin);
         let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
-        let limit = match length.as_const() {
-            Some(n) => self.graph.add_weight("", Tensor::i64(&[], [n])),
-            None => self.plain("Reshape", vec![("shape", Attr::Dims(vec![]))], trips, &origin)?,
+        let numbers = if formula {
+            let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
+            let attrs = vec![("delta", dims(&Dim::ONE)), ("limit", dims(&length))];
+            self.plain("Range", attrs, zero, &origin)?
+        } else {
+            let limit = match length.as_const() {
+                Some(n) => self.graph.add_weight("", Tensor::i64(&[], [n])),
+                None => self.plain("Reshape", vec![("shape", Attr::Dims(vec![]))], trips, &origin)?,
+            };
+            self.apply("Range", vec![], &[zero, limit, one], &origin)?
         };
-        let Some(range) = Op::find("Range") else {
-            return Err(endless());
-        };
-        let numbers = self.typed(
-            range,
-            Attrs::new(),
-            vec![Some(zero), Some(limit), Some(one)],
-            1,
-            &origin,
-        )?[0];
         operands.push(numbers);
 
         let state =
@@ -528,7 +531,7 @@ impl<'m> Importer<'m> {
     }
 
     /// The loop itself: final states, then what is stacked.
-    fn time(
+    pub(crate) fn time(
         &mut self,
         body: Graph,
         states: usize,
@@ -557,11 +560,7 @@ impl<'m> Importer<'m> {
     }
 
     pub fn plain(&mut self, op: &str, attrs: Vec<(&str, Attr)>, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
-        let Some(op) = Op::find(op) else {
-            return Err(Fault::unsupported(format!("operator `{op}`")));
-        };
-        let attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
-        Ok(self.typed(op, attrs, vec![Some(v)], 1, origin)?[0])
+        self.apply(op, attrs, &[v], origin)
     }
 
     /// `v` with its axes in this order.
@@ -574,7 +573,7 @@ impl<'m> Importer<'m> {
     }
 
     /// `v` backwards along axis 0.
-    fn reversed(&mut self, v: ValueId, back: bool, origin: &Origin) -> Result<ValueId, Fault> {
+    pub(crate) fn reversed(&mut self, v: ValueId, back: bool, origin: &Origin) -> Result<ValueId, Fault> {
         if !back {
             return Ok(v);
         }
@@ -588,8 +587,17 @@ impl<'m> Importer<'m> {
         self.plain("Slice", attrs, v, origin)
     }
 
+    /// What is known of symbols around holds inside too.
+    pub(crate) fn share_ranges(&self, body: &mut Graph) {
+        for (name, range) in &mut body.symbols {
+            if let Some(known) = self.graph.symbols.get(name) {
+                *range = *known;
+            }
+        }
+    }
+
     /// Imports a body as a graph of its own; `Ok(None)` when something in it failed and is reported.
-    fn body(
+    pub(crate) fn body(
         &mut self,
         scope: &mut Scope<'m>,
         site: &Site,
@@ -690,11 +698,7 @@ impl<'m> Importer<'m> {
                 self.want_elements(*v);
             }
         }
-        for (name, range) in &mut graph.symbols {
-            if let Some(known) = self.graph.symbols.get(name) {
-                *range = *known;
-            }
-        }
+        self.share_ranges(&mut graph);
         Ok((!failed).then_some(Body {
             graph,
             captured,
@@ -715,7 +719,7 @@ fn with_states(mut g: Graph, states: &[Fact]) -> Graph {
     g.with_ends(&order, &outputs)
 }
 
-fn of_values<'m>(made: Option<Vec<ValueId>>) -> Option<Vec<Slot<'m>>> {
+pub(crate) fn of_values<'m>(made: Option<Vec<ValueId>>) -> Option<Vec<Slot<'m>>> {
     made.map(|values| values.into_iter().map(Slot::Value).collect())
 }
 
@@ -726,10 +730,7 @@ fn push(mut list: Vec<usize>, axis: usize) -> Vec<usize> {
 
 /// Whether a value is known to be true, or false.
 fn truth(g: &Graph, v: ValueId) -> Option<bool> {
-    let t = interp::constant_cost(g, v)
-        .filter(|cost| *cost < 1000)
-        .and_then(|_| interp::eval_constant(g, v).ok())?;
-    t.scalar_f64().map(|x| x != 0.0)
+    computed(g, v)?.scalar_f64().map(|x| x != 0.0)
 }
 
 /// The body of a `Loop` in the order of a scan: states, the number of the iteration, captured values. Without the condition.

@@ -7,6 +7,7 @@ use cameo_ir::{Op, ops};
 
 use crate::OPSETS;
 use crate::error::{Fault, Site};
+use crate::gradient::GRADIENT;
 
 /// Domains of operators and the versions of their opsets that are read. Operators of other domains are functions of the
 /// model, or unknown.
@@ -18,7 +19,7 @@ pub const DOMAINS: [(&str, RangeInclusive<i64>); 5] = [
     ("com.microsoft", 1..=1),
 ];
 
-/// An operator of the default domain that no graph has.
+/// An operator that no graph has.
 pub struct Imported {
     pub name: &'static str,
     /// What becomes of it.
@@ -44,6 +45,11 @@ const fn of_lists(name: &'static str, becomes: &'static str, first: i64) -> Impo
 }
 
 impl Imported {
+    /// Of the operator's name; the default one is `""`.
+    pub fn domain(&self) -> &'static str {
+        self.name.split_once("::").map_or("", |(domain, _)| domain)
+    }
+
     const fn limits(self, limits: &'static [&'static str]) -> Self {
         Self { limits, ..self }
     }
@@ -53,7 +59,7 @@ const OLDEST: i64 = *OPSETS.start();
 const NEWEST: i64 = *OPSETS.end();
 
 /// By name.
-pub const IMPORTED: [Imported; 18] = [
+pub const IMPORTED: [Imported; 19] = [
     of_lists("ConcatFromSequence", "`Concat`", 11),
     imported("Constant", "a weight", OLDEST, NEWEST),
     imported("If", "the nodes of a branch", OLDEST, NEWEST).limits(&[]),
@@ -62,7 +68,7 @@ pub const IMPORTED: [Imported; 18] = [
     of_lists("Optional", "what it holds", 15),
     of_lists("OptionalGetElement", "what it holds", 15),
     of_lists("OptionalHasElement", "a weight", 15),
-    imported("Scan", "a loop over time", 9, NEWEST),
+    imported("Scan", "a loop over time", 8, NEWEST).limits(&["no `sequence_lens`"]),
     imported("Scatter", "`ScatterElements`", 9, 10),
     of_lists("SequenceAt", "a tensor of the sequence", 11),
     of_lists("SequenceConstruct", "its tensors", 11),
@@ -73,6 +79,10 @@ pub const IMPORTED: [Imported; 18] = [
     of_lists("SequenceMap", "the body for each tensor", 17),
     of_lists("SplitToSequence", "`Split`", 11),
     imported("Upsample", "`Resize`", OLDEST, 9),
+    imported(GRADIENT, "the derivatives of nodes", 1, 1).limits(&[
+        "at the values that `y` is computed of",
+        "of element by element functions, products of matrices, and moved axes",
+    ]),
 ];
 
 /// The opsets of its domain in which an operator of the table is there: since when is what its schema says.
@@ -245,7 +255,7 @@ mod tests {
         }
         let renamed: Vec<&str> = IMPORTED
             .iter()
-            .filter(|i| *i.opsets.end() < NEWEST)
+            .filter(|i| i.domain().is_empty() && *i.opsets.end() < NEWEST)
             .map(|i| i.name)
             .collect();
         for name in renamed {

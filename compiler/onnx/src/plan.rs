@@ -23,6 +23,12 @@ pub(crate) struct Plan<'m> {
 /// they define themselves).
 fn reads<'m>(node: &'m NodeProto, f: &mut dyn FnMut(&'m str)) {
     node.input.iter().filter(|n| !n.is_empty()).for_each(|n| f(n));
+    if node.op_type == "Gradient" {
+        // It names what it differentiates.
+        let named = node.attribute.iter().filter(|a| a.name == "y");
+        named.filter_map(|a| std::str::from_utf8(&a.s).ok()).for_each(f);
+        return;
+    }
     for a in &node.attribute {
         subgraphs(a).for_each(|g| captures(g, f));
     }

@@ -114,7 +114,7 @@ fn domains() -> String {
     let mut out = String::from("| Domain | Opsets | Operators |\n|---|---|---|\n");
     for (name, opsets) in DOMAINS {
         let of_table = cameo_ir::ops::all().filter(|o| o.schema().domain() == name).count();
-        let count = of_table + if name.is_empty() { IMPORTED.len() } else { 0 };
+        let count = of_table + IMPORTED.iter().filter(|i| i.domain() == name).count();
         out += &format!("| `{}` | {} | {count} |\n", shown(name), range(&opsets));
     }
     out
@@ -277,7 +277,7 @@ fn operands(params: &[Param], before: &[Param]) -> String {
     parts.join("; ")
 }
 
-/// `6–28`, or one number.
+/// `1–28`, or one number.
 fn range(opsets: &RangeInclusive<i64>) -> String {
     let (first, last) = (opsets.start(), opsets.end());
     if first == last {
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!((&*conv.inputs, &*conv.outputs), ("X, W, B?: float", "Y: as X"));
         assert_eq!(
             row("Slice").inputs,
-            "data: any; [starts], [ends], [axes]?, [steps]?: i32 i64"
+            "data: any string; [starts], [ends], [axes]?, [steps]?: i32 i64"
         );
         assert_eq!(row("LayerNormalization").outputs, "Y: as X; Mean?, InvStdDev?: float");
         assert_eq!(row("Gelu").opsets, "20–28");
@@ -327,7 +327,7 @@ mod tests {
     fn one_operator_is_found_by_its_name() {
         let conv = one("Conv").expect("an operator");
         for line in [
-            "opsets 6–28 of ai.onnx",
+            "opsets 1–28 of ai.onnx",
             "  B?  as X",
             "  group         an integer, 1 when absent",
             "  kernel_shape  a list of integers, nothing when absent",

@@ -18,11 +18,14 @@ const CONVERTED: &[Param] = &[Param::new("output", Types::ANY).group(2)];
 /// The fact of `x` as `to`.
 fn converted(x: &Fact, to: DType) -> Fact {
     let mut out = Fact::new(to, x.shape.clone());
-    if !to.is_float()
-        && !x.dtype.is_float()
-        && let Some(known) = &x.known
-    {
+    let Some(known) = x.known.as_ref().filter(|_| !x.dtype.is_float()) else {
+        return out;
+    };
+    if !to.is_float() {
         out.known = known.iter().map(|d| convert_dim(d, to)).collect();
+    } else if matches!(to, DType::F32 | DType::F64) && known.iter().any(Dim::has_elements) {
+        // What an input of the model gives may become a bound.
+        out.known = Some(known.iter().map(|d| d.clone() * Dim::from(Fact::UNIT)).collect());
     }
     out
 }

@@ -55,7 +55,7 @@ fn names(axis: &Dim, rank: usize) -> Vec<Dim> {
 }
 
 /// For each of the listed numbers and each axis, whether it names it.
-fn table(list: &[Dim], rank: usize) -> Vec<Vec<Dim>> {
+pub(crate) fn table(list: &[Dim], rank: usize) -> Vec<Vec<Dim>> {
     list.iter().map(|a| names(a, rank)).collect()
 }
 
@@ -64,11 +64,20 @@ pub(crate) fn named(list: &[Dim], rank: usize) -> (Vec<Dim>, Vec<Rule>) {
     named_by(list, &vec![Dim::ONE; list.len()], rank)
 }
 
+/// For each of at most `most` numbers, whether a list of this length has it.
+pub(crate) fn there(length: &Dim, most: usize) -> Vec<Dim> {
+    let has = |k: usize| (length.clone() - Dim::from(k)).maximum(&Dim::ZERO).minimum(&Dim::ONE);
+    (0..most).map(has).collect()
+}
+
+/// What `of` gives for the length that a list has, which is `most` at most.
+pub(crate) fn by_length(length: &Dim, most: usize, of: impl Fn(usize) -> Dim) -> Dim {
+    (0..=most).fold(Dim::ZERO, |sum, n| sum + equal(length, &Dim::from(n)) * of(n))
+}
+
 /// [`named`] by the first `length` numbers of a list.
 pub(crate) fn named_by_open(list: &[Dim], length: &Dim, rank: usize) -> (Vec<Dim>, Vec<Rule>) {
-    let has = |k: usize| (length.clone() - Dim::from(k)).maximum(&Dim::ZERO).minimum(&Dim::ONE);
-    let there: Vec<Dim> = (0..list.len()).map(has).collect();
-    let (hits, mut rules) = named_by(list, &there, rank);
+    let (hits, mut rules) = named_by(list, &there(length, list.len()), rank);
     rules.push((length.clone(), Dim::from(list.len())));
     (hits, rules)
 }
@@ -80,9 +89,7 @@ fn named_by(list: &[Dim], there: &[Dim], rank: usize) -> (Vec<Dim>, Vec<Rule>) {
         let rows = table.iter().zip(there);
         rows.fold(Dim::ZERO, |sum, (row, there)| sum + there.clone() * row[i].clone())
     };
-    // One atom each, where sums of several would multiply.
-    let short = |d: Dim| if list.len() > 1 { whole(d) } else { d };
-    let hits: Vec<Dim> = (0..rank).map(hit).map(short).collect();
+    let hits: Vec<Dim> = (0..rank).map(hit).collect();
     let (low, high) = (Dim::ZERO - Dim::from(rank), Dim::from(rank) - Dim::ONE);
     let inside = list.iter().zip(there).flat_map(|(a, there)| {
         let a = there.clone() * cut(a);
@@ -129,22 +136,23 @@ pub(crate) fn listed(list: &[Dim], values: &[Dim], absent: &[Dim]) -> Vec<Dim> {
 
 /// `gone` of the axes vanish, those that `hits` says: for each axis that is left, which one it was.
 pub(crate) fn left(hits: &[Dim], gone: usize) -> Vec<Vec<Dim>> {
+    // Sums of the differences that hits are cancel.
     let mut before = vec![Dim::ZERO];
     for hit in hits {
         let last = before[before.len() - 1].clone();
         before.push(last + Dim::ONE - hit.clone());
     }
-    // As many axes before it as stay before the one that it becomes; of one axis that vanishes, it does before or does not.
-    let was = |j: usize, i: usize| match (gone, i.wrapping_sub(j)) {
-        (0, 0) => Dim::ONE,
-        (1, 0) => before[i + 1].clone() - Dim::from(i),
-        (1, 1) => Dim::from(i) - before[i].clone(),
-        (_, shift) if shift > gone || gone == 1 => Dim::ZERO,
-        _ => (Dim::ONE - hits[i].clone()) * equal(&before[i], &Dim::from(j)),
+    // Whether more than `j` of the axes before axis `i` are left.
+    let more = |i: usize, j: usize| match before[i].clone() - Dim::from(j) {
+        _ if i <= j => Dim::ZERO,
+        _ if i > j + gone => Dim::ONE,
+        // Here it is one of both.
+        more if gone == 1 => more,
+        more => more.maximum(&Dim::ZERO).minimum(&Dim::ONE),
     };
     let rank = hits.len();
     (0..rank - gone.min(rank))
-        .map(|j| (0..rank).map(|i| was(j, i)).collect())
+        .map(|j| (0..rank).map(|i| more(i + 1, j) - more(i, j)).collect())
         .collect()
 }
 
@@ -270,6 +278,76 @@ pub(super) const APART: View = View {
         Ok((0..from.len())
             .map(|i| it[2 * i].clone() + it[2 * i + 1].clone())
             .collect())
+    },
+    rules: |_| Ok(vec![]),
+};
+
+/// The axes but the last one, of which the one that is hit goes behind the others.
+struct Move {
+    hits: Vec<Dim>,
+    was: Vec<Vec<Dim>>,
+    back: bool,
+}
+
+impl Move {
+    fn of(cx: &Cx) -> Result<Self, OpError> {
+        let hits = match cx.attrs.get("hits") {
+            Some(Attr::Dims(d)) if d.len() + 1 == cx.fact(0)?.rank() && !d.is_empty() => d.clone(),
+            _ => return invalid("attribute `hits` wants one dim per axis but the last"),
+        };
+        Ok(Self {
+            was: left(&hits, 1),
+            hits,
+            back: cx.int("back")? != 0,
+        })
+    }
+
+    /// What belongs to the axes, in the order that they have after the move.
+    fn moved(&self, of: &[Dim]) -> Vec<Dim> {
+        let rows = self.was.iter().chain([&self.hits]);
+        rows.map(|row| picked(row, of)).chain(of.last().cloned()).collect()
+    }
+
+    /// The other way around.
+    fn before(&self, of: &[Dim]) -> Vec<Dim> {
+        let rows: Vec<&Vec<Dim>> = self.was.iter().chain([&self.hits]).collect();
+        let column = |i: usize| rows.iter().map(|row| row[i].clone()).collect::<Vec<_>>();
+        let axes = (0..self.hits.len()).map(|i| picked(&column(i), of));
+        axes.chain(of.last().cloned()).collect()
+    }
+}
+
+/// The axis that only a run knows goes behind all but the last, or back from there.
+pub(super) const MOVED: View = View {
+    schema: &Schema::new(
+        "cameo::Moved",
+        "the axis whose hits is 1 as the last but one, the others in their order; with back=1 from there to where hits is 1",
+        &[DATA],
+        OUT,
+        &[("back", AttrDef::Int(0)), ("hits", AttrDef::ReqDims)],
+    ),
+    shape: |cx| {
+        let (how, x) = (Move::of(cx)?, &cx.fact(0)?.shape);
+        let shape = if how.back { how.before(x) } else { how.moved(x) };
+        Ok(shape.into_iter().map(whole).collect())
+    },
+    source: |cx, from, _| {
+        let how = Move::of(cx)?;
+        let Some(axis) = how.hits.iter().position(Dim::is_one) else {
+            return invalid("no axis is hit");
+        };
+        let (last, from) = (how.hits.len() - 1, from.to_vec());
+        let (take, put) = if how.back { (axis, last) } else { (last, axis) };
+        Ok(Box::new(move |ix| {
+            let mut at = ix.to_vec();
+            let i = at.remove(take);
+            at.insert(put, i);
+            crate::index::linear(&from, &at)
+        }))
+    },
+    index: |cx, _, _, it| {
+        let how = Move::of(cx)?;
+        Ok(if how.back { how.moved(it) } else { how.before(it) })
     },
     rules: |_| Ok(vec![]),
 };

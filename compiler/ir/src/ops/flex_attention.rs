@@ -1,4 +1,5 @@
-//! `FlexAttention` of ONNX's preview domain, without graphs that change scores or probabilities.
+//! `FlexAttention` of ONNX's preview domain; where it has graphs that change scores or probabilities, the importer writes it as
+//! other operations.
 //!
 //! Law: it is [`Attention`](crate::ops::attention) of operands of rank 4 without a mask; probabilities are computed in at
 //! least `f32`, whatever `softmax_precision` allows.
@@ -19,10 +20,7 @@ pub(super) const FLEX_ATTENTION: Composed = Composed {
         &[Param::new("Y", Types::FLOAT)],
         &[("scale", AttrDef::OptFloat), ("softmax_precision", AttrDef::OptInt)],
     )
-    .limits(&[
-        "no graphs `score_mod` and `prob_mod`",
-        "`softmax_precision` is 1, 10, 11 or 16",
-    ]),
+    .limits(&["`softmax_precision` is 1, 10, 11 or 16"]),
     build: |cx, g| {
         check(cx)?;
         let qkv = [g.required(cx, 0)?, g.required(cx, 1)?, g.required(cx, 2)?];

@@ -4,6 +4,7 @@ use crate::op::{Op, OpDef};
 
 pub mod activations;
 mod affine_grid;
+mod antialias;
 pub mod argmax;
 pub mod attention;
 pub mod binary;

@@ -8,6 +8,8 @@ use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Type
 use crate::structured::{Combine, Compute};
 use crate::{Dim, Fact, Tensor};
 
+use super::chosen::{by_length, whole};
+
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
     &super::reshape::RESHAPE,
@@ -21,6 +23,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &FIT,
     &super::chosen::APART,
     &super::chosen::MEMBER,
+    &super::chosen::MOVED,
 ];
 
 /// The linear input position of an output index.
@@ -163,7 +166,10 @@ const EXPAND: View = View {
     )
     .since(8),
     shape: |cx| {
-        let shape = required_dims(cx, 1)?;
+        let shape = match cx.open_dims(1)? {
+            Some((list, Some(length))) => aligned(&list, &length),
+            _ => required_dims(cx, 1)?,
+        };
         if let Some(c) = shape.iter().filter_map(Dim::as_const).find(|c| *c < 0) {
             return invalid(format!("extent {c}"));
         }
@@ -174,8 +180,25 @@ const EXPAND: View = View {
         Ok(Box::new(move |ix| crate::index::broadcast_linear(&from, ix)))
     },
     index: |_, from, to, it| Ok(broadcast_index(from, to, it)),
-    rules: NO_RULES,
+    rules: |cx| {
+        let Some((list, Some(length))) = cx.open_dims(1)? else {
+            return Ok(vec![]);
+        };
+        let fits = (length, Dim::from(list.len()));
+        Ok(list.into_iter().map(|d| (Dim::ZERO, d)).chain([fits]).collect())
+    },
 };
+
+/// A shape of which only a run knows how many of the last axes it has: 1 before them.
+fn aligned(list: &[Dim], length: &Dim) -> Vec<Dim> {
+    let most = list.len();
+    let extent = |i: usize| {
+        by_length(length, most, |n| {
+            (i + n).checked_sub(most).map_or(Dim::ONE, |k| list[k].clone())
+        })
+    };
+    (0..most).map(extent).map(whole).collect()
+}
 
 /// [`EXPAND`] where `shape` is the result's, whatever the symbols are.
 const FIT: View = View {

@@ -8,7 +8,7 @@ use crate::structured::{Binary, Combine, Compute, Expr, Scalar};
 use crate::{Bounds, Dim, Fact, Tensor};
 
 use super::blocks::carry;
-use super::chosen::{any_symbolic, listed, named, whole};
+use super::chosen::{any_symbolic, by_length, cut, listed, named, named_by_open, table, there, whole};
 use super::gather::compare;
 use super::movement::{axes_of, required_dims};
 
@@ -36,6 +36,9 @@ impl Pad {
     /// Elements before and after each axis; negative ones cut.
     fn pads(cx: &Cx) -> Result<Vec<(Dim, Dim)>, OpError> {
         let rank = cx.fact(0)?.rank();
+        if let Some((list, _)) = Self::open(cx)? {
+            return Self::of_open(cx, &list, rank);
+        }
         let list = required_dims(cx, 1)?;
         let axes = match cx.dims(3)? {
             Some(axes) if any_symbolic(&axes) => {
@@ -59,6 +62,29 @@ impl Pad {
             pads[*a] = (list[i].clone(), list[axes.len() + i].clone());
         }
         Ok(pads)
+    }
+
+    /// The pads and their number, where only a run knows of how many axes they are.
+    fn open(cx: &Cx) -> Result<Option<(Vec<Dim>, Dim)>, OpError> {
+        Ok(cx.open_dims(1)?.and_then(|(list, length)| Some((list, length?))))
+    }
+
+    fn of_open(cx: &Cx, list: &[Dim], rank: usize) -> Result<Vec<(Dim, Dim)>, OpError> {
+        let Some((axes, Some(length))) = cx.open_dims(3)? else {
+            return invalid("the number of pads does not fit the axes");
+        };
+        let most = axes.len();
+        let entry = |k: usize| list.get(k).cloned().unwrap_or(Dim::ZERO);
+        // Those behind stand where those before end.
+        let after = |k: usize| by_length(&length, most, |n| if n > k { entry(n + k) } else { Dim::ZERO });
+        let (table, there) = (table(&axes, rank), there(&length, most));
+        let side = |axis: usize, of: &dyn Fn(usize) -> Dim| {
+            let each = (0..most).map(|k| there[k].clone() * whole(table[k][axis].clone()) * of(k));
+            each.fold(Dim::ZERO, |sum, d| sum + d)
+        };
+        Ok((0..rank)
+            .map(|axis| (side(axis, &|k| cut(&entry(k))), side(axis, &|k| cut(&after(k)))))
+            .collect())
     }
 
     fn shape(cx: &Cx) -> Result<Vec<Dim>, OpError> {
@@ -133,8 +159,16 @@ impl OpDef for Pad {
 
     fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
         let rank = cx.fact(0)?.rank();
-        let axes = cx.dims(3)?.filter(|axes| any_symbolic(axes));
-        let mut rules = axes.map(|axes| named(&axes, rank).1).unwrap_or_default();
+        let mut rules = match (Self::open(cx)?, cx.open_dims(3)?) {
+            (Some((_, count)), Some((axes, Some(length)))) => {
+                let twice = length.clone() + length.clone();
+                let mut rules = named_by_open(&axes, &length, rank).1;
+                rules.extend([(count.clone(), twice.clone()), (twice, count)]);
+                rules
+            }
+            (None, Some((axes, None))) if any_symbolic(&axes) => named(&axes, rank).1,
+            _ => vec![],
+        };
         for (d, (before, after)) in cx.fact(0)?.shape.iter().zip(Self::pads(cx)?) {
             let padded = d.clone() + before + after;
             if padded.has_elements() {

@@ -18,6 +18,25 @@ pub(super) enum Coordinates {
     Crop,
 }
 
+impl Coordinates {
+    const NAMES: [(&'static str, Self); 6] = [
+        ("half_pixel", Self::HalfPixel),
+        ("half_pixel_symmetric", Self::HalfPixelSymmetric),
+        ("pytorch_half_pixel", Self::PytorchHalfPixel),
+        ("align_corners", Self::AlignCorners),
+        ("asymmetric", Self::Asymmetric),
+        ("tf_crop_and_resize", Self::Crop),
+    ];
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, c)| *c)
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, c)| *c == self).map_or("", |(n, _)| n)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rounding {
     PreferFloor,
@@ -109,11 +128,27 @@ impl Axis {
         }
     }
 
+    /// Output positions per input position, with numbers.
+    pub(super) fn scale_number(&self) -> f32 {
+        let number = |d: &Dim| d.as_const().unwrap_or(0) as f32;
+        let given = self.scale.as_ref().and_then(Given::number);
+        given.unwrap_or_else(|| number(&self.output) / number(&self.input))
+    }
+
+    /// The same as a body node.
+    pub(super) fn scale_node(&self, b: &mut Body) -> ExprId {
+        match (&self.scale, self.input.as_const(), self.output.as_const()) {
+            (Some(s), ..) => s.node(b),
+            (None, Some(d), Some(o)) => b.float(DType::F32, f64::from(o as f32 / d as f32)),
+            _ => Given::Ratio(self.output.clone(), self.input.clone()).node(b),
+        }
+    }
+
     /// The input coordinate of output position `x`, with numbers.
     pub(super) fn at(&self, how: Coordinates, x: usize) -> f32 {
         let number = |d: &Dim| d.as_const().unwrap_or(0) as f32;
         let (x, input, output) = (x as f32, number(&self.input), number(&self.output));
-        let scale = self.scale.as_ref().and_then(Given::number).unwrap_or(output / input);
+        let scale = self.scale_number();
         let end_of = |v: &Given| v.number().unwrap_or(0.0);
         let (start, end) = (end_of(&self.roi.0), end_of(&self.roi.1));
         let half_pixel = (x + 0.5) / scale - 0.5;
@@ -148,14 +183,7 @@ impl Axis {
         let last = |d: &Dim| d.clone() - Dim::ONE;
         // Where the output has one element, a quotient by it is taken of 0.
         let steps = last(&self.output).maximum(&Dim::ONE);
-        let scale = |b: &mut Body| match (&self.scale, self.input.as_const(), self.output.as_const()) {
-            (Some(s), ..) => s.node(b),
-            (None, Some(d), Some(o)) => b.float(F, f64::from(o as f32 / d as f32)),
-            _ => {
-                let (o, d) = (number(b, &self.output), number(b, &self.input));
-                b.binary(Binary::Div, o, d)
-            }
-        };
+        let scale = |b: &mut Body| self.scale_node(b);
         let half_pixel = |b: &mut Body| {
             let (x, half, scale) = (number(b, x), b.float(F, 0.5), scale(b));
             let x = b.binary(Binary::Add, x, half);
@@ -238,7 +266,7 @@ impl Axis {
     }
 
     /// A position held as a whole `f32`, as an `i64` within the input.
-    fn clamped(&self, b: &mut Body, position: ExprId) -> ExprId {
+    pub(super) fn clamped(&self, b: &mut Body, position: ExprId) -> ExprId {
         let position = b.cast(DType::I64, position);
         let zero = b.push(Expr::Index(Dim::ZERO));
         let last = b.push(Expr::Index(self.input.clone() - Dim::ONE));
@@ -247,10 +275,44 @@ impl Axis {
     }
 }
 
-/// Weights of the four taps around a coordinate with fraction `f` (Keys 1981).
+/// The cubic's weight at a distance (Keys 1981).
+pub(super) fn keys(a: f32, d: f32) -> f32 {
+    match d {
+        ..=1.0 => ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0,
+        ..2.0 => ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a,
+        _ => 0.0,
+    }
+}
+
+/// The coefficients of its two parts, near and far, for Horner's rule.
+const fn parts_of_keys(a: f32) -> [[f32; 4]; 2] {
+    [[a + 2.0, -(a + 3.0), 0.0, 1.0], [a, -5.0 * a, 8.0 * a, -4.0 * a]]
+}
+
+/// A polynomial by Horner's rule.
+fn polynomial(b: &mut Body, d: ExprId, coefficients: [f32; 4]) -> ExprId {
+    let mut sum = b.float(DType::F32, coefficients[0].into());
+    for c in &coefficients[1..] {
+        let c = b.float(DType::F32, (*c).into());
+        let product = b.binary(Binary::Mul, sum, d);
+        sum = b.binary(Binary::Add, product, c);
+    }
+    sum
+}
+
+/// [`keys`] as a body node.
+pub(super) fn keys_node(b: &mut Body, a: f32, d: ExprId) -> ExprId {
+    const F: DType = DType::F32;
+    let [near, far] = parts_of_keys(a).map(|c| polynomial(b, d, c));
+    let (zero, one, two) = (b.float(F, 0.0), b.float(F, 1.0), b.float(F, 2.0));
+    let (inner, inside) = (b.binary(Binary::Le, d, one), b.binary(Binary::Lt, d, two));
+    let outer = b.select(inside, far, zero);
+    b.select(inner, near, outer)
+}
+
+/// Weights of the four taps around a coordinate with fraction `f`.
 fn cubic(a: f32, f: f32) -> [f32; 4] {
-    let far = |d: f32| ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a;
-    let near = |d: f32| ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0;
+    let [near, far] = parts_of_keys(a).map(|[c3, c2, c1, c0]| move |d: f32| ((c3 * d + c2) * d + c1) * d + c0);
     [far(f + 1.0), near(f), near(1.0 - f), far(2.0 - f)]
 }
 
@@ -319,17 +381,7 @@ pub(super) fn tap_nodes(b: &mut Body, how: Sampling, axis: &Axis, at: ExprId) ->
         let second = place(b, 1);
         return vec![(axis.clamped(b, first), Some(rest)), (axis.clamped(b, second), Some(f))];
     };
-    // Horner's rule with the coefficients of `cubic`.
-    let polynomial = |b: &mut Body, d: ExprId, coefficients: [f32; 4]| {
-        let mut sum = b.float(F, coefficients[0].into());
-        for c in &coefficients[1..] {
-            let c = b.float(F, (*c).into());
-            let product = b.binary(Binary::Mul, sum, d);
-            sum = b.binary(Binary::Add, product, c);
-        }
-        sum
-    };
-    let (far, near) = ([a, -5.0 * a, 8.0 * a, -4.0 * a], [a + 2.0, -(a + 3.0), 0.0, 1.0]);
+    let [near, far] = parts_of_keys(a);
     let (before, after) = (b.binary(Binary::Add, f, one), b.binary(Binary::Add, rest, one));
     let mut weights = vec![];
     for (d, c) in [(before, far), (f, near), (rest, near), (after, far)] {

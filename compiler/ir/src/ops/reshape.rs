@@ -7,6 +7,7 @@ use crate::index::{element_count, linear, linear_dim};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
 use crate::{Bounds, Dim, Sym};
 
+use super::binary::range;
 use super::chosen::{any_symbolic, equal, left, named, picked, whole};
 use super::movement::{DATA, NO_RULES, OUT, Source, View, axes_of, required_dims};
 
@@ -45,7 +46,9 @@ fn reshape_shape(cx: &Cx) -> Result<Vec<Dim>, OpError> {
     let copies = cx.int("allowzero")? == 0;
     let (mut out, mut rest_at) = (vec![], None);
     let given = required_dims(cx, 1)?;
-    if given.iter().any(Dim::has_elements) {
+    // A number that is an extent for certain means itself.
+    let special = |d: &Dim| d.has_elements() && range(d).0 < i64::from(copies);
+    if given.iter().any(special) {
         return Ok(chosen_shape(input, &given, copies));
     }
     for (i, d) in given.into_iter().enumerate() {

@@ -7,8 +7,9 @@
 use crate::index::{self, linear, static_shape};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::structured::{Binary, Combine, Compute, Expr, ExprId};
-use crate::{Attr, DType, Dim, Fact, Tensor};
+use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
+use super::antialias;
 use super::chosen::{choose, negative};
 use super::fragment::Fragment;
 use super::movement::axes_of;
@@ -18,6 +19,7 @@ use super::resample::{Axis, Coordinates, Given, Mode, Rounding, Sampling, tap_no
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
     &Resize,
+    &antialias::Filters,
     &super::grid_sample::GridSample,
     &super::affine_grid::AffineGrid,
     &super::roi_align::RoiAlign,
@@ -31,6 +33,8 @@ struct Plan {
     sampling: Sampling,
     /// What `Crop` gives outside of the input.
     outside: f32,
+    /// Whether axes that become smaller are filtered.
+    filters: bool,
 }
 
 /// A float operand that is an attribute or a constant; empty counts as absent.
@@ -82,14 +86,8 @@ fn scaled(d: &Dim, scale: f32) -> Result<Dim, OpError> {
 impl Plan {
     fn new(cx: &Cx) -> Result<Self, OpError> {
         let x = &cx.fact(0)?.shape;
-        let coordinates = match cx.str("coordinate_transformation_mode")? {
-            "half_pixel" => Coordinates::HalfPixel,
-            "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
-            "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
-            "align_corners" => Coordinates::AlignCorners,
-            "asymmetric" => Coordinates::Asymmetric,
-            "tf_crop_and_resize" => Coordinates::Crop,
-            _ => return cx.bad("coordinate_transformation_mode"),
+        let Some(coordinates) = Coordinates::named(cx.str("coordinate_transformation_mode")?) else {
+            return cx.bad("coordinate_transformation_mode");
         };
         let mode = match cx.str("mode")? {
             "nearest" => Mode::Nearest(match cx.str("nearest_mode")? {
@@ -145,15 +143,48 @@ impl Plan {
                 }),
             });
         }
-        if cx.int("antialias")? != 0 && !matches!(mode, Mode::Nearest(_)) && !axes.iter().all(Axis::enlarges) {
-            return unsupported("attribute `antialias` is 1 for a smaller size");
+        let filters =
+            cx.int("antialias")? != 0 && !matches!(mode, Mode::Nearest(_)) && !axes.iter().all(Axis::enlarges);
+        if filters && coordinates == Coordinates::Crop {
+            return unsupported("attribute `antialias` is 1 with `tf_crop_and_resize` to a smaller size");
         }
         Ok(Self {
             shape,
             axes,
             sampling: Sampling { mode, coordinates },
             outside: cx.float("extrapolation_value")?,
+            filters,
         })
+    }
+
+    /// How many elements the filter along an axis has; `None` where none is needed.
+    fn taps(&self, cx: &Cx, a: &Axis) -> Option<Dim> {
+        if !self.filters || a.enlarges() {
+            return None;
+        }
+        let unit = Dim::from(Fact::UNIT);
+        let (scale, unit) = match &a.scale {
+            Some(Given::Number(s)) => (Dim::from((f64::from(*s) * Fact::UNIT as f64) as i64), unit),
+            Some(Given::Element { operand, at, .. }) => {
+                let known = cx.arg(*operand).and_then(|a| a.fact.known.as_ref());
+                (known?.get(*at)?.clone(), unit)
+            }
+            Some(Given::Ratio(a, b)) => (a.clone(), b.clone()),
+            None => (a.output.clone(), a.input.clone()),
+        };
+        Some(antialias::taps(self.sampling.mode, &scale, &unit))
+    }
+
+    /// Positions with their weights for position `x` of an axis, with numbers.
+    fn taps_at(&self, cx: &Cx, a: &Axis, x: usize) -> Vec<(usize, f32)> {
+        let count = self.taps(cx, a).and_then(|n| usize::try_from(n.as_const()?).ok());
+        let Some(count) = count else {
+            return taps(self.sampling, a, x);
+        };
+        let mut all = antialias::filter(self.sampling, a, count, x);
+        let total: f32 = all.iter().map(|(_, w)| w).sum();
+        all.iter_mut().for_each(|(_, w)| *w /= total);
+        all
     }
 
     /// Output extent and explicit scale of each listed axis.
@@ -236,6 +267,13 @@ impl Plan {
     }
 }
 
+/// One element of an operand, as a list.
+fn element(g: &mut Fragment, cx: &Cx, operand: usize, at: usize) -> Result<ValueId, OpError> {
+    let all = g.required(cx, operand)?;
+    let which = g.constant(Tensor::i64(&[1], [at as i64]));
+    g.apply("Gather", &[("axis", Attr::Int(0))], &[all, which])
+}
+
 impl Plan {
     /// Axis after axis: weights along several are products of those along each.
     fn one_by_one(&self, cx: &Cx) -> Result<Lowering, OpError> {
@@ -252,6 +290,14 @@ impl Plan {
         let how = ["mode", "coordinate_transformation_mode", "nearest_mode"];
         let numbers = ["cubic_coeff_a", "extrapolation_value"];
         for a in &self.axes {
+            if let Some(taps) = self.taps(cx, a) {
+                let scale = match &a.scale {
+                    Some(Given::Element { operand, at, .. }) => Some(element(&mut g, cx, *operand, *at)?),
+                    _ => None,
+                };
+                y = antialias::shrink(&mut g, y, self.sampling, a, scale, &taps)?;
+                continue;
+            }
             let mut attrs: Vec<(&str, Attr)> = vec![("axes", Attr::Ints(vec![a.axis as i64]))];
             for name in how {
                 attrs.push((name, Attr::Str(cx.str(name)?.into())));
@@ -263,9 +309,7 @@ impl Plan {
             let mut inputs = vec![Some(y)];
             match &a.scale {
                 Some(Given::Element { operand, at, .. }) => {
-                    let all = g.required(cx, *operand)?;
-                    let which = g.constant(Tensor::i64(&[1], [*at as i64]));
-                    let one = g.apply("Gather", &[("axis", Attr::Int(0))], &[all, which])?;
+                    let one = element(&mut g, cx, *operand, *at)?;
                     inputs.extend([None, Some(one)]);
                 }
                 Some(Given::Number(s)) => attrs.push(("scales", Attr::Floats(vec![*s]))),
@@ -323,8 +367,7 @@ impl OpDef for Resize {
             ],
         )
         .limits(&[
-            "no `antialias` to a smaller size",
-            "`tf_crop_and_resize` without interpolation along several axes",
+            "`tf_crop_and_resize` without interpolation along several axes, and without `antialias` to a smaller size",
         ])
         .since(10);
         &SCHEMA
@@ -342,7 +385,7 @@ impl OpDef for Resize {
         let tables: Vec<Vec<Vec<(usize, f32)>>> = plan
             .axes
             .iter()
-            .map(|a| (0..shape[a.axis]).map(|o| taps(plan.sampling, a, o)).collect())
+            .map(|a| (0..shape[a.axis]).map(|o| plan.taps_at(cx, a, o)).collect())
             .collect();
         let v = x.to_f64();
         let mut out = Vec::with_capacity(shape.iter().product());
@@ -396,7 +439,7 @@ impl OpDef for Resize {
         } else {
             4
         };
-        if !matches!(plan.sampling.mode, Mode::Nearest(_)) && plan.axes.len() > most {
+        if plan.filters || !matches!(plan.sampling.mode, Mode::Nearest(_)) && plan.axes.len() > most {
             return plan.one_by_one(cx);
         }
         let wide = if x.dtype.is_float() {

@@ -16,7 +16,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &windows::HAMMING,
     &windows::BLACKMAN,
     &mel::MelWeightMatrix,
-    &fourier::DFT,
+    &fourier::Dft,
     &fourier::STFT,
     &fourier::Table,
     &fourier::Frames,

@@ -2,11 +2,11 @@
 //!
 //! Law: extents stay symbolic; a clamp remains in one only where no range decides it.
 
-use crate::op::{Cx, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{Cx, OpError, Param, Rule, Schema, Types, invalid, unsupported};
 use crate::{Bounds, Dim};
 
-use super::chosen::{self, any_symbolic, equal, listed, named, negative};
-use super::movement::{DATA, OUT, View, axes_of, required_dims};
+use super::chosen::{self, any_symbolic, equal, named, named_by_open, negative};
+use super::movement::{DATA, OUT, View, axes_of};
 
 pub(super) const SLICE: View = View {
     schema: &Schema::new(
@@ -54,17 +54,98 @@ pub(super) const SLICE: View = View {
     },
     rules: |cx| {
         let rank = cx.fact(0)?.rank();
-        let mut rules = vec![];
-        if let Some(axes) = cx.dims(3)?.filter(|axes| any_symbolic(axes)) {
-            rules.extend(named(&axes, rank).1);
+        let lists = Lists::of(cx)?;
+        let mut rules = lists.rules();
+        if let Some(axes) = lists.axes.as_ref().filter(|axes| any_symbolic(axes)) {
+            let named = match lists.length() {
+                Some(length) => named_by_open(axes, &length, rank),
+                None => named(axes, rank),
+            };
+            rules.extend(named.1);
         }
-        // No step is 0.
-        let steps = cx.dims(4)?.unwrap_or_default();
-        let steps = steps.iter().filter(|s| s.as_const().is_none());
-        rules.extend(steps.map(|s| (equal(&chosen::cut(s), &Dim::ZERO), Dim::ZERO)));
+        // No step is 0, of those that are there.
+        let steps = lists.steps.iter().zip(lists.there());
+        let steps = steps.filter(|(s, _)| s.as_const().is_none());
+        rules.extend(steps.map(|(s, there)| (there * equal(&chosen::cut(s), &Dim::ZERO), Dim::ZERO)));
         Ok(rules)
     },
 };
+
+/// What a slice is told, one entry per axis that it cuts.
+struct Lists {
+    starts: Vec<Dim>,
+    ends: Vec<Dim>,
+    /// The first ones where there is none.
+    axes: Option<Vec<Dim>>,
+    steps: Vec<Dim>,
+    /// Lengths of the lists that have as many entries as a run says.
+    open: Vec<Dim>,
+    /// Whether some list has a length of its own.
+    fixed: bool,
+}
+
+impl Lists {
+    fn of(cx: &Cx) -> Result<Self, OpError> {
+        let (mut open, mut fixed, mut most) = (vec![], None, usize::MAX);
+        let mut list = |i: usize| -> Result<Option<Vec<Dim>>, OpError> {
+            let Some((list, length)) = cx.open_dims(i)? else {
+                return Ok(None);
+            };
+            match length {
+                Some(length) => open.push(length),
+                None if fixed.is_some_and(|n| n != list.len()) => return mismatch(),
+                None => fixed = Some(list.len()),
+            }
+            most = most.min(list.len());
+            Ok(Some(list))
+        };
+        let (starts, ends, axes, steps) = (list(1)?, list(2)?, list(3)?, list(4)?);
+        let (Some(mut starts), Some(mut ends)) = (starts, ends) else {
+            return invalid("starts or ends are missing");
+        };
+        if fixed.is_some_and(|n| n > most) {
+            return mismatch();
+        }
+        let (mut axes, mut steps) = (axes, steps.unwrap_or_else(|| vec![Dim::ONE; most]));
+        for list in [&mut starts, &mut ends, &mut steps].into_iter().chain(&mut axes) {
+            list.truncate(most);
+        }
+        Ok(Self {
+            starts,
+            ends,
+            axes,
+            steps,
+            open,
+            fixed: fixed.is_some(),
+        })
+    }
+
+    /// How many entries there are, where only a run knows it.
+    fn length(&self) -> Option<Dim> {
+        self.open.first().filter(|_| !self.fixed).cloned()
+    }
+
+    fn there(&self) -> Vec<Dim> {
+        match self.length() {
+            Some(length) => chosen::there(&length, self.starts.len()),
+            None => vec![Dim::ONE; self.starts.len()],
+        }
+    }
+
+    /// Lists are of one length.
+    fn rules(&self) -> Vec<Rule> {
+        let most = Dim::from(self.starts.len());
+        let length = self.length().unwrap_or_else(|| most.clone());
+        let equal = |d: &Dim| [(d.clone(), length.clone()), (length.clone(), d.clone())];
+        let mut rules: Vec<Rule> = self.open.iter().flat_map(equal).filter(|(a, b)| a != b).collect();
+        rules.extend(self.length().map(|length| (length, most)));
+        rules
+    }
+}
+
+fn mismatch<T>() -> Result<T, OpError> {
+    invalid("starts, ends, axes and steps have different lengths")
+}
 
 /// What a slice takes of one axis. Where `extent` is positive, `start + step*i` is in range for `i < extent`.
 struct Cut {
@@ -79,32 +160,41 @@ const END: i64 = i32::MAX as i64;
 
 fn cuts(cx: &Cx) -> Result<Vec<Cut>, OpError> {
     let x = &cx.fact(0)?.shape;
-    let (starts, ends) = (required_dims(cx, 1)?, required_dims(cx, 2)?);
-    let n = starts.len();
-    let steps = cx.dims(4)?.unwrap_or_else(|| vec![Dim::ONE; n]);
-    let axes = match cx.dims(3)? {
-        Some(list) if any_symbolic(&list) => {
-            if n > x.len() || [&ends, &list, &steps].iter().any(|l| l.len() != n) {
-                return invalid("starts, ends, axes and steps have different lengths");
-            }
-            let whole: Vec<Dim> = vec![Dim::ZERO; x.len()];
-            let starts = listed(&list, &starts, &whole);
-            let ends = listed(&list, &ends, x);
-            let steps = listed(&list, &steps, &vec![Dim::ONE; x.len()]);
-            let all = x.iter().zip(starts.iter().zip(&ends)).zip(&steps).enumerate();
-            return all
-                .map(|(axis, ((d, (start, end)), step))| cut(axis, d, start, end, step))
-                .collect();
-        }
-        Some(_) => axes_of(&cx.const_ints(3)?.unwrap_or_default(), x.len())?,
-        None => (0..starts.len()).collect(),
-    };
-    if n > x.len() || ends.len() != n || axes.len() != n || steps.len() != n {
-        return invalid("starts, ends, axes and steps have different lengths");
+    let lists = Lists::of(cx)?;
+    let n = lists.starts.len();
+    if n > x.len() {
+        return mismatch();
     }
+    let one = |axis: usize, k: usize| cut(axis, &x[axis], &lists.starts[k], &lists.ends[k], &lists.steps[k]);
+    let given = lists.axes.clone();
+    let axes = given.unwrap_or_else(|| (0..n).map(Dim::from).collect());
+    let numbers: Option<Vec<i64>> = axes.iter().map(Dim::as_const).collect();
+    if let (Some(numbers), None) = (numbers, lists.length()) {
+        let axes = axes_of(&numbers, x.len())?;
+        return axes.into_iter().enumerate().map(|(k, axis)| one(axis, k)).collect();
+    }
+    // Every axis may be any of those that are cut. What it becomes then is chosen, not what it is told: that would be in each
+    // formula many times.
+    let table = chosen::table(&axes, x.len());
     let mut out = vec![];
-    for (i, axis) in axes.into_iter().enumerate() {
-        out.push(cut(axis, &x[axis], &starts[i], &ends[i], &steps[i])?);
+    for (axis, d) in x.iter().enumerate() {
+        let (mut start, mut step, mut extent) = (Dim::ZERO, Dim::ONE, d.clone());
+        for (k, there) in lists.there().into_iter().enumerate() {
+            let hit = there * chosen::whole(table[k][axis].clone());
+            if hit.is_zero() {
+                continue;
+            }
+            let cut = one(axis, k)?;
+            start = start + hit.clone() * cut.start;
+            step = step + hit.clone() * (cut.step - Dim::ONE);
+            extent = extent + hit * (cut.extent - d.clone());
+        }
+        out.push(Cut {
+            axis,
+            start,
+            step,
+            extent: chosen::whole(extent),
+        });
     }
     Ok(out)
 }

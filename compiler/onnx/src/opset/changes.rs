@@ -5,6 +5,77 @@ use cameo_ir::{Attr, Dim, Tensor};
 
 use super::Draft;
 
+/// 2: the power of a norm is a whole number.
+pub(super) fn whole_power(d: &mut Draft) -> Result<(), OpError> {
+    match d.take_float("p")? {
+        None => Ok(()),
+        Some(p) if p.fract() == 0.0 && p.abs() < 1e9 => {
+            d.set("p", Attr::Int(p as i64));
+            Ok(())
+        }
+        Some(p) => unsupported(format!("attribute `p` = {p} (whole numbers only since opset 2)")),
+    }
+}
+
+/// 2: another name.
+pub(super) fn paddings(d: &mut Draft) -> Result<(), OpError> {
+    let pads = d.need_ints("paddings")?;
+    d.set("pads", Attr::Ints(pads));
+    Ok(())
+}
+
+/// 4: the axis is always given; before, it was 1 by default.
+pub(super) fn concat_axis(d: &mut Draft) -> Result<(), OpError> {
+    let axis = d.take_int("axis")?.unwrap_or(1);
+    d.set("axis", Attr::Int(axis));
+    Ok(())
+}
+
+/// 5: the shape is an input.
+pub(super) fn reshape_input(d: &mut Draft) -> Result<(), OpError> {
+    d.take_ints("consumed_inputs")?;
+    let shape = d.need_ints("shape")?;
+    d.put_ints(1, "shape", &shape)
+}
+
+/// 6: whether the result may lie where an operand was is the runtime's own business.
+pub(super) fn in_place(d: &mut Draft) -> Result<(), OpError> {
+    d.take_ints("consumed_inputs").map(drop)
+}
+
+/// 6: a type has a number; before, it had a name.
+pub(super) fn cast_name(d: &mut Draft) -> Result<(), OpError> {
+    let Some(name) = d.str("to").map(str::to_owned) else {
+        return invalid("attribute `to` is missing");
+    };
+    let types = [
+        ("FLOAT", 1i64),
+        ("UINT8", 2),
+        ("INT8", 3),
+        ("UINT16", 4),
+        ("INT16", 5),
+        ("INT32", 6),
+        ("INT64", 7),
+        ("BOOL", 9),
+        ("FLOAT16", 10),
+        ("DOUBLE", 11),
+        ("UINT32", 12),
+        ("UINT64", 13),
+    ];
+    match types.iter().find(|(known, _)| *known == name) {
+        Some((_, number)) => {
+            d.set("to", Attr::Int(*number));
+            Ok(())
+        }
+        None => invalid(format!("attribute `to` = {name} is no element type")),
+    }
+}
+
+/// 6: repeats of every axis; before, a number and one axis, both tensors.
+pub(super) fn tile_one_axis(_: &mut Draft) -> Result<(), OpError> {
+    unsupported("Tile along one axis (its form before opset 6)")
+}
+
 /// 7: operands broadcast from the last axis on; before, `axis` said where the second operand's axes lie in the first's.
 pub(super) fn aligned_broadcast(d: &mut Draft) -> Result<(), OpError> {
     let (broadcast, axis) = (d.take_int("broadcast")?.unwrap_or(0), d.take_int("axis")?);

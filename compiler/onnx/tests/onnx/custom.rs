@@ -133,15 +133,17 @@ fn what_does_not_fit_is_told() {
 
 #[test]
 fn loops_have_no_shapes_of_their_own() {
-    let inside = |op: NodeProto| {
+    let times = |n: &str| {
         let mut b = body(node("Identity", &["cond"], &["going"], vec![]));
-        b.node[4] = op;
-        looped(b, &["three", "yes", "x"])
+        b.node[4] = node("t::Mix", &["y", "x"], &["next"], vec![]);
+        looped(b, &[n, "yes", "x"])
     };
-    let m = inside(node("t::Mix", &["y", "x"], &["next"], vec![]));
-    let g = import_with(&m, &options(&["t::Mix(f32, f32) -> =0"])).expect("imports");
+    let told = |n: &str, op: &str| import_with(&times(n), &options(&[op]));
+    let g = told("n", "t::Mix(f32, f32) -> =0").expect("imports");
     assert_eq!(g.fact(g.outputs()[0].1).to_string(), "f32[2]");
-    let said = messages(import_with(&m, &options(&["t::Mix(f32, f32) -> f32[1]"])));
+    // Of three iterations each has its own.
+    assert!(told("three", "t::Mix(f32, f32) -> f32[1]").is_ok());
+    let said = messages(told("n", "t::Mix(f32, f32) -> f32[1]"));
     assert!(
         said[0].contains("inside of a loop") && said[0].contains("=0"),
         "{said:?}"

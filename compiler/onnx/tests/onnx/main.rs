@@ -2,6 +2,7 @@
 
 mod custom;
 mod fuzz;
+mod graphs_inside;
 mod import;
 mod independent;
 mod lists;

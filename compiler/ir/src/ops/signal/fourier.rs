@@ -5,7 +5,10 @@
 
 use std::f64::consts::PI;
 
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::op::{
+    AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis, unsupported,
+};
+use crate::ops::chosen::{named, whole};
 use crate::ops::composed::{Composed, differ, reshape, slice, transpose};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{volume, working};
@@ -267,8 +270,9 @@ fn dft(cx: &Cx) -> Result<(usize, Transform), OpError> {
             "{x}: whether half of a spectrum is real or complex is symbolic"
         ));
     }
-    let given = number(cx, 1, 1)?;
+    let given = number(cx, 1, 1)?.map(whole);
     let length = given.unwrap_or_else(|| match inverse && onesided {
+        true if x.shape[axis].has_elements() => whole((x.shape[axis].clone() - Dim::ONE) * two()),
         true => (x.shape[axis].clone() - Dim::ONE) * two(),
         false => x.shape[axis].clone(),
     });
@@ -287,7 +291,67 @@ fn dft(cx: &Cx) -> Result<(usize, Transform), OpError> {
     Ok((axis, transform))
 }
 
-pub(super) const DFT: Composed = Composed {
+/// The number of the axis where only a run knows it, and for each axis whether it is that.
+fn chosen_axis(cx: &Cx) -> Result<Option<(Dim, Vec<Dim>)>, OpError> {
+    let rank = cx.fact(0)?.rank();
+    match cx.dims(2)?.as_deref() {
+        Some([a]) if a.as_const().is_none() && rank > 1 => {
+            Ok(Some((a.clone(), named(std::slice::from_ref(a), rank).0)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Along an axis that only a run knows: it becomes the last but one, and goes back.
+fn along(cx: &Cx, g: &mut Fragment, hits: &[Dim]) -> Result<ValueId, OpError> {
+    let x = g.required(cx, 0)?;
+    let signal = &hits[..hits.len() - 1];
+    let hits = ("hits", Attr::Dims(signal.to_vec()));
+    let x = g.apply("cameo::Moved", std::slice::from_ref(&hits), &[x])?;
+    let last = Dim::from(signal.len()) - Dim::ONE;
+    let mut attrs: Vec<(&str, Attr)> = vec![("axis", Attr::Dims(vec![last]))];
+    for name in ["inverse", "onesided"] {
+        attrs.push((name, Attr::Int(cx.int(name)?)));
+    }
+    if let Some(length) = number(cx, 1, 1)? {
+        attrs.push(("dft_length", Attr::Dims(vec![length])));
+    }
+    let y = g.apply("DFT", &attrs, &[x])?;
+    g.apply("cameo::Moved", &[("back", Attr::Int(1)), hits], &[y])
+}
+
+/// `DFT`.
+pub(super) struct Dft;
+
+impl OpDef for Dft {
+    fn schema(&self) -> &'static Schema {
+        DFT.schema()
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        DFT.infer(cx)
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        DFT.eval(cx)
+    }
+
+    /// An axis of the signal is named.
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let Some((axis, hits)) = chosen_axis(cx)? else {
+            return Ok(vec![]);
+        };
+        let mut rules = named(&[axis], hits.len()).1;
+        rules.extend(hits.last().map(|parts| (parts.clone(), Dim::ZERO)));
+        Ok(rules)
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        DFT.lower(cx)
+    }
+}
+
+const DFT: Composed = Composed {
     schema: &Schema::new(
         "DFT",
         "y[k] = sum x[n] e^(-2 pi i n k / N); inverse: e^(+…) / N; the last axis holds real and imaginary part",
@@ -301,12 +365,12 @@ pub(super) const DFT: Composed = Composed {
         FLOATS,
         &[("inverse", AttrDef::Int(0)), ("onesided", AttrDef::Int(0))],
     )
-    .limits(&[
-        "`axis` is the same for all runs",
-        "whether the signal is real or complex must be known",
-    ])
+    .limits(&["whether the signal is real or complex must be known"])
     .since(17),
     build: |cx, g| {
+        if let Some((_, hits)) = chosen_axis(cx)? {
+            return Ok(vec![along(cx, g, &hits)?]);
+        }
         let (axis, transform) = dft(cx)?;
         let x = g.required(cx, 0)?;
         let dtype = g.dtype(x);

@@ -156,10 +156,12 @@ fn automaton(pattern: &str) -> Result<dense::DFA<Vec<u32>>, OpError> {
         .thompson(thompson::Config::new().utf8(false).nfa_size_limit(Some(MOST_BYTES)))
         .build(&whole);
     built.or_else(|e| {
-        let too_large = e.is_size_limit_exceeded();
+        let mut too_large = e.is_size_limit_exceeded();
         let mut cause: &dyn std::error::Error = &e;
         while let Some(inner) = cause.source() {
             cause = inner;
+            let nfa = cause.downcast_ref::<thompson::BuildError>();
+            too_large |= nfa.is_some_and(|e| e.size_limit().is_some());
         }
         // Of several lines the last says what is wrong.
         let why = cause.to_string();
