@@ -62,12 +62,13 @@ fn model() -> Model {
     let x = || io("x", DType::String, vec![named(0)]);
     let custom = Custom {
         step: 0,
-        reserved: 0,
+        reads_contents: 0,
         operator,
         node,
         attributes: constant(attributes),
         inputs: constant(vec![x()]),
         outputs: constant(vec![x()]),
+        built_in: None,
     };
     let weights: &'static Weights = Box::leak(Box::new(Weights([cameo_abi::text_handle(b"ready"); 8])));
     fake::open(ModelDesc {
@@ -108,7 +109,7 @@ fn texts(context: &Context, index: usize) -> Vec<&str> {
         .as_texts()
         .unwrap()
         .iter()
-        .map(|t| t.as_str())
+        .map(cameo_runtime::Text::as_str)
         .collect()
 }
 
@@ -189,7 +190,7 @@ fn strings_may_change_where_they_are() {
     unsafe {
         context
             .bind_input(0, DType::String, &[2], given.as_ptr().cast(), 32)
-            .unwrap()
+            .unwrap();
     };
     context.run().unwrap();
     assert_eq!(texts(&context, 0), ["ONE", "TWO"]);

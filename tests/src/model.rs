@@ -155,7 +155,7 @@ pub fn run_in(context: &mut Context, inputs: &[Tensor]) -> Result<Vec<Tensor>, E
             let dtype = DType::ALL.into_iter().find(|t| *t as u32 == view.dtype() as u32);
             let shape: Vec<usize> = view.shape().iter().map(|d| *d as usize).collect();
             if let Some(texts) = view.as_texts() {
-                return Ok(Tensor::strings(&shape, texts.iter().map(|t| t.as_str())).expect("different"));
+                return Ok(Tensor::strings(&shape, texts.iter().map(cameo_runtime::Text::as_str)).expect("different"));
             }
             let tensor = Tensor::from_packed(dtype.expect("a dtype"), shape, view.bytes().to_vec().into());
             Ok(tensor.expect("bytes fit the shape"))

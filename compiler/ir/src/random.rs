@@ -14,7 +14,7 @@ use guess::{COMMON, RECIPES, attribute, related_shape, shape_like};
 
 use crate::graph::infer;
 use crate::interp::{self, Binding, bind_attrs};
-use crate::op::{Arg, Arity, AttrDef, Attrs, Cx, Lowering, Op, Param};
+use crate::op::{Arg, Arity, Attrs, Cx, Lowering, Op, Param};
 use crate::ops;
 use crate::{Attr, DType, Dim, Fact, Graph, Origin, SymbolRange, Tensor, ValueId};
 

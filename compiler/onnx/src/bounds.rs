@@ -25,7 +25,7 @@ impl Importer<'_> {
     pub fn typed(
         &mut self,
         op: Op,
-        attrs: Attrs,
+        attrs: &Attrs,
         inputs: Vec<Option<ValueId>>,
         outputs: usize,
         origin: &Origin,
@@ -41,26 +41,27 @@ impl Importer<'_> {
                 return Err(too_complex());
             }
         }
-        let mut given = inputs.clone();
-        let mut added = self.graph.add_node(op, attrs.clone(), inputs, outputs, origin.clone());
-        // What the operator must know may be computed of constants.
-        while let Err(OpError::Unknown { input, .. }) = &added
-            && let Some(Some(v)) = given.get(*input).copied()
-            && self.graph.constant(v).is_none()
-            && let Some(t) = computed(&self.graph, v)
-        {
-            given[*input] = Some(self.graph.add_weight("", t));
-            added = self
+        let mut given = inputs;
+        let values = loop {
+            let added = self
                 .graph
                 .add_node(op, attrs.clone(), given.clone(), outputs, origin.clone());
-        }
-        if let Err(OpError::Unknown { input, .. }) = &added
-            && let Some(Some(v)) = given.get(*input)
-        {
-            self.want_elements(*v);
-            self.unknown = Some(*input);
-        }
-        let values = added?;
+            let Err(OpError::Unknown { input, .. }) = &added else {
+                break added?;
+            };
+            let Some(Some(v)) = given.get(*input).copied() else {
+                break added?;
+            };
+            // What the operator must know may be computed of constants.
+            match computed(&self.graph, v).filter(|_| self.graph.constant(v).is_none()) {
+                Some(t) => given[*input] = Some(self.graph.add_weight("", t)),
+                None => {
+                    self.want_elements(v);
+                    self.unknown = Some(*input);
+                    break added?;
+                }
+            }
+        };
         for v in &values {
             let cost = check_fact(self.graph.fact(*v))?;
             self.symbolic_left = self.symbolic_left.checked_sub(cost).ok_or_else(|| {
@@ -86,7 +87,7 @@ impl Importer<'_> {
         };
         let attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
         let inputs = inputs.iter().copied().map(Some).collect();
-        Ok(self.typed(op, attrs, inputs, 1, origin)?[0])
+        Ok(self.typed(op, &attrs, inputs, 1, origin)?[0])
     }
 }
 

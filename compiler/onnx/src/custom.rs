@@ -270,7 +270,7 @@ impl<'m> Importer<'m> {
         };
         let count = parts.outputs.len();
         let origin = Origin::new(&site.origin);
-        self.typed(op, parts.attrs(attrs), inputs, count, &origin).map_err(one)
+        self.typed(op, &parts.attrs(attrs), inputs, count, &origin).map_err(one)
     }
 
     /// What the names of symbols begin with that this node gives.

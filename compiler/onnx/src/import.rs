@@ -655,7 +655,7 @@ impl<'m> Importer<'m> {
         let required = op.schema().outputs.iter().filter(|p| p.arity == Arity::One).count();
         let outputs = outputs.max(required);
         let given = inputs.clone();
-        let mut values = self.typed(op, attrs, inputs, outputs, &origin).map_err(|f| {
+        let mut values = self.typed(op, &attrs, inputs, outputs, &origin).map_err(|f| {
             if let Some(i) = self.unknown.take() {
                 self.want_length(node, op, &given, i);
             }
@@ -667,7 +667,7 @@ impl<'m> Importer<'m> {
                 return Err(one(unknown(op)));
             };
             let inputs = values.first().copied().into_iter().chain(more).map(Some).collect();
-            let last = self.typed(op, Attrs::new(), inputs, 1, &origin).map_err(one)?;
+            let last = self.typed(op, &Attrs::new(), inputs, 1, &origin).map_err(one)?;
             values.splice(..values.len().min(1), last);
         }
         Ok(values)

@@ -436,7 +436,7 @@ impl<'m> Importer<'m> {
     ) -> Result<ValueId, Fault> {
         let op = Op::find(op).ok_or_else(|| Fault::unsupported(format!("operator `{op}`")))?;
         let attrs: Attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
-        let results = self.typed(op, attrs, of.into_iter().map(Some).collect(), 1, origin)?;
+        let results = self.typed(op, &attrs, of.into_iter().map(Some).collect(), 1, origin)?;
         Ok(results[0])
     }
 
@@ -523,7 +523,7 @@ impl<'m> Importer<'m> {
         let count = sizes.len();
         let attrs = [("axis", Attr::Int(axis as i64)), ("split", Attr::Dims(sizes))];
         let attrs: Attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
-        let mut parts = self.typed(op, attrs, vec![Some(x)], count, origin)?;
+        let mut parts = self.typed(op, &attrs, vec![Some(x)], count, origin)?;
         if single {
             let axes = Attr::Dims(vec![Dim::from(axis)]);
             for v in &mut parts {

@@ -552,7 +552,7 @@ impl<'m> Importer<'m> {
         };
         self.typed(
             op,
-            parts.attrs(),
+            &parts.attrs(),
             operands.into_iter().map(Some).collect(),
             outputs,
             origin,

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use super::observer::Observer;
 use super::{Done, RunArgs};
-use crate::{Diagnostic, Options, Output, pipeline};
+use crate::{Diagnostic, Output, pipeline};
 
 pub fn main(args: &RunArgs) -> Done {
     let model = &args.model.model;

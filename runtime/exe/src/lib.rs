@@ -215,7 +215,7 @@ fn main_with(
         // As files have strings, and elements of few bits.
         let apart = |view: &TensorView<'_>| {
             if let Some(texts) = view.as_texts() {
-                return Some(cameo_npz::text_data(texts.iter().map(|text| text.as_str())));
+                return Some(cameo_npz::text_data(texts.iter().map(cameo_runtime::Text::as_str)));
             }
             let count = view.shape().iter().product::<i64>() as usize;
             (view.dtype().bits() < 8).then(|| cameo_npz::unpacked(view.dtype(), view.bytes(), count))

@@ -176,7 +176,7 @@ fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
         let shape = view.shape().iter().map(|extent| *extent as u64);
         let texts = view
             .as_texts()
-            .map(|texts| cameo_npz::text_data(texts.iter().map(|t| t.as_str())));
+            .map(|texts| cameo_npz::text_data(texts.iter().map(Text::as_str)));
         put(
             &mut out,
             view.dtype() as u64,
@@ -265,7 +265,7 @@ impl Tensor {
             if texts.len() != shape.iter().product::<usize>() {
                 return Err("the strings do not fit the shape".to_owned());
             }
-            return cameo_ir::Tensor::strings(&shape, texts.iter().map(|t| t.as_str()));
+            return cameo_ir::Tensor::strings(&shape, texts.iter().map(Text::as_str));
         }
         let bytes = self.data().to_vec();
         cameo_ir::Tensor::from_packed(dtype, shape, bytes.into())

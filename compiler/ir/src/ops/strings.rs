@@ -314,7 +314,7 @@ const SPLIT: Composed = Composed {
         let x = g.required(cx, 0)?;
         let most = match (cx.opt_str(MOST)?, cx.arg(0).and_then(|a| a.constant)) {
             (Some(most), _) => probe(most)?,
-            (None, Some(x)) => Dim::from(pieces(x, cx)?[0].shape()[x.rank()]),
+            (None, Some(x)) => Dim::from(pieces(x, cx)?[0].shape()[x.shape().len()]),
             (None, None) => {
                 return unsupported(
                     "how many parts there are stands in the strings, which must be an input of the model, outside of loops, or constant",
