@@ -100,7 +100,7 @@ fn bytes_that_are_computed_are_refused() {
         .map(|_| ())
         .expect_err("refused");
     assert!(
-        said.contains("elements of an operand that the model computes"),
+        said.contains("elements of an operand") && said.contains("must be an input or a constant"),
         "{said}"
     );
 }

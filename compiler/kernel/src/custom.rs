@@ -47,7 +47,7 @@ impl Builder<'_> {
         let known = |s: &usize| matches!(self.program.storages[*s].place, Place::Input(_) | Place::Weight(_));
         if parts.reads_contents() && !storages[1..].iter().all(known) {
             return Err(fail(OpError::Unsupported(
-                "a result is as large as an operand says, which must be an input or a constant: they are there before a run".into(),
+                "the elements of an operand say how large a result is: it must be an input or a constant, which are there before a run".into(),
             )));
         }
         let mut values = vec![];

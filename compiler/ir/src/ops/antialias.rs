@@ -200,7 +200,10 @@ impl OpDef for Filters {
             "cameo::Filters",
             "for each output position of a smaller axis, weights of input positions, and these positions",
             &[Param::new("scale", Types::FLOAT).optional()],
-            &[Param::new("weights", Types::FLOAT), Param::new("positions", Types::I64)],
+            &[
+                Param::new("weights", Types::FLOAT),
+                Param::new("positions", Types::I64).group(2),
+            ],
             &[
                 (
                     "coordinates",
