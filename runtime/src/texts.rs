@@ -6,9 +6,10 @@
 
 use cameo_abi::text_handle;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Most bytes of all strings of a run, so that a loop that joins strings ends with an error before the machine does.
 const MOST_BYTES: usize = 1 << 32;
@@ -18,24 +19,49 @@ pub const COLLISION: &str = "has the same handle as another string, and cannot b
 const TOO_MANY: &str = "is one too many: the strings of a run take more than 4 GiB, or there is no memory for them";
 
 /// By handles, which are hashes already.
-type ByHandle<T> = HashMap<u64, T, BuildHasherDefault<Handle>>;
+type ByHandle<T> = HashMap<u64, T, Scatter>;
 
-#[derive(Default)]
+/// Handles are hashes already, but anybody can make strings of chosen ones: where they lie in a table, nobody foresees.
+#[derive(Clone, Copy)]
+struct Scatter(u64);
+
+impl Default for Scatter {
+    fn default() -> Self {
+        // Where the system put the program and when that was: no more is to be had without asking it for random numbers.
+        let place = (&raw const HERE).addr() as u64;
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_nanos() as u64);
+        Self(place.rotate_left(32) ^ time)
+    }
+}
+
+static HERE: u8 = 0;
+
+impl BuildHasher for Scatter {
+    type Hasher = Handle;
+
+    fn build_hasher(&self) -> Handle {
+        Handle(self.0)
+    }
+}
+
 struct Handle(u64);
 
 impl Hasher for Handle {
     fn finish(&self) -> u64 {
-        self.0
+        let product = u128::from(self.0) * 0x9e37_79b9_7f4a_7c15;
+        (product >> 64) as u64 ^ product as u64
     }
 
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
     }
 
     fn write_u64(&mut self, handle: u64) {
-        self.0 = handle;
+        self.0 ^= handle;
     }
 }
 

@@ -74,6 +74,15 @@ impl<'m> Importer<'m> {
                 ));
             }
         };
+        let shapes = facts.each_ref().map(|f| &f.shape);
+        let [q_shape, k_shape, v_shape] = shapes;
+        let batch = [k_shape, v_shape].iter().any(|s| differ(&s[0], &q_shape[0]));
+        if batch || (1..3).any(|i| differ(&k_shape[i], &v_shape[i])) {
+            let [q, k, v] = facts;
+            return Err(Fault::invalid(format!(
+                "Q is {q}, K {k} and V {v}: they do not belong together"
+            )));
+        }
         let origin = &Origin::new(&site.origin);
         let [queries, keys, _] = facts.each_ref().map(|f| f.shape.clone());
         let [q, k, v] = [

@@ -76,12 +76,16 @@ impl<'m> Importer<'m> {
         }
         let Some(y) = self.read(scope, y)? else { return Ok(None) };
         let origin = &Origin::new(&site.origin);
-        let nodes = self.between(&of, y);
+        let nodes = self.between(&of, xs.len(), y)?;
         let mut slopes: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         let one = self.filled(y, 1.0, origin)?;
         slopes.insert(y, one);
         for n in nodes.into_iter().rev() {
             let node = self.graph.node(n);
+            if node.outputs.iter().skip(1).any(|v| slopes.contains_key(v)) {
+                return Err(Fault::unsupported(format!("the derivative of `{}`", node.op))
+                    .hint("export the derivative as nodes of its own"));
+            }
             let Some(slope) = node.outputs.first().and_then(|v| slopes.get(v)).copied() else {
                 continue;
             };
@@ -107,19 +111,26 @@ impl<'m> Importer<'m> {
         Ok(Some(results))
     }
 
-    /// The nodes on the ways from `of` to `y`, producers first.
-    fn between(&self, of: &[ValueId], y: ValueId) -> Vec<NodeId> {
+    /// The nodes on the ways from the first `count` of `of` to `y`, which stop at all of them, producers first.
+    fn between(&self, of: &[ValueId], count: usize, y: ValueId) -> Result<Vec<NodeId>, Fault> {
         let mut cone = BTreeSet::new();
         let mut left = vec![y];
         while let Some(v) = left.pop() {
-            if let Some((n, _)) = self.graph.producer(v).filter(|_| !of.contains(&v))
-                && cone.insert(n)
-            {
-                left.extend(self.graph.node(n).inputs.iter().flatten());
+            if of.contains(&v) {
+                continue;
+            }
+            match self.graph.producer(v) {
+                Some((n, _)) if cone.insert(n) => left.extend(self.graph.node(n).inputs.iter().flatten()),
+                None if self.loop_depth > 0 && self.graph.inputs().contains(&v) => {
+                    return Err(Fault::unsupported(
+                        "a derivative inside of a loop or branch of what is computed around it",
+                    ));
+                }
+                _ => {}
             }
         }
         // Nodes are numbered in the order in which they came, which is one of producers first.
-        let mut reached: BTreeSet<ValueId> = of.iter().copied().collect();
+        let mut reached: BTreeSet<ValueId> = of[..count].iter().copied().collect();
         let mut nodes = vec![];
         for n in cone {
             let node = self.graph.node(n);
@@ -128,7 +139,7 @@ impl<'m> Importer<'m> {
                 nodes.push(n);
             }
         }
-        nodes
+        Ok(nodes)
     }
 
     /// A tensor like `v` of one number.

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cameo_ir::dim::{COUNTED, ELEMENT};
+use cameo_ir::dim::COUNTED;
 use cameo_ir::ops::scan::Parts;
-use cameo_ir::{Attr, Dim, Fact, Graph, Op, Origin, Sym, Tensor, ValueId};
+use cameo_ir::{Attr, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 
 use crate::bounds::computed;
 use crate::error::{Fault, Site};
@@ -461,17 +461,12 @@ impl<'m> Importer<'m> {
             .map(Dim::from);
         let known = fact.known.as_deref().and_then(|k| k.first().cloned());
         let rounded = || quotients::whole(&self.graph, trips).map(|d| d.maximum(&Dim::ZERO));
-        let formula = count.is_none() && known.is_none();
+        let mut formula = count.is_none() && known.is_none();
         let Some(length) = count.or(known).or_else(rounded) else {
             self.want_elements(trips);
             return Err(endless());
         };
-        let signed = matches!(length.as_sym(), Some(Sym::Named(n)) if n.starts_with(ELEMENT));
-        let mut length = match length.as_const() {
-            Some(n) => Dim::from(n.max(0)),
-            None if signed => length.maximum(&Dim::ZERO),
-            None => length,
-        };
+        let mut length = length.maximum(&Dim::ZERO);
         if let Some(name) = inputs.get(1).filter(|n| !n.is_empty()) {
             let Some(v) = self.read(scope, name)? else {
                 return Ok(None);
@@ -479,8 +474,8 @@ impl<'m> Importer<'m> {
             let first = self.graph.fact(v).elements().next().map(|(name, _)| Dim::sym(name));
             match (truth(&self.graph, v), first, quotients::whole(&self.graph, v)) {
                 (Some(true), ..) => {}
-                (None, Some(first), _) => length = length * first,
-                (None, None, Some(number)) => length = length * quotients::nonzero(&number),
+                (None, Some(first), _) => (length, formula) = (length * first, true),
+                (None, None, Some(number)) => (length, formula) = (length * quotients::nonzero(&number), true),
                 _ => {
                     self.want_elements(v);
                     return Err(endless());
@@ -606,14 +601,9 @@ impl<'m> Importer<'m> {
         outputs: &[&'m str],
     ) -> Result<Option<Body>, Fault> {
         let mut inner = scope.body(format!("{}/", site.origin));
-        let mut own: BTreeSet<&'m str> = graph.input.iter().map(|i| i.name.as_str()).collect();
-        own.extend(graph.initializer.iter().map(|t| t.name.as_str()));
-        own.extend(graph.node.iter().flat_map(|n| &n.output).map(String::as_str));
         let mut around: BTreeMap<&'m str, ()> = BTreeMap::new();
         captures(graph, &mut |name| {
-            if !own.contains(name) {
-                around.insert(name, ());
-            }
+            around.insert(name, ());
         });
         let mut body = Graph::new(&graph.name);
         for (input, formal) in graph.input.iter().zip(formals) {

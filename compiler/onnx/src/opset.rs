@@ -71,7 +71,7 @@ pub const CHANGES: &[Change] = &[
     change("PRelu", 6, changes::in_place),
     change("Reciprocal", 6, changes::in_place),
     change("Relu", 6, changes::in_place),
-    change("Selu", 6, changes::in_place),
+    change("Selu", 6, changes::selu_constants),
     change("Sigmoid", 6, changes::in_place),
     change("Sqrt", 6, changes::in_place),
     change("Sub", 6, changes::in_place),

@@ -38,10 +38,26 @@ pub(crate) fn subgraphs(a: &AttributeProto) -> impl Iterator<Item = &GraphProto>
     a.g.as_deref().into_iter().chain(&a.graphs)
 }
 
-/// Calls `f` for every name that the nodes and outputs of a graph read, and harmlessly some that it defines.
+/// The names that a graph defines.
+pub(crate) fn defined(graph: &GraphProto) -> BTreeSet<&str> {
+    let formals = graph.input.iter().map(|i| i.name.as_str());
+    let weights = graph.initializer.iter().map(|t| t.name.as_str());
+    let sparse = graph.sparse_initializer.iter().filter_map(|t| t.values.as_ref());
+    let computed = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
+    let all = formals.chain(weights).chain(sparse.map(|t| t.name.as_str()));
+    all.chain(computed).collect()
+}
+
+/// Calls `f` for every name that the nodes and outputs of a graph read from around it.
 pub(crate) fn captures<'m>(graph: &'m GraphProto, f: &mut dyn FnMut(&'m str)) {
-    graph.node.iter().for_each(|n| reads(n, f));
-    graph.output.iter().for_each(|o| f(&o.name));
+    let own = defined(graph);
+    let mut outside = |name: &'m str| {
+        if !own.contains(name) {
+            f(name);
+        }
+    };
+    graph.node.iter().for_each(|n| reads(n, &mut outside));
+    graph.output.iter().for_each(|o| outside(&o.name));
 }
 
 /// Plans a list of nodes whose results `roots` are wanted.

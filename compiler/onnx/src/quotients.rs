@@ -1,9 +1,9 @@
 //! Numbers that follow from integers of inputs by arithmetic of floats: how often a loop runs is often a rounded quotient.
 //!
 //! Law: rounding is that of exact numbers. A quotient of whole numbers below 2^24 is rounded to the same side in `f32`, as the
-//! nearest whole number is further away than two neighbours of `f32` are.
+//! nearest whole number is further away than two neighbours of `f32` are; of a quotient nothing else is computed.
 
-use cameo_ir::{Dim, Graph, ValueId};
+use cameo_ir::{DType, Dim, Graph, ValueId};
 
 /// Nodes on the way from the inputs.
 const MAX_DEPTH: usize = 32;
@@ -38,13 +38,22 @@ fn quotient(g: &Graph, v: ValueId, depth: usize) -> Option<(Dim, Dim)> {
     let (a, by) = operand(0)?;
     match node.op.name() {
         "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" => Some((a, by)),
-        // Of a fraction an integer is cut off, which depends on its sign.
-        "Cast" | "CastLike" => (fact.dtype.is_float() || by.is_one()).then_some((a, by)),
+        // Of a fraction an integer is cut off, which depends on its sign; few other types have all numbers.
+        "Cast" | "CastLike" => match fact.dtype {
+            DType::F32 | DType::F64 => Some((a, by)),
+            DType::I64 if by.is_one() => Some((a, by)),
+            DType::Bool if by.is_one() => Some((nonzero(&a), by)),
+            _ => None,
+        },
         "Ceil" => Some((a.ceil_div(&by), Dim::ONE)),
         "Floor" => Some((a.floor_div(&by), Dim::ONE)),
         "Relu" => Some((a.maximum(&Dim::ZERO), by)),
         "Add" | "Sub" | "Mul" | "Div" => {
             let (b, other) = operand(1)?;
+            // A quotient is rounded before anything else is made of it.
+            if !by.is_one() || !other.is_one() {
+                return None;
+            }
             match node.op.name() {
                 "Add" => Some((a * other.clone() + b * by.clone(), by * other)),
                 "Sub" => Some((a * other.clone() - b * by.clone(), by * other)),

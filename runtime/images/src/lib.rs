@@ -9,6 +9,7 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 mod c_api;
+mod jpeg_2000;
 
 /// Pixels of an image: beyond what cameras take; Pillow warns from 89 million on and refuses 179 million.
 pub const MAX_PIXELS: u64 = 1 << 27;
@@ -148,6 +149,7 @@ fn jpeg(file: &[u8]) -> Result<Decoder<'_>, String> {
 
 /// The image, not decoded yet, with height and width.
 fn jpeg_2000(file: &[u8]) -> Result<(hayro_jpeg2000::Image<'_>, [usize; 2]), String> {
+    jpeg_2000::check(file)?;
     let settings = hayro_jpeg2000::DecodeSettings::default();
     let image = hayro_jpeg2000::Image::new(file, &settings).map_err(|e| e.to_string())?;
     let size = checked(image.width().into(), image.height().into())?;

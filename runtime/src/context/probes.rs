@@ -81,7 +81,11 @@ pub(super) fn contents(
 ) -> *const u8 {
     match operand_buffers(tables, custom).get(operand) {
         Some(buffer) if custom.reads_contents != 0 => match buffer.region {
-            REGION_INPUT => inputs[buffer.index as usize].data(),
+            // Memory of a cache has its rows only later.
+            REGION_INPUT => match &inputs[buffer.index as usize] {
+                input if input.is_text => input.data(),
+                input => input.data,
+            },
             REGION_WEIGHTS => weights.wrapping_add(buffer.offset as usize),
             _ => std::ptr::null(),
         },

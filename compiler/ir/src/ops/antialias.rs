@@ -21,19 +21,9 @@ pub(super) fn taps(mode: Mode, scale: &Dim, unit: &Dim) -> Dim {
 /// The weight at a distance in output positions.
 fn weight(mode: Mode, d: f32) -> f32 {
     match mode {
-        Mode::Cubic { a, .. } => keys(a, d),
+        Mode::Cubic { a } => keys(a, d),
         _ => (1.0 - d).max(0.0),
     }
-}
-
-fn excludes(mode: Mode) -> bool {
-    matches!(
-        mode,
-        Mode::Cubic {
-            exclude_outside: true,
-            ..
-        }
-    )
 }
 
 /// Positions with their weights, which sum up to anything, for output position `x`.
@@ -44,7 +34,7 @@ pub(super) fn filter(how: Sampling, axis: &Axis, taps: usize, x: usize) -> Vec<(
     let first = at.floor() as i64 + 1 - (taps / 2) as i64;
     let one = |p: i64| {
         let inside = (0..=last).contains(&p);
-        let w = if inside || !excludes(how.mode) {
+        let w = if inside || !how.exclude_outside {
             weight(how.mode, ((p as f32 - at) * scale).abs())
         } else {
             0.0
@@ -66,6 +56,7 @@ pub(super) fn shrink(
     let one = |d: &Dim| Attr::Dims(vec![d.clone()]);
     let mut attrs = vec![
         ("coordinates", Attr::Str(how.coordinates.name().into())),
+        ("exclude_outside", Attr::Int(how.exclude_outside.into())),
         ("input", one(&axis.input)),
         ("output", one(&axis.output)),
         ("taps", one(taps)),
@@ -75,9 +66,8 @@ pub(super) fn shrink(
         Some(Given::Ratio(a, b)) => attrs.push(("ratio", Attr::Dims(vec![a.clone(), b.clone()]))),
         Some(Given::Element { .. }) | None => {}
     }
-    if let Mode::Cubic { a, exclude_outside } = how.mode {
+    if let Mode::Cubic { a } = how.mode {
         attrs.push(("cubic", Attr::Float(a)));
-        attrs.push(("exclude_outside", Attr::Int(exclude_outside.into())));
     }
     let table = g.results("cameo::Filters", &attrs, &[scale], 2)?;
     let total = g.reduce("ReduceSum", table[0], &[1], true)?;
@@ -130,16 +120,17 @@ impl Spec {
         };
         let mode = match cx.opt_float("cubic")? {
             None => Mode::Linear,
-            Some(a) => Mode::Cubic {
-                a,
-                exclude_outside: cx.int("exclude_outside")? != 0,
-            },
+            Some(a) => Mode::Cubic { a },
         };
         let Some(coordinates) = Coordinates::named(cx.str("coordinates")?) else {
             return cx.bad("coordinates");
         };
         Ok(Self {
-            how: Sampling { mode, coordinates },
+            how: Sampling {
+                mode,
+                exclude_outside: cx.int("exclude_outside")? != 0,
+                coordinates,
+            },
             axis: Axis {
                 axis: 0,
                 input: one("input")?,
@@ -174,13 +165,13 @@ impl Spec {
         let d = b.binary(Binary::Mul, d, scale);
         let d = b.unary(Unary::Abs, d);
         let w = match self.how.mode {
-            Mode::Cubic { a, .. } => keys_node(b, a, d),
+            Mode::Cubic { a } => keys_node(b, a, d),
             _ => {
                 let rest = b.binary(Binary::Sub, one, d);
                 b.binary(Binary::Max, rest, zero)
             }
         };
-        if !excludes(self.how.mode) {
+        if !self.how.exclude_outside {
             return w;
         }
         let last = b.push(Expr::Index(self.axis.input.clone() - Dim::ONE));

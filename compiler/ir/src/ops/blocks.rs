@@ -4,7 +4,7 @@
 //! write, and consumers read, in place.
 
 use crate::index::{self, element_count, linear, static_shape};
-use crate::op::{Attr, AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, normalize_axis};
+use crate::op::{Attr, AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
 use crate::structured::{Combine, Compute};
 use crate::{Dim, Fact, Tensor};
 
@@ -180,6 +180,18 @@ impl OpDef for Split {
             &[("axis", AttrDef::Int(0)), ("num_outputs", AttrDef::OptInt)],
         );
         &SCHEMA
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let (axis, pieces) = Self::pieces(cx)?;
+        if !pieces.iter().any(Dim::has_elements) {
+            return Ok(vec![]);
+        }
+        // The pieces that a run reads are all of the axis.
+        let whole = cx.fact(0)?.shape[axis].clone();
+        let sum = pieces.iter().fold(Dim::ZERO, |a, d| a + d.clone());
+        let each = pieces.into_iter().map(|d| (Dim::ZERO, d));
+        Ok(each.chain([(whole.clone(), sum.clone()), (sum, whole)]).collect())
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {

@@ -182,7 +182,15 @@ const EXPAND: View = View {
     index: |_, from, to, it| Ok(broadcast_index(from, to, it)),
     rules: |cx| {
         let Some((list, Some(length))) = cx.open_dims(1)? else {
-            return Ok(vec![]);
+            // A number that a run reads is 1 or the extent, where that is a number too.
+            let (x, list) = (&cx.fact(0)?.shape, required_dims(cx, 1)?);
+            let pairs = x.iter().rev().zip(list.into_iter().rev());
+            let pairs = pairs.filter(|(d, s)| s.has_elements() && d.as_const().is_some_and(|d| d > 1));
+            let rules = |(d, s): (&Dim, Dim)| {
+                let more = (s.clone() - Dim::ONE).maximum(&Dim::ZERO).minimum(&Dim::ONE);
+                [(Dim::ONE, s.clone()), (s.clone(), d.clone()), (d.clone() * more, s)]
+            };
+            return Ok(pairs.flat_map(rules).collect());
         };
         let fits = (length, Dim::from(list.len()));
         Ok(list.into_iter().map(|d| (Dim::ZERO, d)).chain([fits]).collect())

@@ -158,12 +158,13 @@ impl OpDef for Pad {
     }
 
     fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
-        let rank = cx.fact(0)?.rank();
+        let (rank, mode) = (cx.fact(0)?.rank(), Self::mode(cx)?);
         let mut rules = match (Self::open(cx)?, cx.open_dims(3)?) {
-            (Some((_, count)), Some((axes, Some(length)))) => {
+            (Some((list, count)), Some((axes, Some(length)))) => {
                 let twice = length.clone() + length.clone();
                 let mut rules = named_by_open(&axes, &length, rank).1;
                 rules.extend([(count.clone(), twice.clone()), (twice, count)]);
+                rules.push((length, Dim::from(list.len() / 2)));
                 rules
             }
             (None, Some((axes, None))) if any_symbolic(&axes) => named(&axes, rank).1,
@@ -172,7 +173,11 @@ impl OpDef for Pad {
         for (d, (before, after)) in cx.fact(0)?.shape.iter().zip(Self::pads(cx)?) {
             let padded = d.clone() + before + after;
             if padded.has_elements() {
-                rules.push((Dim::ZERO, padded));
+                rules.push((Dim::ZERO, padded.clone()));
+            }
+            // An empty axis has nothing to pad with.
+            if mode != PadMode::Constant && d.as_const().is_none() {
+                rules.push((padded.minimum(&Dim::ONE), d.clone()));
             }
         }
         Ok(rules)

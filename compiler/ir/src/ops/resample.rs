@@ -49,7 +49,7 @@ pub(super) enum Rounding {
 pub(super) enum Mode {
     Nearest(Rounding),
     Linear,
-    Cubic { a: f32, exclude_outside: bool },
+    Cubic { a: f32 },
 }
 
 /// A number of the operation.
@@ -110,6 +110,8 @@ pub(super) struct Axis {
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Sampling {
     pub mode: Mode,
+    /// Whether positions outside of the input count nothing; where a mode has two taps, they make no difference.
+    pub exclude_outside: bool,
     pub coordinates: Coordinates,
 }
 
@@ -334,13 +336,13 @@ pub(super) fn taps(how: Sampling, axis: &Axis, x: usize) -> Vec<(usize, f32)> {
             1.0,
         )],
         Mode::Linear => vec![(clamp(first), 1.0 - f), (clamp(first + 1.0), f)],
-        Mode::Cubic { a, exclude_outside } => {
+        Mode::Cubic { a } => {
             let mut list: Vec<(f32, f32)> = cubic(a, f)
                 .into_iter()
                 .enumerate()
                 .map(|(k, w)| (first + k as f32 - 1.0, w))
                 .collect();
-            if exclude_outside {
+            if how.exclude_outside {
                 list.retain(|(p, _)| (0.0..=last as f32).contains(p));
                 let sum: f32 = list.iter().map(|(_, w)| w).sum();
                 list.iter_mut().for_each(|(_, w)| *w /= sum);
@@ -377,7 +379,7 @@ pub(super) fn tap_nodes(b: &mut Body, how: Sampling, axis: &Axis, at: ExprId) ->
         let k = b.float(F, k as f64);
         b.binary(Binary::Add, first, k)
     };
-    let Mode::Cubic { a, exclude_outside } = how.mode else {
+    let Mode::Cubic { a } = how.mode else {
         let second = place(b, 1);
         return vec![(axis.clamped(b, first), Some(rest)), (axis.clamped(b, second), Some(f))];
     };
@@ -388,7 +390,7 @@ pub(super) fn tap_nodes(b: &mut Body, how: Sampling, axis: &Axis, at: ExprId) ->
         weights.push(polynomial(b, d, c));
     }
     let places: Vec<ExprId> = (-1..3).map(|k| place(b, k)).collect();
-    if exclude_outside {
+    if how.exclude_outside {
         let (zero, low) = (b.float(F, 0.0), b.float(F, -0.5));
         let extent = b.push(Expr::Index(axis.input.clone()));
         let extent = b.cast(F, extent);

@@ -100,7 +100,6 @@ impl Plan {
             "linear" => Mode::Linear,
             "cubic" => Mode::Cubic {
                 a: cx.float("cubic_coeff_a")?,
-                exclude_outside: cx.int("exclude_outside")? != 0,
             },
             _ => return cx.bad("mode"),
         };
@@ -151,7 +150,11 @@ impl Plan {
         Ok(Self {
             shape,
             axes,
-            sampling: Sampling { mode, coordinates },
+            sampling: Sampling {
+                mode,
+                exclude_outside: cx.int("exclude_outside")? != 0,
+                coordinates,
+            },
             outside: cx.float("extrapolation_value")?,
             filters,
         })

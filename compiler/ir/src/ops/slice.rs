@@ -56,8 +56,13 @@ pub(super) const SLICE: View = View {
         let rank = cx.fact(0)?.rank();
         let lists = Lists::of(cx)?;
         let mut rules = lists.rules();
-        if let Some(axes) = lists.axes.as_ref().filter(|axes| any_symbolic(axes)) {
-            let named = match lists.length() {
+        let length = lists.length();
+        if let Some(axes) = lists
+            .axes
+            .as_ref()
+            .filter(|axes| any_symbolic(axes) || length.is_some())
+        {
+            let named = match length {
                 Some(length) => named_by_open(axes, &length, rank),
                 None => named(axes, rank),
             };

@@ -250,8 +250,19 @@ const NORMALIZER: Composed = Composed {
             (false, Some(false)) => y,
             (false, _) => case(g, false)?,
         };
-        let (row, words) = (g.fact(x).element_count(), normal.compared());
+        let words = normal.compared();
         let stop = g.constant(strings(&[words.len()], words)?);
+        // Where only a run knows that it is one row, it checks it.
+        let row = cx.fact(0)?.shape.last().cloned().unwrap_or(Dim::ONE);
+        let one = |g: &mut Fragment, v: ValueId| match cx.fact(0)?.rank() {
+            2 => g.apply(
+                "cameo::Fit",
+                &[("shape", Attr::Dims(vec![Dim::ONE, row.clone()]))],
+                &[v],
+            ),
+            _ => Ok(v),
+        };
+        let (seen, y) = (one(g, seen)?, one(g, y)?);
         let seen = reshape(g, seen, vec![row.clone(), Dim::ONE])?;
         let stopped = g.binary("Equal", seen, stop)?;
         let stopped = g.cast(stopped, DType::I64)?;

@@ -43,6 +43,16 @@ pub(super) fn in_place(d: &mut Draft) -> Result<(), OpError> {
     d.take_ints("consumed_inputs").map(drop)
 }
 
+/// 6: more digits.
+pub(super) fn selu_constants(d: &mut Draft) -> Result<(), OpError> {
+    in_place(d)?;
+    for (name, before) in [("alpha", 1.6732), ("gamma", 1.0507)] {
+        let value = d.take_float(name)?.unwrap_or(before);
+        d.set(name, Attr::Float(value));
+    }
+    Ok(())
+}
+
 /// 6: a type has a number; before, it had a name.
 pub(super) fn cast_name(d: &mut Draft) -> Result<(), OpError> {
     let Some(name) = d.str("to").map(str::to_owned) else {
@@ -56,6 +66,7 @@ pub(super) fn cast_name(d: &mut Draft) -> Result<(), OpError> {
         ("INT16", 5),
         ("INT32", 6),
         ("INT64", 7),
+        ("STRING", 8),
         ("BOOL", 9),
         ("FLOAT16", 10),
         ("DOUBLE", 11),

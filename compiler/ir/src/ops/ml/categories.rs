@@ -65,14 +65,11 @@ pub(super) const CATEGORY_MAPPER: Composed = Composed {
     },
 };
 
-/// The categories in the operand's type, and whether others are columns of zeros.
+/// The categories as strings or integers, and whether others are columns of zeros.
 fn categories(cx: &Cx) -> Result<(Tensor, bool), OpError> {
     let (x, zeros) = (cx.fact(0)?.dtype, cx.int("zeros")? != 0);
     match labels(cx, "cats_int64s", "cats_strings")? {
-        Some(c) if (c.dtype() == DType::String) == (x == DType::String) => {
-            let numbers = || Tensor::from_i64(x, &[c.len()], c.to_i64());
-            Ok((if x == DType::String { c.clone() } else { numbers() }, zeros))
-        }
+        Some(c) if (c.dtype() == DType::String) == (x == DType::String) => Ok((c, zeros)),
         Some(c) => invalid(format!("categories of {} for elements of {x}", c.dtype())),
         None => invalid("there are no categories"),
     }
@@ -81,7 +78,7 @@ fn categories(cx: &Cx) -> Result<(Tensor, bool), OpError> {
 pub(super) const ONE_HOT_ENCODER: Composed = Composed {
     schema: &Schema::new(
         "ai.onnx.ml::OneHotEncoder",
-        "y[.., k] = 1 where x is category k, else 0; without `zeros` each x must be one of them",
+        "y[.., k] = 1 where x, or its integer part, is category k, else 0; without `zeros` each x must be one of them",
         &[Param::new("X", ENCODED)],
         &[Param::new("Y", Types::of(&[DType::F32])).group(2)],
         &[
@@ -97,6 +94,10 @@ pub(super) const ONE_HOT_ENCODER: Composed = Composed {
         let rank = shape.len();
         shape.push(Dim::ONE);
         let x = reshape(g, x, shape)?;
+        let x = match g.dtype(x) {
+            DType::String => x,
+            _ => g.cast(x, DType::I64)?,
+        };
         let categories = g.constant(categories);
         let is = g.binary("Equal", x, categories)?;
         let y = g.cast(is, DType::F32)?;
@@ -119,12 +120,12 @@ pub(super) const ONE_HOT_ENCODER: Composed = Composed {
     eval: |cx| {
         let (categories, zeros) = categories(cx)?;
         let (x, n) = (cx.tensor(0)?, categories.len());
+        let c = categories.to_i64();
+        let same = |x: &i64| c.iter().map(|c| c == x).collect::<Vec<bool>>();
         let same: Vec<Vec<bool>> = if x.dtype().is_float() {
-            let c = categories.to_f64();
-            x.to_f64().iter().map(|x| c.iter().map(|c| c == x).collect()).collect()
+            x.to_f64().iter().map(|x| same(&(x.trunc() as i64))).collect()
         } else {
-            let c = categories.to_i64();
-            x.to_i64().iter().map(|x| c.iter().map(|c| c == x).collect()).collect()
+            x.to_i64().iter().map(same).collect()
         };
         if !zeros && same.iter().any(|row| !row.contains(&true)) {
             return invalid("an element is none of the categories");
@@ -180,6 +181,10 @@ mod tests {
         for t in [DType::F32, DType::F64, DType::I64, DType::I32] {
             check(op, &[cats()[1].clone()], &[sample(t, &[3, 5], 1)], 1);
         }
+        let parts = Some(Tensor::f32(&[3], [1.5, 3.9, -0.5]));
+        check(op, &[cats()[1].clone()], std::slice::from_ref(&parts), 1);
+        let y = eval(op, &[cats()[1].clone()], &[parts], 1).remove(0);
+        assert_eq!(y.to_f64(), [0., 1., 0., 1., 0., 0., 0., 0., 0.]);
         let strict = [cats()[0].clone(), ("zeros", Attr::Int(0))];
         check(op, &strict, &[words(&[2, 1], &["", "a"])], 1);
         let numbers = Fact::new(DType::I64, [Dim::sym("N")]);

@@ -106,6 +106,8 @@ struct Group {
 
 struct Vectorizer {
     groups: Vec<Group>,
+    /// What its strings are, so that another one of the same handle is an error.
+    pool: Tensor,
     size: usize,
     /// A factor for each element of the result.
     weights: Option<Vec<f64>>,
@@ -185,6 +187,7 @@ impl Vectorizer {
         let weights = weights.map(|w| w.into_iter().take(size).map(f64::from).collect());
         Ok(Self {
             groups,
+            pool: texts,
             size,
             weights,
             once,
@@ -222,6 +225,7 @@ pub(super) const TF_IDF: Composed = Composed {
         for group in &model.groups {
             let count = group.places.len();
             let grams = Tensor::from_i64(t, &[count, group.length], group.tokens.iter().copied());
+            let grams = grams.with_texts(model.pool.texts()).map_err(OpError::Unsupported)?;
             let grams = g.constant(grams);
             counts.push(g.apply("cameo::Grams", &[("skips", Attr::Int(group.skips))], &[x, grams])?);
             for p in &group.places {

@@ -227,6 +227,14 @@ fn translated(pattern: &str) -> String {
                 class = false;
                 out.push(']');
             }
+            // Two in a row take one set from another: of `!--` and `--a` the second is the end or the beginning of a range.
+            '-' if class && chars.peek() == Some(&'-') => {
+                chars.next();
+                match at_start {
+                    true => out.push_str(r"\--"),
+                    false => out.push_str(r"-\-"),
+                }
+            }
             // Sets in sets, and what joins them, are characters here.
             '[' | '&' | '~' if class => {
                 out.push('\\');
