@@ -265,7 +265,7 @@ class Fuzz:
         with tempfile.TemporaryDirectory() as folder:
             folder, names = Path(folder), [f"s{i}" for i in range(len(samples))]
             for name, sample in zip(names, samples):
-                wrong = write(folder / name, sample.model, sample.inputs)
+                wrong = write(folder / name, sample.model, sample.inputs, sample.form in ("by extent", "every axis"))
                 assert wrong is None, f"{sample.text}: {wrong}"
             results = run(self.program, str(folder), names, ["--interpret"])
             return [s for name, s in zip(names, samples) if self.judge(s, folder / name, results[name])]

@@ -70,9 +70,10 @@ pub(super) fn shrink(
         attrs.push(("cubic", Attr::Float(a)));
     }
     let table = g.results("cameo::Filters", &attrs, &[scale], 2)?;
-    let total = g.reduce("ReduceSum", table[0], &[1], true)?;
-    let weights = g.binary("Div", table[0], total)?;
-    let weights = g.cast(weights, g.dtype(x))?;
+    // Sums in the type of what is summed: their order makes no difference that is seen there.
+    let weights = g.cast(table[0], g.dtype(x))?;
+    let total = g.reduce("ReduceSum", weights, &[1], true)?;
+    let weights = g.binary("Div", weights, total)?;
     let rank = g.fact(x).rank();
     let mut shape = vec![axis.output.clone(), taps.clone()];
     shape.resize(1 + rank - axis.axis, Dim::ONE);

@@ -179,13 +179,15 @@ impl Plan {
     }
 
     /// Positions with their weights for position `x` of an axis, with numbers.
-    fn taps_at(&self, cx: &Cx, a: &Axis, x: usize) -> Vec<(usize, f32)> {
+    fn taps_at(&self, cx: &Cx, a: &Axis, x: usize) -> Vec<(usize, f64)> {
+        let wide = |(p, w): (usize, f32)| (p, f64::from(w));
         let count = self.taps(cx, a).and_then(|n| usize::try_from(n.as_const()?).ok());
         let Some(count) = count else {
-            return taps(self.sampling, a, x);
+            return taps(self.sampling, a, x).into_iter().map(wide).collect();
         };
-        let mut all = antialias::filter(self.sampling, a, count, x);
-        let total: f32 = all.iter().map(|(_, w)| w).sum();
+        let all = antialias::filter(self.sampling, a, count, x);
+        let mut all: Vec<(usize, f64)> = all.into_iter().map(wide).collect();
+        let total: f64 = all.iter().map(|(_, w)| w).sum();
         all.iter_mut().for_each(|(_, w)| *w /= total);
         all
     }
@@ -385,7 +387,7 @@ impl OpDef for Resize {
         let plan = Plan::new(cx)?;
         let shape = static_shape(&Fact::new(x.dtype(), plan.shape.as_slice()))?;
         // Axis by axis positions and weights, then the sum over all combinations.
-        let tables: Vec<Vec<Vec<(usize, f32)>>> = plan
+        let tables: Vec<Vec<Vec<(usize, f64)>>> = plan
             .axes
             .iter()
             .map(|a| (0..shape[a.axis]).map(|o| plan.taps_at(cx, a, o)).collect())
@@ -408,7 +410,7 @@ impl OpDef for Resize {
                     for (p, w) in &table[ix[a.axis]] {
                         let mut at = at.clone();
                         at[a.axis] = *p;
-                        more.push((at, weight * f64::from(*w)));
+                        more.push((at, weight * w));
                     }
                 }
                 points = more;
