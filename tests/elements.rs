@@ -3,7 +3,7 @@
 
 use cameo_ir::{Tensor, interp};
 use cameo_runtime::Status;
-use cameo_tests::compare::difference;
+use cameo_tests::compare::assert_same;
 use cameo_tests::model::{Choices, Model, run_in};
 use cameo_tests::source;
 
@@ -14,13 +14,6 @@ fn numbers(shape: &[usize]) -> Tensor {
 
 fn ints(list: &[i64]) -> Tensor {
     Tensor::i64(&[list.len()], list.iter().copied())
-}
-
-fn assert_same(got: &[Tensor], want: &[Tensor]) {
-    assert_eq!(got.len(), want.len());
-    for (got, want) in got.iter().zip(want) {
-        assert_eq!(difference(want, got), None);
-    }
 }
 
 /// Runs all inputs in one context, with passes and without.
@@ -226,6 +219,44 @@ fn pads_and_shapes_of_as_many_axes_as_a_run_says() {
             with(&[1, 2, 3, 4], &[1], &[3]),
             with(&[1, 2, 3, 4], &[1, 1], &[3]),
             with(&[1, 2], &[3], &[3]),
+        ],
+    );
+}
+
+#[test]
+fn a_shape_without_extents_changes_nothing() {
+    let text = r#"graph @g (%0 "x": f32[3,1,5], %1 "shape": i64[S]=[element.s_0,element.s_1,element.s_2])
+        symbols S=0.., element.s_0=-9223372036854775808.., element.s_1=-9223372036854775808..,
+        element.s_2=-9223372036854775808.. {
+        %2 = Expand(%0, %1)
+        return %2 "y"
+    }"#;
+    let with = |shape: &[i64]| vec![numbers(&[3, 1, 5]), ints(shape)];
+    agree(
+        text,
+        &[with(&[]), with(&[1]), with(&[2, 5]), with(&[3, 4, 1])],
+        &[with(&[2]), with(&[0, 5, 2])],
+    );
+}
+
+#[test]
+fn numbers_that_do_not_fit_are_refused() {
+    let text = r#"graph @g (%0 "x": f32[1,4], %1 "shape": i64[2]=[element.s_0,element.s_1], %2 "parts": i64[2]=[element.p_0,element.p_1])
+        symbols element.s_0=-9223372036854775808.., element.s_1=-9223372036854775808..,
+        element.p_0=-9223372036854775808.., element.p_1=-9223372036854775808.. {
+        %3 = Expand(%0, %1)
+        %4, %5 = Split(%0, %2) {axis=1}
+        return %3 "wide", %4 "a", %5 "b"
+    }"#;
+    let with = |shape: &[i64], parts: &[i64]| vec![numbers(&[1, 4]), ints(shape), ints(parts)];
+    agree(
+        text,
+        &[with(&[3, 4], &[1, 3]), with(&[1, 1], &[4, 0])],
+        &[
+            with(&[3, 2], &[1, 3]),
+            with(&[1, 0], &[1, 3]),
+            with(&[3, 4], &[1, 1]),
+            with(&[3, 4], &[5, -1]),
         ],
     );
 }

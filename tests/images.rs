@@ -3,7 +3,7 @@
 
 use cameo_ir::{DType, Tensor, interp};
 use cameo_runtime::{Error, Status};
-use cameo_tests::compare::difference;
+use cameo_tests::compare::assert_same;
 use cameo_tests::model::{Choices, Model, run_in};
 use cameo_tests::source;
 
@@ -27,13 +27,6 @@ fn map(height: usize, width: usize) -> Tensor {
     let mut file = format!("P6 {width} {height} 255\n").into_bytes();
     file.extend((0..height * width * 3).map(|i| (i * 37 % 251) as u8));
     bytes(&file)
-}
-
-fn assert_same(got: &[Tensor], want: &[Tensor]) {
-    assert_eq!(got.len(), want.len());
-    for (got, want) in got.iter().zip(want) {
-        assert_eq!(difference(want, got), None);
-    }
 }
 
 #[test]

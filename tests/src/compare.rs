@@ -17,6 +17,15 @@ pub const fn tolerance(dtype: DType) -> f64 {
     }
 }
 
+/// # Panics
+/// When the results differ.
+pub fn assert_same(got: &[Tensor], want: &[Tensor]) {
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(want) {
+        assert_eq!(difference(want, got), None);
+    }
+}
+
 /// The first element that is too far off, in words; `None` when the results agree.
 pub fn difference(want: &Tensor, got: &Tensor) -> Option<String> {
     if (want.dtype(), want.shape()) != (got.dtype(), got.shape()) {

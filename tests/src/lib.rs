@@ -9,5 +9,5 @@ pub mod model;
 pub mod source;
 
 pub use case::{Case, Form};
-pub use compare::difference;
+pub use compare::{assert_same, difference};
 pub use model::{Choices, Model};

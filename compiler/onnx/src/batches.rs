@@ -26,13 +26,9 @@ impl<'m> Importer<'m> {
         };
         let (graph, states, count) = scanned(attrs, inputs.len())?;
         let back = list(attrs, "directions", count)?;
-        let mut operands = vec![];
-        for name in inputs {
-            match self.read(scope, name)? {
-                Some(v) => operands.push(v),
-                None => return Ok(None),
-            }
-        }
+        let Some(mut operands) = self.read_all(scope, inputs.iter().map(String::as_str))? else {
+            return Ok(None);
+        };
         let facts: Vec<Fact> = operands.iter().map(|v| self.graph.fact(*v).clone()).collect();
         let leading = |i: usize| 1 + usize::from(i >= states);
         if let Some((_, fact)) = facts.iter().enumerate().find(|(i, f)| f.rank() < leading(*i)) {

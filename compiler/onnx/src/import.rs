@@ -366,6 +366,16 @@ impl<'m> Importer<'m> {
         }
     }
 
+    /// [`Importer::read`] of all of them; `Ok(None)` where one has no meaning.
+    pub fn read_all(
+        &mut self,
+        scope: &mut Scope<'m>,
+        names: impl IntoIterator<Item = &'m str>,
+    ) -> Result<Option<Vec<ValueId>>, Fault> {
+        let each = names.into_iter().map(|name| self.read(scope, name).transpose());
+        each.collect::<Option<_>>().transpose()
+    }
+
     /// The value of a name, reading its weight if that has not happened. `Ok(None)`: absent or failed before.
     pub fn read(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Option<ValueId>, Fault> {
         let read = match scope.get(name) {

@@ -90,6 +90,10 @@ impl FromStr for Items {
     }
 }
 
+fn too_many(count: usize) -> Fault {
+    Fault::unsupported(format!("a sequence of {count} tensors; at most {MAX_ITEMS} can be"))
+}
+
 fn shape(text: &str) -> Result<Vec<Extent>, String> {
     if text.trim().is_empty() {
         return Ok(vec![]);
@@ -305,9 +309,7 @@ impl<'m> Importer<'m> {
             "SequenceInsert" => {
                 let items = self.list(first)?;
                 if items.len() >= MAX_ITEMS {
-                    return Err(Fault::unsupported(format!(
-                        "a sequence of more than {MAX_ITEMS} tensors"
-                    )));
+                    return Err(too_many(items.len() + 1));
                 }
                 let new = tensor(slots.get(1).copied().unwrap_or(Slot::Absent))?;
                 let at = match slots.get(2).copied() {
@@ -410,10 +412,10 @@ impl<'m> Importer<'m> {
         let mut flat = vec![];
         for (v, fact) in items.iter().zip(&facts) {
             let count = Attr::Dims(vec![fact.element_count()]);
-            flat.push(self.plain(
+            flat.push(self.apply(
                 "Reshape",
                 vec![("allowzero", Attr::Int(1)), ("shape", count)],
-                *v,
+                &[*v],
                 origin,
             )?);
         }
@@ -424,7 +426,7 @@ impl<'m> Importer<'m> {
             ("shape", Attr::Dims(shape)),
             ("within", Attr::Dims(within)),
         ];
-        self.plain("cameo::Member", attrs, all, origin)
+        self.apply("cameo::Member", attrs, &[all], origin)
     }
 
     fn variadic(
@@ -450,7 +452,7 @@ impl<'m> Importer<'m> {
         if new {
             let axes = || vec![("axes", Attr::Dims(vec![Dim::from(axis)]))];
             for v in &mut items {
-                *v = self.plain("Unsqueeze", axes(), *v, origin)?;
+                *v = self.apply("Unsqueeze", axes(), &[*v], origin)?;
             }
         }
         self.variadic("Concat", vec![("axis", Attr::Int(axis))], items, origin)
@@ -471,9 +473,7 @@ impl<'m> Importer<'m> {
         };
         let extent = || match shape[axis].as_const() {
             Some(n) if n.unsigned_abs() as usize <= MAX_ITEMS => Ok(n),
-            Some(n) => Err(Fault::unsupported(format!(
-                "a sequence of {n} tensors; at most {MAX_ITEMS} can be"
-            ))),
+            Some(n) => Err(too_many(n.unsigned_abs() as usize)),
             None => Err(unknown(&shape[axis])),
         };
         let mut single = false;
@@ -516,8 +516,14 @@ impl<'m> Importer<'m> {
                 }
             }
         };
+        if sizes.len() > MAX_ITEMS {
+            return Err(too_many(sizes.len()));
+        }
         if sizes.is_empty() {
-            return Ok(vec![]);
+            return match shape[axis].is_zero() {
+                true => Ok(vec![]),
+                false => Err(Fault::invalid(format!("an axis of {} in no parts", shape[axis]))),
+            };
         }
         let op = Op::find("Split").ok_or_else(|| Fault::unsupported("operator `Split`"))?;
         let count = sizes.len();
@@ -527,7 +533,7 @@ impl<'m> Importer<'m> {
         if single {
             let axes = Attr::Dims(vec![Dim::from(axis)]);
             for v in &mut parts {
-                *v = self.plain("Squeeze", vec![("axes", axes.clone())], *v, origin)?;
+                *v = self.apply("Squeeze", vec![("axes", axes.clone())], &[*v], origin)?;
             }
         }
         Ok(parts)

@@ -165,14 +165,14 @@ impl<'m> Importer<'m> {
         }
         // How often each branch runs is how many bools of a list of one are true.
         let one = Attr::Dims(vec![Dim::ONE]);
-        let yes = self.plain("Reshape", vec![("shape", one)], condition, &origin)?;
-        let no = self.plain("Not", vec![], yes, &origin)?;
+        let yes = self.apply("Reshape", vec![("shape", one)], &[condition], &origin)?;
+        let no = self.apply("Not", vec![], &[yes], &origin)?;
         let mut counts = vec![];
         for flags in [yes, no] {
             let symbol = Attr::Str(self.new_symbol(COUNTED, "if"));
-            let found = self.plain("NonZero", vec![("count", symbol)], flags, &origin)?;
+            let found = self.apply("NonZero", vec![("count", symbol)], &[flags], &origin)?;
             let axes = Attr::Dims(vec![Dim::ZERO]);
-            counts.push(self.plain("Squeeze", vec![("axes", axes)], found, &origin)?);
+            counts.push(self.apply("Squeeze", vec![("axes", axes)], &[found], &origin)?);
         }
         let times: Vec<Dim> = counts.iter().map(|v| self.graph.fact(*v).shape[0].clone()).collect();
         let lengths = taken[0].lengths.clone();
@@ -199,7 +199,7 @@ impl<'m> Importer<'m> {
             }
             let (shape, zero) = (a.shape.clone(), Tensor::from_f64(a.dtype, &[], [0.0]));
             let zero = self.graph.add_weight("", zero);
-            states.push(self.plain("Expand", vec![("shape", Attr::Dims(shape))], zero, &origin)?);
+            states.push(self.apply("Expand", vec![("shape", Attr::Dims(shape))], &[zero], &origin)?);
         }
         for ((body, flags), length) in taken.into_iter().zip(counts).zip(times) {
             let facts: Vec<Fact> = states.iter().map(|v| self.graph.fact(*v).clone()).collect();
@@ -482,24 +482,20 @@ impl<'m> Importer<'m> {
                 }
             }
         }
-        let mut operands = vec![];
-        for name in &inputs[2..] {
-            match self.read(scope, name)? {
-                Some(v) => operands.push(v),
-                None => return Ok(None),
-            }
-        }
+        let Some(mut operands) = self.read_all(scope, inputs[2..].iter().copied())? else {
+            return Ok(None);
+        };
         // The number of the iteration is a slice of all of them.
         let origin = Origin::new(&site.origin);
         let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
         let numbers = if formula {
             let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
             let attrs = vec![("delta", dims(&Dim::ONE)), ("limit", dims(&length))];
-            self.plain("Range", attrs, zero, &origin)?
+            self.apply("Range", attrs, &[zero], &origin)?
         } else {
             let limit = match length.as_const() {
                 Some(n) => self.graph.add_weight("", Tensor::i64(&[], [n])),
-                None => self.plain("Reshape", vec![("shape", Attr::Dims(vec![]))], trips, &origin)?,
+                None => self.apply("Reshape", vec![("shape", Attr::Dims(vec![]))], &[trips], &origin)?,
             };
             self.apply("Range", vec![], &[zero, limit, one], &origin)?
         };
@@ -554,17 +550,13 @@ impl<'m> Importer<'m> {
         )
     }
 
-    pub fn plain(&mut self, op: &str, attrs: Vec<(&str, Attr)>, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
-        self.apply(op, attrs, &[v], origin)
-    }
-
     /// `v` with its axes in this order.
     fn turned(&mut self, v: ValueId, perm: &[usize], origin: &Origin) -> Result<ValueId, Fault> {
         if perm.iter().enumerate().all(|(i, a)| i == *a) {
             return Ok(v);
         }
         let perm = Attr::Ints(perm.iter().map(|a| *a as i64).collect());
-        self.plain("Transpose", vec![("perm", perm)], v, origin)
+        self.apply("Transpose", vec![("perm", perm)], &[v], origin)
     }
 
     /// `v` backwards along axis 0.
@@ -579,7 +571,7 @@ impl<'m> Importer<'m> {
             ("starts", one(-1)),
             ("steps", one(-1)),
         ];
-        self.plain("Slice", attrs, v, origin)
+        self.apply("Slice", attrs, &[v], origin)
     }
 
     /// What is known of symbols around holds inside too.

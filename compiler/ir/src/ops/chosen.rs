@@ -7,15 +7,14 @@
 
 use crate::index::{element_count, linear};
 use crate::op::{AttrDef, Cx, OpError, Rule, Schema, invalid};
-use crate::{Attr, Dim};
+use crate::{Attr, Bounds, Dim};
 
-use super::binary::range;
 use super::movement::{DATA, OUT, View};
 
-/// 1 where the two are equal, else 0.
+/// 1 where the two are equal, else 0. Extents may be 0: a list may have no elements.
 pub(crate) fn equal(a: &Dim, b: &Dim) -> Dim {
     let (more, less) = (a.clone() - b.clone(), b.clone() - a.clone());
-    match range(&more) {
+    match Bounds::of(&[]).range(&more) {
         (0.., _) => Dim::ONE - more.minimum(&Dim::ONE),
         (_, ..=0) => Dim::ONE - less.minimum(&Dim::ONE),
         _ => (Dim::ONE - less.maximum(&more)).maximum(&Dim::ZERO),

@@ -181,19 +181,21 @@ const EXPAND: View = View {
     },
     index: |_, from, to, it| Ok(broadcast_index(from, to, it)),
     rules: |cx| {
-        let Some((list, Some(length))) = cx.open_dims(1)? else {
-            // A number that a run reads is 1 or the extent, where that is a number too.
-            let (x, list) = (&cx.fact(0)?.shape, required_dims(cx, 1)?);
-            let pairs = x.iter().rev().zip(list.into_iter().rev());
-            let pairs = pairs.filter(|(d, s)| s.has_elements() && d.as_const().is_some_and(|d| d > 1));
-            let rules = |(d, s): (&Dim, Dim)| {
-                let more = (s.clone() - Dim::ONE).maximum(&Dim::ZERO).minimum(&Dim::ONE);
-                [(Dim::ONE, s.clone()), (s.clone(), d.clone()), (d.clone() * more, s)]
-            };
-            return Ok(pairs.flat_map(rules).collect());
+        let (shape, mut rules) = match cx.open_dims(1)? {
+            Some((list, Some(length))) => {
+                let fits = (length.clone(), Dim::from(list.len()));
+                let each = list.iter().map(|d| (Dim::ZERO, d.clone()));
+                (aligned(&list, &length), each.chain([fits]).collect::<Vec<_>>())
+            }
+            _ => (required_dims(cx, 1)?, vec![]),
         };
-        let fits = (length, Dim::from(list.len()));
-        Ok(list.into_iter().map(|d| (Dim::ZERO, d)).chain([fits]).collect())
+        // A number that a run reads is 1 or the extent, where that is a number.
+        let pairs = cx.fact(0)?.shape.iter().rev().zip(shape.into_iter().rev());
+        for (d, s) in pairs.filter(|(d, s)| s.has_elements() && d.as_const().is_some_and(|d| d > 1)) {
+            let more = (s.clone() - Dim::ONE).maximum(&Dim::ZERO).minimum(&Dim::ONE);
+            rules.extend([(Dim::ONE, s.clone()), (s.clone(), d.clone()), (d.clone() * more, s)]);
+        }
+        Ok(rules)
     },
 };
 

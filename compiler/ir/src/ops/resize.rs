@@ -142,9 +142,11 @@ impl Plan {
                 }),
             });
         }
-        let filters =
-            cx.int("antialias")? != 0 && !matches!(mode, Mode::Nearest(_)) && !axes.iter().all(Axis::enlarges);
-        if filters && coordinates == Coordinates::Crop {
+        let crops = coordinates == Coordinates::Crop;
+        let filters = cx.int("antialias")? != 0
+            && !matches!(mode, Mode::Nearest(_))
+            && !(crops && axes.iter().all(Axis::enlarges));
+        if filters && crops {
             return unsupported("attribute `antialias` is 1 with `tf_crop_and_resize` to a smaller size");
         }
         Ok(Self {
@@ -160,9 +162,10 @@ impl Plan {
         })
     }
 
-    /// How many elements the filter along an axis has; `None` where none is needed.
+    /// How many elements the filter along an axis has; `None` without filters. Where an axis gets larger it is what is
+    /// interpolated from: one way for all extents that a run may have.
     fn taps(&self, cx: &Cx, a: &Axis) -> Option<Dim> {
-        if !self.filters || a.enlarges() {
+        if !self.filters {
             return None;
         }
         let unit = Dim::from(Fact::UNIT);
