@@ -33,7 +33,7 @@ struct Plan {
     sampling: Sampling,
     /// What `Crop` gives outside of the input.
     outside: f32,
-    /// Whether axes that become smaller are filtered.
+    /// Whether each axis is filtered (`antialias`).
     filters: bool,
 }
 
