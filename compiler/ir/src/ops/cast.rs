@@ -34,7 +34,7 @@ fn convert_dim(d: &Dim, to: DType) -> Option<Dim> {
     if to != DType::Bool {
         return pointwise::fits(to, d).then(|| d.clone());
     }
-    let (lo, hi) = Bounds::positive(&[]).range(d);
+    let (lo, hi) = Bounds::of(&[]).range(d);
     match (lo, hi) {
         (0, 0) => Some(Dim::ZERO),
         _ if lo > 0 || hi < 0 => Some(Dim::ONE),
@@ -638,9 +638,11 @@ mod tests {
             Some(vec![s.clone(), c(7)])
         );
         assert_eq!(
-            known("Cast", &to(DType::Bool), std::slice::from_ref(&x)),
+            known("Cast", &to(DType::Bool), &[vec(DType::I64, &[s.clone() + c(1), c(7)])]),
             Some(vec![c(1), c(1)])
         );
+        let any = known("Cast", &to(DType::Bool), std::slice::from_ref(&x)).expect("a formula")[0].clone();
+        assert_eq!([0, 1, 5].map(|n| any.eval(&|_| Some(n))), [Some(0), Some(1), Some(1)]);
         assert_eq!(known("Cast", &to(DType::F32), std::slice::from_ref(&x)), None);
         assert_eq!(
             known("Cast", &to(DType::U8), &[vec(DType::I64, &[c(-1)])]),

@@ -4,11 +4,10 @@
 //! is -1. Others are symbolic too, 1 or 0: exporters also choose between two extents.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
-use crate::ops::binary::range;
 use crate::ops::chosen::{brief, equal, negative};
 use crate::ops::pointwise::{self, RESULT};
 use crate::structured::{Binary, Unary};
-use crate::{DType, Dim, Fact, Tensor};
+use crate::{Bounds, DType, Dim, Fact, Tensor};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
@@ -152,7 +151,8 @@ impl OpDef for Compare {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         pointwise::infer(cx, DType::Bool, |a| {
-            let (lo, hi) = range(&(a[0].clone() - a[1].clone()));
+            // An extent may be 0: whether there is anything at all is what a model asks.
+            let (lo, hi) = Bounds::of(&[]).range(&(a[0].clone() - a[1].clone()));
             match (self.decide)(lo, hi) {
                 Some(yes) => Some(Dim::from(i64::from(yes))),
                 None => brief(a).then(|| (self.known)(&a[0], &a[1])),
@@ -332,7 +332,9 @@ mod tests {
         let is_four = known("Equal", std::slice::from_ref(&s), &[c(4)]).expect("a formula")[0].clone();
         let at = |n: i64| is_four.eval(&|_| Some(n));
         assert_eq!([at(3), at(4), at(5)], [Some(0), Some(1), Some(0)]);
-        assert_eq!(known("Greater", &[s.clone() + c(1)], &[c(1)]), Some(vec![c(1)]));
+        assert_eq!(known("Greater", &[s.clone() + c(1)], &[c(0)]), Some(vec![c(1)]));
+        let any = known("Greater", std::slice::from_ref(&s), &[c(0)]).expect("a formula")[0].clone();
+        assert_eq!([0, 1, 5].map(|n| any.eval(&|_| Some(n))), [Some(0), Some(1), Some(1)]);
     }
 
     #[test]
