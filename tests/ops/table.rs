@@ -532,7 +532,7 @@ pub const CASES: &[&str] = &[
     "Resize(T[1,2,4,5], _, _, i64[4] = dense(1,2,7,3)) {mode=\"linear\", coordinate_transformation_mode=\"pytorch_half_pixel\"}",
     "Resize(T[1,1,4,5], _, _, i64[4] = dense(1,1,7,9)) {mode=\"cubic\"}",
     "Resize(T[1,2,9,7], _, _, i64[4] = dense(1,2,4,3)) {antialias=1, mode=\"linear\"} : f32 f64 u8",
-    "Resize(T[1,2,9,7], _, _, i64[4] = dense(1,2,2,9)) {antialias=1, mode=\"cubic\"} : f32 f64",
+    "Resize(T[1,2,9,7], _, _, i64[4] = dense(1,2,2,9)) {antialias=1, mode=\"cubic\"} : f32 f64 u8",
     "Resize(T[1,2,9,7]) {antialias=1, exclude_outside=1, mode=\"cubic\", scales=floats[1.0,1.0,0.6,0.25]}",
     "cameo::Filters() {input=dims[9], output=dims[4], taps=dims[6]} -> 2",
     "cameo::Filters() {coordinates=\"asymmetric\", cubic=-0.5, exclude_outside=1, input=dims[9], output=dims[4], taps=dims[10], scale=0.45} -> 2",

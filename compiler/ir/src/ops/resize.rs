@@ -13,7 +13,7 @@ use super::antialias;
 use super::chosen::{choose, negative};
 use super::fragment::Fragment;
 use super::movement::axes_of;
-use super::pointwise::working;
+use super::pointwise::{int_range, working};
 use super::resample::{Axis, Coordinates, Given, Mode, Rounding, Sampling, tap_nodes, taps};
 
 /// The operations of this family.
@@ -297,13 +297,20 @@ impl Plan {
         let mut y = g.cast(x, if t.is_float() { working(t) } else { DType::F32 })?;
         let how = ["mode", "coordinate_transformation_mode", "nearest_mode"];
         let numbers = ["cubic_coeff_a", "extrapolation_value"];
-        for a in &self.axes {
+        let mut axes: Vec<&Axis> = self.axes.iter().collect();
+        if self.pixels(t) {
+            axes.reverse();
+        }
+        for a in axes {
             if let Some(taps) = self.taps(cx, a) {
                 let scale = match &a.scale {
                     Some(Given::Element { operand, at, .. }) => Some(element(&mut g, cx, *operand, *at)?),
                     _ => None,
                 };
                 y = antialias::shrink(&mut g, y, self.sampling, a, scale, &taps)?;
+                if self.pixels(t) {
+                    y = whole_pixels(&mut g, y, t)?;
+                }
                 continue;
             }
             let mut attrs: Vec<(&str, Attr)> = vec![("axes", Attr::Ints(vec![a.axis as i64]))];
@@ -328,6 +335,54 @@ impl Plan {
         let y = g.cast(y, t)?;
         Ok(g.finish(&[y]))
     }
+
+    /// Whether filters give integers: behind each axis, the last one first, they are rounded and cut to the type, as Pillow and ONNX
+    /// Runtime do with images.
+    fn pixels(&self, t: DType) -> bool {
+        self.filters && !t.is_float()
+    }
+
+    /// What [`Plan::one_by_one`] gives of integers, with numbers: `tables` has positions and weights of each axis.
+    fn of_pixels(&self, x: &Tensor, tables: &[Vec<Vec<(usize, f64)>>]) -> Vec<f64> {
+        let (low, high) = int_range(x.dtype());
+        let (mut shape, mut v) = (x.shape().to_vec(), x.to_f64());
+        for (a, table) in self.axes.iter().zip(tables).rev() {
+            let mut to = shape.clone();
+            to[a.axis] = table.len();
+            let mut out = Vec::with_capacity(to.iter().product());
+            index::for_each(&to, |ix| {
+                let mut at = ix.to_vec();
+                let sum: f64 = table[ix[a.axis]]
+                    .iter()
+                    .map(|(p, w)| {
+                        at[a.axis] = *p;
+                        v[linear(&shape, &at)] * w
+                    })
+                    .sum();
+                out.push((sum + f64::from(HALF)).floor().clamp(low as f64, high as f64));
+            });
+            (shape, v) = (to, out);
+        }
+        v
+    }
+}
+
+/// Halves go up, also those that rounded weights put a little below.
+const HALF: f32 = 0.5 + 1.0 / 4096.0;
+
+/// The nearest integers of the type.
+fn whole_pixels(g: &mut Fragment, x: ValueId, t: DType) -> Result<ValueId, OpError> {
+    let half = g.constant(Tensor::f32(&[], [HALF]));
+    let x = g.binary("Add", x, half)?;
+    let mut x = g.unary("Floor", x)?;
+    let (low, high) = int_range(t);
+    // Wider types end at numbers that `f32` does not have, and pixels are smaller.
+    let ends = [("Max", low), ("Min", high)].into_iter().filter(|_| t.bits() <= 16);
+    for (op, end) in ends {
+        let end = g.constant(Tensor::f32(&[], [end as f32]));
+        x = g.binary(op, x, end)?;
+    }
+    Ok(x)
 }
 
 impl OpDef for Resize {
@@ -395,6 +450,9 @@ impl OpDef for Resize {
             .iter()
             .map(|a| (0..shape[a.axis]).map(|o| plan.taps_at(cx, a, o)).collect())
             .collect();
+        if plan.pixels(x.dtype()) {
+            return Ok(vec![Tensor::from_f64(x.dtype(), &shape, plan.of_pixels(x, &tables))]);
+        }
         let v = x.to_f64();
         let mut out = Vec::with_capacity(shape.iter().product());
         index::for_each(&shape, |ix| {
