@@ -97,6 +97,31 @@ def loops():
     yield model("loop without slices", made, {"x0": ("B", 8)}, ["last"], [*weights, number("c", np.float32(1))])
 
 
+def lists():
+    """As `torch.jit.script` writes loops over the length of a tensor: lists that are cut and appended to, and slices that move."""
+    head = [("i", INT, ()), ("cond", BOOL, ()), ("h", FLOAT, ("B", 8))]
+    states = [*(value(*i) for i in head), helper.make_tensor_sequence_value_info("ys", FLOAT, None)]
+    step = [node("Identity", ["cond"], ["cond_out"]), node("SequenceAt", ["rows", "i"], ["row"]), node("Add", ["h", "row"], ["s"]),
+            node("Tanh", ["s"], ["h2"]), node("SequenceInsert", ["ys", "h2"], ["more"])]
+    body = graph(step, [], ["cond_out", "h2", "more"])
+    body.input.extend(states)
+    body.output[2].CopyFrom(helper.make_tensor_sequence_value_info("more", FLOAT, None))
+    made = [node("SplitToSequence", ["x"], ["rows"], axis=1, keepdims=0), node("SequenceLength", ["rows"], ["n"]),
+            node("SequenceEmpty", [], ["none"]), node("Loop", ["n", "", "h0", "none"], ["last", "all"], body=body),
+            node("ConcatFromSequence", ["all"], ["stack"], axis=1, new_axis=1),
+            node("ConcatFromSequence", ["all"], ["wide"], axis=-1), node("SequenceAt", ["all", "end"], ["final"])]
+    yield model("loop over lists", made, {"h0": ("B", 8), "x": ("B", "T", 8)}, ["last", "stack", "wide", "final"],
+                [number("end", -1)])
+    steps = [node("Identity", ["cond"], ["cond_out"]), node("Unsqueeze", ["i", "axis0"], ["from"]),
+             node("Add", ["i", "two"], ["next"]), node("Unsqueeze", ["next", "axis0"], ["to"]),
+             node("Slice", ["x", "from", "to", "axis"], ["part"]), node("ReduceMean", ["part", "axis"], ["mean"], keepdims=0),
+             node("Mul", ["h", "mean"], ["hm"]), node("Sub", ["hm", "mean"], ["h2"])]
+    body = graph(steps, head, ["cond_out", "h2"], [number("axis0", [0]), number("axis", [1]), number("two", 2)])
+    made = [node("Shape", ["x"], ["shape"]), node("Gather", ["shape", "one"], ["t"]), node("Sub", ["t", "one"], ["n"]),
+            node("Loop", ["n", "", "h0"], ["last"], body=body)]
+    yield model("loop of moving slices", made, {"h0": ("B", 8), "x": ("B", "T", 8)}, ["last"], [number("one", 1)])
+
+
 def branches():
     # Whether the first element is above the mean: both answers come up.
     index = lambda name, v: numpy_helper.from_array(np.array(v, np.int64), name)
@@ -203,7 +228,7 @@ def main():
     args = ap.parse_args()
     checks = Checks()
     wanted = lambda name: not args.names or any(n in name for n in args.names)
-    for family in [scans, loops, branches]:
+    for family in [scans, loops, lists, branches]:
         for name, made in family():
             if wanted(name):
                 check(checks, args.threads, name, made)

@@ -2,9 +2,10 @@
 
 use cameo_ir::{Fact, Graph, Origin, ValueId};
 
+use crate::bodies::{Body, Formal};
 use crate::error::{Fault, Site};
 use crate::import::Importer;
-use crate::loops::{Attributes, Body, Formal, list, scanned};
+use crate::loops::{Attributes, list, scanned};
 use crate::proto::NodeProto;
 use crate::scope::Scope;
 

@@ -135,12 +135,47 @@ impl<'m> Importer<'m> {
                 continue;
             }
             match self.graph.producer(v) {
-                Some((n, _)) => left.extend(self.graph.node(n).inputs.iter().flatten()),
+                Some((n, _)) => {
+                    let node = self.graph.node(n);
+                    left.extend(node.inputs.iter().flatten());
+                    if node.op.schema().pointwise {
+                        self.as_long_as_others(&node.inputs.iter().copied().flatten().collect::<Vec<_>>());
+                    }
+                }
                 None if self.graph.inputs().contains(&v) => {
                     self.wanted.inputs.insert(self.graph.value(v).name.to_string());
                 }
                 None => {}
             }
+        }
+    }
+
+    /// Notes that a list of open length, which is an input of the model, has as many numbers as those that it is combined with.
+    fn as_long_as_others(&mut self, operands: &[ValueId]) {
+        let length = |v: &ValueId| match self.graph.fact(*v).shape.as_slice() {
+            [n] => n.as_const(),
+            _ => None,
+        };
+        let Some(most) = operands.iter().filter_map(length).max().filter(|n| *n > 1) else {
+            return;
+        };
+        for v in operands {
+            self.want_exactly(*v, most);
+        }
+    }
+
+    /// Notes the elements of a value, which is one number.
+    pub fn want_number(&mut self, v: ValueId) {
+        self.want_elements(v);
+        self.want_exactly(v, 1);
+    }
+
+    /// Notes how long a list is that is an input of the model, if the model leaves it open.
+    fn want_exactly(&mut self, v: ValueId, length: i64) {
+        let fact = self.graph.fact(v);
+        if fact.rank() == 1 && fact.static_shape().is_none() && self.graph.inputs().contains(&v) {
+            let name = self.graph.value(v).name.to_string();
+            self.wanted.lengths.entry(name).or_insert(Length::Exactly(length));
         }
     }
 

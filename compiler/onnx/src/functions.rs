@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use cameo_ir::{DType, ValueId};
+use cameo_ir::{Bounds, DType, Dim, Sym, ValueId};
 
 use crate::error::{Fault, Problems, Site};
 use crate::import::Importer;
@@ -160,7 +160,15 @@ impl<'m> Importer<'m> {
         let taken = match self.condition(scope, condition) {
             Ok(Some(Condition::Known(true))) => yes,
             Ok(Some(Condition::Known(false))) => no,
-            Ok(Some(Condition::Data(v))) => return self.either(scope, node, site, attrs, v, [yes, no]),
+            Ok(Some(Condition::Data(v))) => {
+                let problems = self.problems.clone();
+                if self.either(scope, node, site, attrs, v, [yes, no]) {
+                    return true;
+                }
+                let Some(taken) = self.presume(v) else { return false };
+                self.problems = problems;
+                if taken { yes } else { no }
+            }
             Ok(None) => {
                 self.unknown_inside(scope, site, attrs);
                 return false;
@@ -276,7 +284,7 @@ impl<'m> Importer<'m> {
             .and_then(cameo_ir::Tensor::scalar_f64)
             .map(|x| x != 0.0);
         let known = match fact.known.as_deref() {
-            Some([d]) => d.as_const().map(|c| c != 0),
+            Some([d]) => decided(d, &|name| self.graph.symbol_range(name)),
             _ => None,
         };
         match constant.or(known) {
@@ -284,5 +292,35 @@ impl<'m> Importer<'m> {
             None if fact.element_count().as_const().is_none_or(|n| n == 1) => Ok(Some(Condition::Data(v))),
             None => Err(Fault::invalid(format!("the condition is {fact}, not one bool"))),
         }
+    }
+
+    /// What a condition is where no dimension is 0, if that decides it: then a run takes no others from now on.
+    ///
+    /// For branches that cannot be one: `if boxes.numel() == 0: return empty` has a shape of its own.
+    fn presume(&mut self, condition: ValueId) -> Option<bool> {
+        let [d] = self.graph.fact(condition).known.as_deref()? else {
+            return None;
+        };
+        let d = d.clone();
+        let taken = decided(&d, Bounds::positive(&[]).named)?;
+        // Symbols of a body are those of the graph around, which would not hear of it.
+        if self.loop_depth > 0 || self.stopped {
+            return None;
+        }
+        for (name, range) in &mut self.graph.symbols {
+            if d.uses(&Sym::Named(name.clone())) {
+                range.min = range.min.max((Bounds::positive(&[]).named)(name).0);
+            }
+        }
+        Some(taken)
+    }
+}
+
+/// Whether a formula that is 1 or 0 can be only one of them.
+fn decided(d: &Dim, named: &dyn Fn(&str) -> (i64, i64)) -> Option<bool> {
+    match (Bounds { extents: &[], named }).range(d) {
+        (0, 0) => Some(false),
+        (least, most) if least > 0 || most < 0 => Some(true),
+        _ => None,
     }
 }

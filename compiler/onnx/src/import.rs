@@ -26,6 +26,7 @@ use crate::opset::{self, Draft};
 use crate::plan::plan;
 use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorType, ValueInfoProto, attribute_type};
 use crate::scope::{Scope, Slot, domain, opsets};
+use crate::stacked::List;
 use crate::weights::Weights;
 use crate::{IR_VERSIONS, ImportOptions, OPSETS};
 
@@ -51,10 +52,11 @@ pub(crate) struct Importer<'m> {
     pub ranks: BTreeMap<&'m str, usize>,
     /// The same with element types and shapes.
     pub declared: BTreeMap<&'m str, &'m TensorType>,
-    /// The tensors of sequences.
-    pub lists: Vec<Vec<ValueId>>,
+    pub lists: Vec<List>,
     /// Operators that the user supplies.
     pub custom_ops: &'m [CustomOp],
+    /// In bodies of a `Loop`, the number of the iteration, and how many there are.
+    pub counters: Vec<(ValueId, Dim)>,
     /// Bodies of loops around the node.
     pub loop_depth: usize,
     /// A limit was hit; it is reported and nothing more is read.
@@ -99,6 +101,7 @@ pub(crate) fn model(
             declared: declared(graph),
             lists: vec![],
             custom_ops: &options.custom_ops,
+            counters: vec![],
             loop_depth: 0,
             stopped: false,
         };
@@ -240,11 +243,20 @@ impl<'m> Importer<'m> {
             }
             match self.slot(&mut scope, name) {
                 Ok(Slot::Value(v)) => self.graph.add_output(name, v),
-                Ok(Slot::List(list)) => {
-                    for (i, v) in self.lists[list].iter().enumerate() {
-                        self.graph.add_output(&item(name, i), *v);
+                Ok(Slot::List(list)) => match &self.lists[list] {
+                    List::Items(items) => {
+                        for (i, v) in items.iter().enumerate() {
+                            self.graph.add_output(&item(name, i), *v);
+                        }
                     }
-                }
+                    _ => self.problems.model(
+                        Fault::unsupported(format!("output `{name}` is a sequence whose length only a run knows"))
+                            .hint(
+                                "fix the dimension that says how many tensors it has (`--dim NAME=VALUE`), or let \
+                             ConcatFromSequence make one tensor of it",
+                            ),
+                    ),
+                },
                 Ok(Slot::Absent) => {
                     let absent =
                         format!("output `{name}` is an optional without an element, or an input that was left out");
@@ -649,6 +661,11 @@ impl<'m> Importer<'m> {
             after,
             ..
         } = draft;
+        if op == "Slice"
+            && let Some(moving) = self.moving(&inputs, &origin).map_err(one)?
+        {
+            return Ok(vec![moving]);
+        }
         let Some(op) = Op::find(&op) else {
             return Err(one(unknown(&op)));
         };

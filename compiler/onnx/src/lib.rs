@@ -19,8 +19,10 @@
 //! | `scope` | what a name means: values, weights not yet read, captures of subgraphs |
 //! | `functions` | model-local functions and constant branches, inlined |
 //! | `loops`, `batches` | loops over time, and branches that data chooses |
+//! | `moving` | slices whose place is the number of the iteration |
+//! | `bodies` | bodies of both as graphs of their own |
 //! | `quotients` | how often loops run, where floats say it |
-//! | `lists` | sequences and optionals, of which no graph has any |
+//! | `lists`, `stacked` | sequences and optionals, of which no graph has any |
 //! | `attention` | attention with graphs that change scores |
 //! | `gradient` | the derivatives of nodes |
 //! | `bounds` | limits of what inference is asked to do |
@@ -29,6 +31,7 @@
 mod attention;
 mod attributes;
 mod batches;
+mod bodies;
 mod bounds;
 mod census;
 mod custom;
@@ -41,12 +44,14 @@ mod gradient;
 mod import;
 mod lists;
 mod loops;
+mod moving;
 pub mod operators;
 pub mod opset;
 mod plan;
 pub mod proto;
 mod quotients;
 mod scope;
+mod stacked;
 mod weights;
 
 use std::path::Path;

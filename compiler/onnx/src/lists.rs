@@ -1,8 +1,8 @@
-//! Sequences and optionals. How many tensors a sequence has, and whether an optional has one, is known when a model is
-//! compiled: then a sequence is a list of values, an optional what it holds or [`Slot::Absent`], and the graph has neither.
+//! Sequences and optionals. Where it is known when a model is compiled how many tensors a sequence has, it is a list of values
+//! (else it may be [`Stacked`]); an optional is what it holds or [`Slot::Absent`]. The graph has neither.
 //!
 //! An input of such a type becomes as many inputs as the user says (`--items`), `NAME[0]` and so on, and an output as many
-//! outputs. Law: what would make a length depend on data is refused.
+//! outputs.
 
 use std::str::FromStr;
 
@@ -18,6 +18,7 @@ use crate::proto::{
     TypeValue, ValueInfoProto,
 };
 use crate::scope::{Scope, Slot};
+use crate::stacked::{List, Part, Stacked, open as open_length};
 
 /// Operators of sequences and optionals.
 const OPERATORS: [&str; 12] = [
@@ -234,7 +235,11 @@ impl<'m> Importer<'m> {
     }
 
     pub fn new_list(&mut self, items: Vec<ValueId>) -> Slot<'m> {
-        self.lists.push(items);
+        self.add_list(List::Items(items))
+    }
+
+    pub fn add_list(&mut self, list: List) -> Slot<'m> {
+        self.lists.push(list);
         Slot::List(self.lists.len() - 1)
     }
 
@@ -284,9 +289,16 @@ impl<'m> Importer<'m> {
                 let items = slots.iter().map(|s| tensor(*s)).collect::<Result<_, _>>()?;
                 self.new_list(items)
             }
-            "SequenceLength" => {
-                let n = self.list(first)?.len() as i64;
-                Slot::Value(self.graph.add_weight("", Tensor::i64(&[], [n])))
+            "SequenceLength" => Slot::Value(match self.stacked(first) {
+                Some(s) => self.stacked_length(s, &origin)?,
+                None => {
+                    let n = self.list(first)?.len() as i64;
+                    self.graph.add_weight("", Tensor::i64(&[], [n]))
+                }
+            }),
+            "SequenceAt" if let Some(s) = self.stacked(first) => {
+                let at = self.whole(slots.get(1).copied())?;
+                Slot::Value(self.stacked_at(s, at, &origin)?)
             }
             "SequenceAt" => {
                 let items = self.list(first)?;
@@ -295,6 +307,9 @@ impl<'m> Importer<'m> {
             }
             "SequenceErase" => {
                 let items = self.list(first)?;
+                if items.is_empty() {
+                    return Err(Fault::invalid("the sequence has no tensor to erase"));
+                }
                 let at = match slots.get(1).copied() {
                     None | Some(Slot::Absent) => Dim::from(items.len()) - Dim::ONE,
                     at => self.position(at, items.len(), items.len())?,
@@ -307,34 +322,34 @@ impl<'m> Importer<'m> {
                 self.new_list(left)
             }
             "SequenceInsert" => {
-                let items = self.list(first)?;
-                if items.len() >= MAX_ITEMS {
-                    return Err(too_many(items.len() + 1));
-                }
                 let new = tensor(slots.get(1).copied().unwrap_or(Slot::Absent))?;
-                let at = match slots.get(2).copied() {
-                    None | Some(Slot::Absent) => Dim::from(items.len()),
-                    at => self.position(at, items.len(), items.len() + 1)?,
-                };
-                let mut all = vec![];
-                for i in 0..=items.len() {
-                    // What was there, the new one, or what was there before.
-                    let was = items.get(i).copied();
-                    let before = i.checked_sub(1).map(|i| items[i]);
-                    let three = [was.unwrap_or(new), new, before.unwrap_or(new)];
-                    let which = reached(&at, i) + i.checked_sub(1).map_or(Dim::ZERO, |i| reached(&at, i));
-                    all.push(self.chosen(&three, &which, (&at, items.len() + 1), &origin)?);
+                let at = slots.get(2).copied().filter(|s| !matches!(s, Slot::Absent));
+                match (self.sequence(first)?, at) {
+                    (List::Items(items), at) => self.inserted(&items, new, at, &origin)?,
+                    (List::Stacked(s), None) => {
+                        let more = self.stacked_append(s, new, &origin)?;
+                        self.new_stacked(more)
+                    }
+                    (List::Grown { state, new: mut all }, None) => {
+                        all.push(new);
+                        self.add_list(List::Grown { state, new: all })
+                    }
+                    _ => return Err(open_length()),
                 }
-                self.new_list(all)
             }
             "ConcatFromSequence" => {
-                let items = self.list(first)?;
                 let (axis, new) = (int(attrs, "axis", 0), int(attrs, "new_axis", 0) != 0);
-                Slot::Value(self.joined(items, axis, new, &origin)?)
+                Slot::Value(match self.stacked(first) {
+                    Some(s) => self.stacked_joined(s, axis, new, &origin)?,
+                    None => {
+                        let items = self.list(first)?;
+                        self.joined(items, axis, new, &origin)?
+                    }
+                })
             }
             "SplitToSequence" => {
-                let parts = self.split(&slots, attrs, &origin)?;
-                self.new_list(parts)
+                let list = self.split(&slots, attrs, &origin)?;
+                self.add_list(list)
             }
             "SequenceMap" => return self.map(scope, site, attrs, &slots, node.output.len()),
             op => return Err(Fault::unsupported(format!("operator `{op}`"))),
@@ -342,8 +357,7 @@ impl<'m> Importer<'m> {
         Ok(Some(vec![made]))
     }
 
-    /// The tensors of a sequence.
-    fn list(&self, slot: Slot<'m>) -> Result<Vec<ValueId>, Fault> {
+    fn sequence(&self, slot: Slot<'m>) -> Result<List, Fault> {
         match slot {
             Slot::List(i) => Ok(self.lists[i].clone()),
             Slot::Absent => Err(Fault::invalid("the sequence is missing")),
@@ -351,16 +365,68 @@ impl<'m> Importer<'m> {
         }
     }
 
+    /// The tensors of a sequence.
+    fn list(&self, slot: Slot<'m>) -> Result<Vec<ValueId>, Fault> {
+        match self.sequence(slot)? {
+            List::Items(items) => Ok(items),
+            _ => Err(open_length()),
+        }
+    }
+
+    fn stacked(&self, slot: Slot<'m>) -> Option<Stacked> {
+        match self.sequence(slot) {
+            Ok(List::Stacked(s)) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The tensors of a sequence with a new one among them, at the end where no position is given.
+    fn inserted(
+        &mut self,
+        items: &[ValueId],
+        new: ValueId,
+        at: Option<Slot<'m>>,
+        origin: &Origin,
+    ) -> Result<Slot<'m>, Fault> {
+        if items.len() >= MAX_ITEMS {
+            return Err(too_many(items.len() + 1));
+        }
+        let at = match at {
+            None => Dim::from(items.len()),
+            at => self.position(at, items.len(), items.len() + 1)?,
+        };
+        let mut all = vec![];
+        for i in 0..=items.len() {
+            // What was there, the new one, or what was there before.
+            let was = items.get(i).copied();
+            let before = i.checked_sub(1).map(|i| items[i]);
+            let three = [was.unwrap_or(new), new, before.unwrap_or(new)];
+            let which = reached(&at, i) + i.checked_sub(1).map_or(Dim::ZERO, |i| reached(&at, i));
+            all.push(self.chosen(&three, &which, (&at, items.len() + 1), origin)?);
+        }
+        Ok(self.new_list(all))
+    }
+
+    /// A position, which is one integer.
+    fn whole(&self, slot: Option<Slot<'m>>) -> Result<ValueId, Fault> {
+        let v = tensor(slot.unwrap_or(Slot::Absent))?;
+        let fact = self.graph.fact(v);
+        match fact.dtype.is_int() && fact.element_count().as_const().is_none_or(|n| n == 1) {
+            true => Ok(v),
+            false => Err(Fault::invalid(format!("the position is {fact}, not one integer"))),
+        }
+    }
+
     /// A position in a list of `length`, from its start; one that is known is below `end`.
     fn position(&mut self, slot: Option<Slot<'m>>, length: usize, end: usize) -> Result<Dim, Fault> {
-        let v = tensor(slot.unwrap_or(Slot::Absent))?;
+        let v = self.whole(slot)?;
         let fact = self.graph.fact(v);
         let constant = self.graph.constant(v).map(Tensor::to_i64);
         let given = match (constant.as_deref(), fact.known.as_deref()) {
             (Some([at]), _) => Dim::from(*at),
             (None, Some([at])) => at.clone(),
             _ => {
-                self.want_elements(v);
+                self.want_number(v);
                 return Err(Fault::unsupported("a position in a sequence that depends on data")
                     .hint("positions must follow from shapes, constants and inputs"));
             }
@@ -429,7 +495,7 @@ impl<'m> Importer<'m> {
         self.apply("cameo::Member", attrs, &[all], origin)
     }
 
-    fn variadic(
+    pub fn variadic(
         &mut self,
         op: &str,
         attrs: Vec<(&str, Attr)>,
@@ -463,24 +529,21 @@ impl<'m> Importer<'m> {
         slots: &[Slot<'m>],
         attrs: &[(&'m str, &'m AttributeProto)],
         origin: &Origin,
-    ) -> Result<Vec<ValueId>, Fault> {
+    ) -> Result<List, Fault> {
         let x = tensor(slots.first().copied().unwrap_or(Slot::Absent))?;
         let shape = self.graph.fact(x).shape.clone();
         let axis = normalize_axis(int(attrs, "axis", 0), shape.len())?;
-        let unknown = |d: &Dim| {
-            Fault::unsupported(format!("extent {d} says how many tensors the sequence has"))
-                .hint("fix the dimension: `--dim NAME=VALUE`")
-        };
-        let extent = || match shape[axis].as_const() {
-            Some(n) if n.unsigned_abs() as usize <= MAX_ITEMS => Ok(n),
-            Some(n) => Err(too_many(n.unsigned_abs() as usize)),
-            None => Err(unknown(&shape[axis])),
-        };
+        let stacked = |part: Part| List::Stacked(Stacked { of: x, axis, part });
+        let few = |n: &i64| n.unsigned_abs() as usize <= MAX_ITEMS;
+        let extent = shape[axis].as_const();
         let mut single = false;
         let sizes: Vec<Dim> = match slots.get(1).copied() {
             None | Some(Slot::Absent) => {
                 single = int(attrs, "keepdims", 1) == 0;
-                vec![Dim::ONE; extent()? as usize]
+                let Some(n) = extent.filter(few) else {
+                    return Ok(stacked(if single { Part::Index } else { Part::Slice(1) }));
+                };
+                vec![Dim::ONE; n as usize]
             }
             Some(slot) => {
                 let v = tensor(slot)?;
@@ -492,7 +555,6 @@ impl<'m> Importer<'m> {
                 match (constant.or(fact.known.clone().filter(|_| !fact.is_open())), fact.rank()) {
                     (Some(sizes), 1) => sizes,
                     (Some(size), 0) => {
-                        let n = extent()?;
                         let Some(size) = size[0].as_const() else {
                             return Err(
                                 Fault::unsupported("how many tensors the sequence has depends on `split`")
@@ -502,12 +564,19 @@ impl<'m> Importer<'m> {
                         if size <= 0 {
                             return Err(Fault::invalid(format!("parts of {size}")));
                         }
+                        let Some(n) = extent.filter(|n| few(&(n / size))) else {
+                            // No axis is longer, and sums with it stay numbers.
+                            return Ok(stacked(Part::Slice(size.min(1 << 40))));
+                        };
                         (0..n)
                             .step_by(size as usize)
                             .map(|at| Dim::from(size.min(n - at)))
                             .collect()
                     }
                     (Some(_), rank) => return Err(Fault::invalid(format!("`split` has rank {rank}"))),
+                    (None, 1) if fact.static_shape().is_none() && fact.dtype.is_int() => {
+                        return Ok(stacked(Part::Listed(v)));
+                    }
                     (None, _) => {
                         self.want_elements(v);
                         return Err(Fault::unsupported("how many tensors the sequence has must be known")
@@ -521,7 +590,7 @@ impl<'m> Importer<'m> {
         }
         if sizes.is_empty() {
             return match shape[axis].is_zero() {
-                true => Ok(vec![]),
+                true => Ok(List::Items(vec![])),
                 false => Err(Fault::invalid(format!("an axis of {} in no parts", shape[axis]))),
             };
         }
@@ -536,7 +605,7 @@ impl<'m> Importer<'m> {
                 *v = self.apply("Squeeze", vec![("axes", axes.clone())], &[*v], origin)?;
             }
         }
-        Ok(parts)
+        Ok(List::Items(parts))
     }
 
     /// A body for each tensor of a sequence, and of others beside it.
@@ -563,16 +632,28 @@ impl<'m> Importer<'m> {
                 graph.output.len()
             )));
         }
-        let count = self.list(slots.first().copied().unwrap_or(Slot::Absent))?.len();
+        let first = slots.first().copied().unwrap_or(Slot::Absent);
+        if self.stacked(first).is_some() {
+            if !self.functions.enter() {
+                return Err(Fault::unsupported(format!("bodies are nested deeper than {MAX_DEPTH}")));
+            }
+            let made = self.stacked_map(scope, site, graph, slots, results);
+            self.functions.leave();
+            return made;
+        }
+        let count = self.list(first)?.len();
         let mut all = vec![vec![]; results];
         for i in 0..count {
             let mut given = vec![];
             for (formal, slot) in graph.input.iter().zip(slots) {
                 let item = match slot {
-                    Slot::List(list) => match self.lists[*list].get(i) {
-                        Some(v) if self.lists[*list].len() == count => Slot::Value(*v),
-                        _ => return Err(Fault::invalid("the sequences have different lengths")),
-                    },
+                    Slot::List(_) => {
+                        let items = self.list(*slot)?;
+                        match items.get(i) {
+                            Some(v) if items.len() == count => Slot::Value(*v),
+                            _ => return Err(Fault::invalid("the sequences have different lengths")),
+                        }
+                    }
                     slot => *slot,
                 };
                 given.push((formal.name.as_str(), item));

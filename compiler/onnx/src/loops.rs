@@ -1,17 +1,16 @@
 //! `Scan`, and `Loop` with a number of iterations that is known: loops over time with closed bodies; `If` as two loops that
 //! run once or not at all.
 //!
-//! A body of ONNX sees all names around it; here it becomes a graph of its own, and what it reads from around are its last
-//! inputs (weights stay weights). Slices are cut along axis 0: other axes and directions are turned before and after.
-//! Refused: a `Loop` that ends when data says so, states whose shape changes.
+//! Slices are cut along axis 0: other axes and directions are turned before and after. A sequence
+//! that each iteration appends to is what a loop stacks. Refused: a `Loop` that ends when data says so, states whose shape changes.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cameo_ir::dim::COUNTED;
 use cameo_ir::ops::scan::Parts;
-use cameo_ir::{Attr, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
+use cameo_ir::{Attr, Bounds, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 
+use crate::bodies::{Formal, Held, of_sequences};
 use crate::bounds::computed;
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
@@ -21,35 +20,25 @@ use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::quotients;
 use crate::scope::{Scope, Slot};
+use crate::stacked::{List, Stacked};
+
+/// What inputs of a loop are called.
+const TRIPS: &str = "the number of iterations";
+const CONDITION: &str = "the condition";
+
+/// What is said where there cannot be copies.
+const UNCOUNTED: &str = "a loop with sequences whose number of iterations depends on data";
 
 /// More copies of a loop's body are no program that anybody wants.
 const MAX_COPIES: usize = 1 << 10;
 
 pub(crate) type Attributes<'m> = [(&'m str, &'m AttributeProto)];
 
-/// What a body's input is.
-pub(crate) enum Formal {
-    Input(Fact),
-    /// Always true.
-    Condition,
-}
-
-/// A body with the values around it that it reads, which are its last inputs.
-pub(crate) struct Body {
-    pub graph: Graph,
-    pub captured: Vec<ValueId>,
-    /// Of each result that is a sequence, how many tensors it has: so many outputs of the graph.
-    lengths: Vec<Option<usize>>,
-}
-
-impl Body {
-    /// Where each result is a tensor.
-    pub fn of_tensors(self) -> Result<Self, Fault> {
-        match self.lengths.iter().any(Option::is_some) {
-            true => Err(Fault::unsupported("a loop over time that gives a sequence")),
-            false => Ok(self),
-        }
-    }
+/// A state of a loop over time.
+enum State {
+    Tensor(ValueId),
+    /// A sequence that grows, with what it has before, stacked along a first axis.
+    Sequence(Option<ValueId>),
 }
 
 fn body_of<'m>(attrs: &Attributes<'m>) -> Result<&'m GraphProto, Fault> {
@@ -175,26 +164,24 @@ impl<'m> Importer<'m> {
             counts.push(self.apply("Squeeze", vec![("axes", axes)], &[found], &origin)?);
         }
         let times: Vec<Dim> = counts.iter().map(|v| self.graph.fact(*v).shape[0].clone()).collect();
-        let lengths = taken[0].lengths.clone();
-        if lengths != taken[1].lengths {
+        let held = taken[0].held.clone();
+        if held != taken[1].held {
             return Err(Fault::unsupported("the branches give sequences of different lengths")
                 .hint("where the condition is data, both must give as many tensors"));
         }
-        let names = node
-            .output
-            .iter()
-            .zip(&lengths)
-            .flat_map(|(name, length)| match length {
-                None => vec![name.clone()],
-                Some(n) => (0..*n).map(|i| item(name, i)).collect(),
-            });
+        let names = node.output.iter().zip(&held).flat_map(|(name, held)| match held {
+            Held::Tensor => vec![name.clone()],
+            held => (0..held.outputs()).map(|i| item(name, i)).collect(),
+        });
         let mut states = vec![];
         for (i, name) in names.enumerate() {
             let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
             if a.dtype != b.dtype || a.shape != b.shape {
                 return Err(
-                    Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other"))
-                        .hint("where the condition is data, both must give the same type and shape"),
+                    Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other")).hint(
+                        "where only a run knows the condition, both must give the same type and shape; if it asks for dimensions, \
+                         bounding them may decide it: `--dim NAME=1..512`",
+                    ),
                 );
             }
             let (shape, zero) = (a.shape.clone(), Tensor::from_f64(a.dtype, &[], [0.0]));
@@ -210,11 +197,11 @@ impl<'m> Importer<'m> {
         }
         let mut left = states.into_iter();
         let mut slots = vec![];
-        for length in lengths {
-            match length {
-                None => slots.extend(left.next().map(Slot::Value)),
-                Some(n) => {
-                    let items = left.by_ref().take(n).collect();
+        for held in held {
+            match held {
+                Held::Tensor => slots.extend(left.next().map(Slot::Value)),
+                held => {
+                    let items = left.by_ref().take(held.outputs()).collect();
                     slots.push(self.new_list(items));
                 }
             }
@@ -310,7 +297,7 @@ impl<'m> Importer<'m> {
         Ok(Some(results))
     }
 
-    /// A `Loop`: over time, or, where sequences are in it, so many copies of its body.
+    /// A `Loop`: over time, or as copies of its body, which come first where sequences are in it.
     fn iterate(
         &mut self,
         scope: &mut Scope<'m>,
@@ -323,22 +310,34 @@ impl<'m> Importer<'m> {
         let mut look = |name: &str| lists |= matches!(scope.get(name), Some(Slot::List(_) | Slot::Absent));
         node.input.iter().for_each(|name| look(name));
         captures(graph, &mut look);
-        if lists {
-            return self.copies(scope, node, site, graph);
-        }
         let problems = self.problems.clone();
-        let made = self.repeat(scope, node, site, attrs).map(of_values);
-        if matches!(made, Ok(Some(_))) || self.loop_depth > 0 || self.stopped {
-            return made;
+        let mut made = |this: &mut Self, copies: bool| match copies {
+            true => this.copies(scope, node, site, graph),
+            false => this.repeat(scope, node, site, attrs),
+        };
+        let first = made(self, lists);
+        if matches!(first, Ok(Some(_))) || self.stopped || self.loop_depth > 0 && !lists {
+            return first;
         }
-        // What cannot be over time, as states whose shapes change and extents that depend on the iteration, can be copies.
+        // What cannot be over time, as states whose shapes change and extents that depend on the iteration, can be copies;
+        // without a known number of them a loop over time may do.
         let refused = std::mem::replace(&mut self.problems, problems);
-        let copies = self.copies(scope, node, site, graph);
-        if matches!(copies, Ok(Some(_))) {
-            return copies;
+        let second = made(self, !lists);
+        let uncounted = matches!(&first, Err(f) if f.message == UNCOUNTED);
+        if matches!(second, Ok(Some(_))) || uncounted {
+            return second;
         }
         self.problems = refused;
-        made
+        first
+    }
+
+    /// How often a loop runs, which is one i64, and whether it does, which is one bool.
+    fn is_one_of(&self, v: ValueId, dtype: DType, what: &str) -> Result<(), Fault> {
+        let fact = self.graph.fact(v);
+        match fact.dtype == dtype && fact.element_count().as_const().is_none_or(|n| n == 1) {
+            true => Ok(()),
+            false => Err(Fault::invalid(format!("{what} is {fact}, not one {dtype}"))),
+        }
     }
 
     /// The body once for each iteration: their number must be known.
@@ -367,12 +366,13 @@ impl<'m> Importer<'m> {
                 graph.output.len()
             )));
         }
-        let unknown = || {
-            Fault::unsupported("a loop with sequences whose number of iterations depends on data")
-                .hint("the number of iterations must be known when the model is compiled")
-        };
+        let unknown =
+            || Fault::unsupported(UNCOUNTED).hint("the number of iterations must be known when the model is compiled");
         let condition = states.remove(1);
         let trips = states.remove(0);
+        if let Slot::Value(v) = trips {
+            self.is_one_of(v, DType::I64, TRIPS)?;
+        }
         let count = match trips {
             Slot::Value(v) => match (
                 self.graph.constant(v).map(Tensor::to_i64).as_deref(),
@@ -384,12 +384,18 @@ impl<'m> Importer<'m> {
             },
             _ => Some(i64::MAX),
         };
-        let mut count = count.ok_or_else(unknown)?;
         let goes_on = |this: &Self, slot: Slot| match slot {
-            Slot::Value(v) => truth(&this.graph, v).ok_or_else(unknown),
+            Slot::Value(v) => {
+                this.is_one_of(v, DType::Bool, CONDITION)?;
+                truth(&this.graph, v).ok_or_else(unknown)
+            }
             _ => Ok(true),
         };
         let mut goes = goes_on(self, condition)?;
+        let mut count = match goes {
+            true => count.ok_or_else(unknown)?,
+            false => 0,
+        };
         let results = graph.output.len();
         let mut stacked = vec![vec![]; results - 1 - states.len()];
         let mut i = 0;
@@ -432,7 +438,7 @@ impl<'m> Importer<'m> {
         node: &'m NodeProto,
         site: &Site,
         attrs: &Attributes<'m>,
-    ) -> Result<Option<Vec<ValueId>>, Fault> {
+    ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
         let endless = || {
             Fault::unsupported("a loop whose number of iterations depends on data")
                 .hint("export a loop with a fixed number of iterations")
@@ -455,6 +461,7 @@ impl<'m> Importer<'m> {
                 None => return Ok(None),
             },
         };
+        self.is_one_of(trips, DType::I64, TRIPS)?;
         let fact = self.graph.fact(trips);
         let count = computed(&self.graph, trips)
             .and_then(|t| t.to_i64().first().copied())
@@ -463,30 +470,55 @@ impl<'m> Importer<'m> {
         let rounded = || quotients::whole(&self.graph, trips).map(|d| d.maximum(&Dim::ZERO));
         let mut formula = count.is_none() && known.is_none();
         let Some(length) = count.or(known).or_else(rounded) else {
-            self.want_elements(trips);
+            self.want_number(trips);
             return Err(endless());
         };
-        let mut length = length.maximum(&Dim::ZERO);
+        // An extent stays what other shapes call it.
+        let mut length = match Bounds::of(&[]).range(&length) {
+            (0.., _) => length,
+            _ => length.maximum(&Dim::ZERO),
+        };
         if let Some(name) = inputs.get(1).filter(|n| !n.is_empty()) {
             let Some(v) = self.read(scope, name)? else {
                 return Ok(None);
             };
+            self.is_one_of(v, DType::Bool, CONDITION)?;
             let first = self.graph.fact(v).elements().next().map(|(name, _)| Dim::sym(name));
             match (truth(&self.graph, v), first, quotients::whole(&self.graph, v)) {
                 (Some(true), ..) => {}
+                (Some(false), ..) => (length, formula) = (Dim::ZERO, true),
                 (None, Some(first), _) => (length, formula) = (length * first, true),
                 (None, None, Some(number)) => (length, formula) = (length * quotients::nonzero(&number), true),
                 _ => {
-                    self.want_elements(v);
+                    self.want_number(v);
                     return Err(endless());
                 }
             }
         }
-        let Some(mut operands) = self.read_all(scope, inputs[2..].iter().copied())? else {
-            return Ok(None);
-        };
-        // The number of the iteration is a slice of all of them.
         let origin = Origin::new(&site.origin);
+        let (mut carried, mut operands) = (vec![], vec![]);
+        for name in &inputs[2..] {
+            carried.push(match self.slot(scope, name)? {
+                Slot::Failed => return Ok(None),
+                Slot::Value(v) => {
+                    operands.push(v);
+                    State::Tensor(v)
+                }
+                Slot::List(list) => State::Sequence(match self.lists[list].clone() {
+                    List::Items(items) if items.is_empty() => None,
+                    List::Items(items) => Some(self.joined(items, 0, true, &origin)?),
+                    List::Stacked(s) => Some(self.stacked_rows(s, &origin)?),
+                    List::Grown { .. } => return Err(of_sequences()),
+                }),
+                _ => {
+                    return Err(Fault::unsupported(format!(
+                        "`{name}` is an optional that a loop may change"
+                    )));
+                }
+            });
+        }
+        let tensors = operands.len();
+        // The number of the iteration is a slice of all of them.
         let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
         let numbers = if formula {
             let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
@@ -501,24 +533,57 @@ impl<'m> Importer<'m> {
         };
         operands.push(numbers);
 
-        let state =
-            |v: &ValueId| Formal::Input(Fact::new(self.graph.fact(*v).dtype, self.graph.fact(*v).shape.clone()));
-        let mut formals = vec![
-            Formal::Input(Fact::new(cameo_ir::DType::I64, vec![])),
-            Formal::Condition,
-        ];
-        formals.extend(operands[..states].iter().map(state));
+        let state = |(i, state): (usize, &State)| match state {
+            State::Tensor(v) => Formal::Input(Fact::new(self.graph.fact(*v).dtype, self.graph.fact(*v).shape.clone())),
+            State::Sequence(_) => Formal::Grown(i),
+        };
+        let mut formals = vec![Formal::Counter(length.clone()), Formal::Condition];
+        formals.extend(carried.iter().enumerate().map(state));
         let outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
         let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
             return Ok(None);
         };
-        let mut body = body.of_tensors()?;
-        if truth(&body.graph, body.graph.outputs()[0].1) != Some(true) {
+        let (condition, held) = body.held.split_at(1);
+        if condition[0] != Held::Tensor || truth(&body.graph, body.graph.outputs()[0].1) != Some(true) {
             return Err(endless());
         }
-        body.graph = ordered(&body.graph, states);
+        // States are the graph's first outputs, then comes what is stacked: what grows, too.
+        let (mut last, mut stacked, mut at) = (vec![], vec![], 1);
+        for (i, held) in held.iter().enumerate() {
+            match (carried.get(i), *held) {
+                (Some(State::Tensor(_)), Held::Tensor) => last.push(at),
+                (None, Held::Tensor) => stacked.push(at),
+                (Some(State::Sequence(_)), Held::Grown(state, 0..=1)) if state == i => {
+                    stacked.extend(at..at + held.outputs());
+                }
+                _ => return Err(of_sequences()),
+            }
+            at += held.outputs();
+        }
+        last.extend(stacked);
         operands.extend(&body.captured);
-        self.time(body.graph, states, 1, &length, operands, &origin).map(Some)
+        let graph = ordered(&body.graph, tensors, &last);
+        let made = self.time(graph, tensors, 1, &length, operands, &origin)?;
+        let (last, stacked) = made.split_at(tensors);
+        let (mut last, mut stacked) = (last.iter().copied(), stacked.iter().copied());
+        let mut slots = vec![];
+        for (i, held) in held.iter().enumerate() {
+            let slot = match (carried.get(i), *held) {
+                (Some(State::Tensor(_)), _) => last.next().map(Slot::Value),
+                (Some(State::Sequence(_)), Held::Grown(_, 0)) => Some(self.slot(scope, inputs[2 + i])?),
+                (Some(State::Sequence(before)), _) => match (before, stacked.next()) {
+                    (Some(before), Some(v)) => {
+                        let all = self.stacked_both(*before, v, &origin)?;
+                        Some(self.new_stacked(all))
+                    }
+                    (None, v) => v.map(|v| self.new_stacked(Stacked::rows(v))),
+                    _ => None,
+                },
+                (None, _) => stacked.next().map(Slot::Value),
+            };
+            slots.extend(slot);
+        }
+        Ok(Some(slots))
     }
 
     /// The loop itself: final states, then what is stacked.
@@ -551,7 +616,7 @@ impl<'m> Importer<'m> {
     }
 
     /// `v` with its axes in this order.
-    fn turned(&mut self, v: ValueId, perm: &[usize], origin: &Origin) -> Result<ValueId, Fault> {
+    pub(crate) fn turned(&mut self, v: ValueId, perm: &[usize], origin: &Origin) -> Result<ValueId, Fault> {
         if perm.iter().enumerate().all(|(i, a)| i == *a) {
             return Ok(v);
         }
@@ -573,120 +638,6 @@ impl<'m> Importer<'m> {
         ];
         self.apply("Slice", attrs, &[v], origin)
     }
-
-    /// What is known of symbols around holds inside too.
-    pub(crate) fn share_ranges(&self, body: &mut Graph) {
-        for (name, range) in &mut body.symbols {
-            if let Some(known) = self.graph.symbols.get(name) {
-                *range = *known;
-            }
-        }
-    }
-
-    /// Imports a body as a graph of its own; `Ok(None)` when something in it failed and is reported.
-    pub(crate) fn body(
-        &mut self,
-        scope: &mut Scope<'m>,
-        site: &Site,
-        graph: &'m GraphProto,
-        formals: Vec<Formal>,
-        outputs: &[&'m str],
-    ) -> Result<Option<Body>, Fault> {
-        let mut inner = scope.body(format!("{}/", site.origin));
-        let mut around: BTreeMap<&'m str, ()> = BTreeMap::new();
-        captures(graph, &mut |name| {
-            around.insert(name, ());
-        });
-        let mut body = Graph::new(&graph.name);
-        for (input, formal) in graph.input.iter().zip(formals) {
-            let v = match formal {
-                Formal::Input(fact) => body.add_input(&input.name, fact),
-                Formal::Condition => body.add_weight(&input.name, Tensor::bool(&[], [true])),
-            };
-            if inner.defines(&input.name) {
-                return Err(Fault::invalid(format!(
-                    "the body's input `{}` is there twice",
-                    input.name
-                )));
-            }
-            inner.set(&input.name, Slot::Value(v));
-        }
-        let (mut captured, mut names): (Vec<ValueId>, Vec<String>) = (vec![], vec![]);
-        for name in around.into_keys() {
-            match scope.get(name) {
-                // A name of a subgraph further inside.
-                None => {}
-                Some(_) => {
-                    let mut capture = |name: String, v: ValueId, graph: &Graph| match graph.constant(v) {
-                        Some(t) => body.add_weight(&name, t.clone()),
-                        None => {
-                            let input = body.add_input(&name, graph.fact(v).clone());
-                            captured.push(v);
-                            names.push(name);
-                            input
-                        }
-                    };
-                    let slot = match self.slot(scope, name)? {
-                        Slot::Value(v) => Slot::Value(capture(name.to_owned(), v, &self.graph)),
-                        Slot::List(list) => {
-                            let items = self.lists[list].iter().enumerate();
-                            let items = items.map(|(i, v)| capture(item(name, i), *v, &self.graph)).collect();
-                            self.new_list(items)
-                        }
-                        slot => slot,
-                    };
-                    inner.set(name, slot);
-                }
-            }
-        }
-        let around = std::mem::replace(&mut self.graph, body);
-        self.loop_depth += 1;
-        self.initializers(graph, &mut inner);
-        self.nodes(&mut inner, &graph.node, outputs, scope.in_function());
-        self.loop_depth -= 1;
-        let mut failed = false;
-        let mut seen = BTreeSet::new();
-        let mut lengths = vec![];
-        for (i, name) in outputs.iter().enumerate() {
-            let slot = self.slot(&mut inner, name);
-            lengths.push(match slot {
-                Ok(Slot::List(list)) => Some(self.lists[list].len()),
-                _ => None,
-            });
-            match slot {
-                Ok(Slot::Value(v)) if seen.insert(*name) => self.graph.add_output(name, v),
-                Ok(Slot::Value(v)) => self.graph.add_output(&format!("{name}#{i}"), v),
-                Ok(Slot::List(list)) => {
-                    for (k, v) in self.lists[list].iter().enumerate() {
-                        self.graph.add_output(&format!("{name}#{i}[{k}]"), *v);
-                    }
-                }
-                Ok(Slot::Absent) => {
-                    let what = format!("`{name}` is an optional, and whether it has an element depends on data");
-                    self.problems.node(site, Fault::unsupported(what));
-                    failed = true;
-                }
-                Ok(_) => failed = true,
-                Err(f) => {
-                    self.problems.node(site, f);
-                    failed = true;
-                }
-            }
-        }
-        let mut graph = std::mem::replace(&mut self.graph, around);
-        // What decides shapes inside comes from around.
-        for (name, v) in names.iter().zip(&captured) {
-            if self.wanted.forget(name.as_str()) {
-                self.want_elements(*v);
-            }
-        }
-        self.share_ranges(&mut graph);
-        Ok((!failed).then_some(Body {
-            graph,
-            captured,
-            lengths,
-        }))
-    }
 }
 
 /// A body with inputs before its own, which it does not read: the states that it replaces, and one number for each step.
@@ -695,7 +646,7 @@ fn with_states(mut g: Graph, states: &[Fact]) -> Graph {
     for (i, fact) in states.iter().enumerate() {
         g.add_input(&format!("state{i}"), fact.clone());
     }
-    g.add_input("step", Fact::new(cameo_ir::DType::I64, vec![]));
+    g.add_input("step", Fact::new(DType::I64, vec![]));
     let order: Vec<usize> = (own..own + states.len() + 1).chain(0..own).collect();
     let outputs: Vec<usize> = (0..g.outputs().len()).collect();
     g.with_ends(&order, &outputs)
@@ -715,11 +666,10 @@ fn truth(g: &Graph, v: ValueId) -> Option<bool> {
     computed(g, v)?.scalar_f64().map(|x| x != 0.0)
 }
 
-/// The body of a `Loop` in the order of a scan: states, the number of the iteration, captured values. Without the condition.
-fn ordered(g: &Graph, states: usize) -> Graph {
+/// The body of a `Loop` in the order of a scan: states, the number of the iteration, captured values; these outputs of it.
+fn ordered(g: &Graph, states: usize, outputs: &[usize]) -> Graph {
     let mut order: Vec<usize> = (1..=states).collect();
     order.push(0);
     order.extend(states + 1..g.inputs().len());
-    let outputs: Vec<usize> = (1..g.outputs().len()).collect();
-    g.with_ends(&order, &outputs)
+    g.with_ends(&order, outputs)
 }

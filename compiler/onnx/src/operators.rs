@@ -41,7 +41,7 @@ const fn imported(name: &'static str, becomes: &'static str, first: i64, last: i
 
 /// Of a sequence or an optional.
 const fn of_lists(name: &'static str, becomes: &'static str, first: i64) -> Imported {
-    imported(name, becomes, first, NEWEST).limits(&["how many tensors a sequence has must be known"])
+    imported(name, becomes, first, NEWEST).limits(&["what takes a sequence apart must know how many tensors it has"])
 }
 
 impl Imported {
@@ -139,6 +139,12 @@ pub(crate) fn unknown(op: &str) -> Fault {
         ));
     }
     let fault = Fault::unsupported(said);
+    if op == "ai.onnx.ml::ZipMap" {
+        return fault.hint(
+            "a program gives tensors, not maps: convert with `options={'zipmap': False}`, or compile the model up to the operand \
+             of `ZipMap` (`--outputs NAME`)",
+        );
+    }
     match (nearest(op), domain) {
         (Some(near), _) => fault.hint(format!("did you mean `{near}`?")),
         (None, "") => fault.hint(

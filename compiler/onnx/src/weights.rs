@@ -3,6 +3,7 @@
 //! Law: the element count is checked against the data before anything is allocated; only typed fields, elements that share
 //! bytes and sparse tensors are copied, and what sparse tensors may grow to is bounded by the size of the file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -96,6 +97,8 @@ pub(crate) struct Weights {
     files: ExternalFiles,
     /// Bytes that sparse tensors may still become.
     sparse_left: usize,
+    /// Tensors that were copied, by where their messages lie: bodies of loops and functions are read many times.
+    copied: BTreeMap<usize, Tensor>,
 }
 
 impl Weights {
@@ -105,10 +108,24 @@ impl Weights {
             files: ExternalFiles::new(folder),
             // A small model may have a layer that is almost empty; a large one is not sparser than 1 in 256 overall.
             sparse_left: (64 << 20) + model_size.saturating_mul(256),
+            copied: BTreeMap::new(),
         }
     }
 
     pub fn dense(&mut self, t: &TensorProto) -> Result<Tensor, Fault> {
+        if !t.raw_data.is_empty() || t.data_location != 0 {
+            return self.read(t);
+        }
+        let at = std::ptr::from_ref(t).addr();
+        if let Some(t) = self.copied.get(&at) {
+            return Ok(t.clone());
+        }
+        let read = self.read(t)?;
+        self.copied.insert(at, read.clone());
+        Ok(read)
+    }
+
+    fn read(&mut self, t: &TensorProto) -> Result<Tensor, Fault> {
         let dtype = dtype(t.data_type)?;
         let (shape, count) = shape(&t.dims)?;
         if dtype == DType::String {

@@ -11,7 +11,7 @@ fn wrapped(of: ValueInfoProto, wrap: fn(ElementType) -> TypeValue) -> ValueInfoP
     typed(&of.name, wrap(ElementType { elem_type }))
 }
 
-fn sequence(name: &str, dtype: DType, dims: &[&str]) -> ValueInfoProto {
+pub fn sequence(name: &str, dtype: DType, dims: &[&str]) -> ValueInfoProto {
     wrapped(value(name, dtype, dims), TypeValue::Sequence)
 }
 
@@ -194,10 +194,7 @@ fn loops_may_grow_sequences() {
         [vec![1.0], vec![1.0, 2.0], vec![1.0, 2.0, 4.0], vec![1.0, 3.0, 7.0]]
     );
     let said = said(import(&grown("n")));
-    assert!(
-        said.contains("a loop with sequences whose number of iterations depends on data"),
-        "{said}"
-    );
+    assert!(said.contains("Slice") && said.contains("ends"), "{said}");
     // Without a number of iterations it never ends.
     assert!(
         import(&grown("")).expect_err("is refused")[0]

@@ -166,3 +166,15 @@ fn scans_turn_axes_and_directions() {
     short[2] = ints("scan_input_axes", &[1, 1]);
     assert!(refused(&scan(11, short)).contains("attribute `scan_input_axes` has 2 entries for 1 tensors"));
 }
+
+#[test]
+fn a_count_is_one_integer_and_a_condition_one_bool() {
+    for (inputs, expected) in [
+        (["yes", "yes", "x"], "the number of iterations is bool[], not one i64"),
+        (["three", "three", "x"], "the condition is i64[], not one bool"),
+        (["w", "yes", "x"], "the number of iterations is f32[2], not one i64"),
+    ] {
+        let said = refused(&looped(body(through()), &inputs));
+        assert!(said.contains(expected), "{said}");
+    }
+}

@@ -11,4 +11,5 @@ mod models;
 mod mutate;
 mod refusals;
 mod seeds;
+mod stacked;
 mod zoo;
