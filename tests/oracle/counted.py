@@ -36,13 +36,39 @@ MODELS = {
         ("MatMul", ["q", "g"], ["r"], {}), ("Shape", ["g"], ["size"], {}),
     ], ["r", "size"]),
 }
+
+
+def doubled():
+    """A body: `h` twice, and what it was."""
+    nodes = [helper.make_node("Identity", ["c"], ["on"]), helper.make_node("Add", ["h", "h"], ["h2"]),
+             helper.make_node("Neg", ["h"], ["was"])]
+    info = helper.make_tensor_value_info
+    inputs = [info("i", TensorProto.INT64, []), info("c", TensorProto.BOOL, []), info("h", TensorProto.FLOAT, ["K", 4])]
+    outputs = [info("on", TensorProto.BOOL, []), *(info(n, TensorProto.FLOAT, ["K", 4]) for n in ("h2", "was"))]
+    return helper.make_graph(nodes, "doubled", inputs, outputs)
+
+
+ROWS = MODELS["gathered"][0][:3]
+MODELS |= {
+    # States of loops, which lie in two halves of memory, are as long as is counted.
+    "looped": ([*ROWS, ("Loop", ["index3", "", "g"], ["last", "all"], {"body": doubled()})], ["last", "all"]),
+    "suppressed": ([
+        *ROWS, ("Unsqueeze", ["g", "axis0"], ["boxes"], {}), ("ReduceMax", ["g", "axis1"], ["best"], {"keepdims": 0}),
+        ("Unsqueeze", ["best", "axes01"], ["scores"], {}),
+        ("NonMaxSuppression", ["boxes", "scores", "index9", "overlap"], ["kept"], {}),
+        ("Gather", ["kept", "index2"], ["which"], {"axis": 1}), ("Gather", ["g", "which"], ["left"], {"axis": 0}),
+    ], ["left", "kept"]),
+}
 SHARES = [0.5, 0.0, 1.0]  # of the elements of x that are not 0
 
 
 def write(nodes, results, path):
     info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["A", "B"]),
             helper.make_tensor_value_info("y", TensorProto.FLOAT, ["A", "B", 4])]
-    constants = [helper.make_tensor("axis0", TensorProto.INT64, [1], [0]), helper.make_tensor("index1", TensorProto.INT64, [], [1])]
+    index = lambda n: helper.make_tensor(f"index{n}", TensorProto.INT64, [], [n])
+    constants = [helper.make_tensor("axis0", TensorProto.INT64, [1], [0]), helper.make_tensor("axis1", TensorProto.INT64, [1], [1]),
+                 helper.make_tensor("axes01", TensorProto.INT64, [2], [0, 1]),
+                 helper.make_tensor("overlap", TensorProto.FLOAT, [1], [0.5]), *map(index, (1, 2, 3, 9))]
     nodes = [helper.make_node(op, reads, gives, name=f"{op}_{i}", **attrs) for i, (op, reads, gives, attrs) in enumerate(nodes)]
     graph = helper.make_graph(nodes, path.stem, info, [onnx.ValueInfoProto(name=r) for r in results], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)

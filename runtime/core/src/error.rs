@@ -384,10 +384,16 @@ impl<T: AsRef<str>> fmt::Display for Error<T> {
                 min,
                 max,
                 got,
-            } => write!(
-                f,
-                "axis {axis} of input {name:?} is dimension {symbol:?}, compiled for {min} to {max}; got {got}"
-            ),
+            } => {
+                write!(
+                    f,
+                    "axis {axis} of input {name:?} is dimension {symbol:?}, compiled for "
+                )?;
+                match *max {
+                    i64::MAX => write!(f, "at least {min}; got {got}"),
+                    max => write!(f, "{min} to {max}; got {got}"),
+                }
+            }
             Self::BufferTooSmall { name, needed, capacity } => {
                 write!(f, "output {name:?} needs {needed} bytes, its buffer has {capacity}")
             }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::float::FlushDenormals;
 use crate::plan::{Evaluated, Plan, Sizes};
 use crate::turns::{LANES, Turns};
-use cameo_abi::{Count, Loop, MOVE_ADVANCE, MOVE_FORTH, Move, Step};
+use cameo_abi::{Count, Loop, MOVE_ADVANCE, MOVE_BACK, MOVE_FORTH, Move, Step};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -306,9 +306,13 @@ impl<'a> Run<'a> {
             Event::Count(index) => {
                 let count: &Count = &self.order.counts[index];
                 let at = self.buffers[count.buffer as usize].get().cast::<i64>();
+                // A second half of a state begins where the first ends, by what is counted from now on; no loop that this
+                // concerns is under way.
+                self.move_halves(false);
                 // SAFETY: `Tables` checked the indices, and the compiler made sure that there is a number, which the steps
                 // before have written. Nobody reads the tables now.
                 let legal = unsafe { self.tables.count(count, at.read(), self.sizes) };
+                self.move_halves(true);
                 if !legal {
                     self.miscounted.fetch_min(index, Ordering::AcqRel);
                 }
@@ -336,6 +340,16 @@ impl<'a> Run<'a> {
             moved.set(moved.get().wrapping_add(forward));
             let buffer = &self.buffers[m.buffer as usize];
             buffer.set(buffer.get().wrapping_offset(forward as isize));
+        }
+    }
+
+    /// Moves the buffers that begin in a second half by the size of the first, or back to it.
+    fn move_halves(&self, forward: bool) {
+        for m in self.moves.iter().filter(|m| m.kind == MOVE_BACK) {
+            // SAFETY: `Tables` checked the index; nobody writes the table now.
+            let bytes = unsafe { *self.tables.dims.add(m.bytes as usize) } as isize;
+            let buffer = &self.buffers[m.buffer as usize];
+            buffer.set(buffer.get().wrapping_offset(if forward { bytes } else { -bytes }));
         }
     }
 

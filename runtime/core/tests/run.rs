@@ -246,3 +246,17 @@ fn wrong_arguments_are_errors() {
     // SAFETY: without the magic number nothing else is read.
     assert_eq!(unsafe { Tables::new::<&str>(foreign) }.err(), Some(Error::NotAModel));
 }
+
+#[test]
+fn a_range_without_an_end_has_a_beginning() {
+    let error: Error<&str> = Error::OutOfRange {
+        symbol: "N",
+        name: "x",
+        axis: 0,
+        min: 1,
+        max: i64::MAX,
+        got: 0,
+    };
+    let said = "axis 0 of input \"x\" is dimension \"N\", compiled for at least 1; got 0";
+    assert_eq!(error.to_string(), said);
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::interp;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
-use crate::{Attr, Dim, Fact, Graph, Sym, Tensor};
+use crate::{Attr, Bounds, Dim, Fact, Graph, Sym, Tensor};
 
 pub const OPS: &[&dyn OpDef] = &[&Scan];
 
@@ -79,9 +79,12 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Whether extents may be equal: not two different numbers.
+/// Whether extents may be equal: neither two different numbers, nor always apart as `S` and `S + 1` are.
 fn compatible(a: &[Dim], b: &[Dim]) -> bool {
-    let fits = |(a, b): (&Dim, &Dim)| a.as_const().is_none() || b.as_const().is_none() || a == b;
+    let fits = |(a, b): (&Dim, &Dim)| {
+        let (least, most) = Bounds::of(&[]).range(&(a.clone() - b.clone()));
+        least <= 0 && most >= 0
+    };
     a.len() == b.len() && a.iter().zip(b).all(fits)
 }
 
