@@ -58,6 +58,12 @@ MODELS |= {
         ("NonMaxSuppression", ["boxes", "scores", "index9", "overlap"], ["kept"], {}),
         ("Gather", ["kept", "index2"], ["which"], {"axis": 1}), ("Gather", ["g", "which"], ["left"], {"axis": 0}),
     ], ["left", "kept"]),
+    # Nothing that the count is made of is read behind it.
+    "suppressed only": ([
+        *ROWS, ("Unsqueeze", ["g", "axis0"], ["boxes"], {}), ("ReduceMax", ["g", "axis1"], ["best"], {"keepdims": 0}),
+        ("Unsqueeze", ["best", "axes01"], ["scores"], {}),
+        ("NonMaxSuppression", ["boxes", "scores", "index9", "overlap"], ["kept"], {}),
+    ], ["kept"]),
 }
 SHARES = [0.5, 0.0, 1.0]  # of the elements of x that are not 0
 

@@ -64,7 +64,7 @@ pub(crate) struct Importer<'m> {
 }
 
 /// Inlined functions of real models cost some 100,000; ten times that still takes about a second.
-const INLINING: usize = 1 << 21;
+const INLINING: usize = 1 << 20;
 
 pub(crate) fn model(
     model: &ModelProto,
