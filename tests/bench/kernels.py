@@ -43,7 +43,7 @@ def model(path, op, inputs, output, weights=(), **attributes):
     weights = dict(weights)
     node = helper.make_node(op, [*inputs, *weights], ["y"], **attributes)
     described = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()]
-    constants = [numpy_helper.from_array(normal(s) / np.sqrt(np.prod(s[1:])), n) for n, s in weights.items()]
+    constants = [numpy_helper.from_array(normal(s) / np.float32(np.sqrt(np.prod(s[1:]))), n) for n, s in weights.items()]
     graph = helper.make_graph([node], path.stem, described, [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)], constants)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), path)
     return {n: normal(s) for n, s in inputs.items()}

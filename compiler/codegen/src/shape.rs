@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use cameo_ir::{Atom, Dim, Sym};
+use cameo_ir::{Atom, Dim, Real, Sym};
 
 /// Largest legal extent or size: the address space of a process on x86-64 and aarch64 (47 bits), so that sums of a few
 /// sizes cannot overflow anywhere.
@@ -185,9 +185,53 @@ impl Code<'_> {
                 let (a, b) = (self.dim(a)?, self.dim(b)?);
                 self.broadcast(a, b)
             }
+            Atom::Real(op, a, b) => {
+                let (a, b) = (self.dim(a)?, self.dim(b)?);
+                self.real(*op, a, b)
+            }
         };
         self.atoms.insert(atom.clone(), value);
         Ok(value)
+    }
+
+    /// A function of floats, whose bits these are.
+    fn real(&mut self, op: Real, a: Int, b: Int) -> Int {
+        if op == Real::Of {
+            let float = self.let_(format_args!("sitofp i64 {a} to double"));
+            return self.int(format_args!("bitcast double %v{float} to i64"));
+        }
+        let x = self.let_(format_args!("bitcast i64 {a} to double"));
+        let one = |name: &str| format!("call double @llvm.{name}.f64(double %v{x})");
+        let text = match op {
+            Real::Of | Real::Whole => {
+                return self.int(format_args!("call i64 @llvm.fptosi.sat.i64.f64(double %v{x})"));
+            }
+            Real::Single => {
+                let single = self.let_(format_args!("fptrunc double %v{x} to float"));
+                format!("fpext float %v{single} to double")
+            }
+            Real::Neg => format!("fneg double %v{x}"),
+            Real::Abs => one("fabs"),
+            Real::Floor => one("floor"),
+            Real::Ceil => one("ceil"),
+            Real::Round => one("roundeven"),
+            Real::Sqrt => one("sqrt"),
+            Real::Add | Real::Sub | Real::Mul | Real::Div | Real::Min | Real::Max => {
+                let y = self.let_(format_args!("bitcast i64 {b} to double"));
+                let (before, between) = match op {
+                    Real::Add => ("fadd double", ", "),
+                    Real::Sub => ("fsub double", ", "),
+                    Real::Mul => ("fmul double", ", "),
+                    Real::Div => ("fdiv double", ", "),
+                    Real::Min => ("call double @llvm.minimum.f64(double", ", double "),
+                    _ => ("call double @llvm.maximum.f64(double", ", double "),
+                };
+                let end = if before.starts_with("call") { ")" } else { "" };
+                format!("{before} %v{x}{between}%v{y}{end}")
+            }
+        };
+        let float = self.let_(format_args!("{text}"));
+        self.int(format_args!("bitcast double %v{float} to i64"))
     }
 
     /// `smul` or `sadd`, with an overflow check.

@@ -1,7 +1,7 @@
 //! Symbolic integers: extents, indices and byte counts as canonical polynomials.
 //!
 //! A [`Dim`] is a sum of integer multiples of products of atoms; an atom is a symbol or a floor division, minimum,
-//! maximum or broadcast of other dims. Equal polynomials are equal values, so `B*S+S == S*(B+1)` holds by `==`.
+//! maximum or broadcast of other dims, or a function of floats ([`Real`]). Equal polynomials are equal values, so `B*S+S == S*(B+1)` holds by `==`.
 //! The same algebra serves three kinds of symbols: named model dimensions, loop iterators of a structured operation,
 //! and data-dependent indices.
 //!
@@ -14,8 +14,10 @@ use std::ops::{Add, Mul, Neg, Sub};
 use std::sync::Arc;
 
 mod bounds;
+mod real;
 
 pub use bounds::{Bounds, COUNTED, CUSTOM, ELEMENT};
+pub use real::Real;
 
 /// A variable of a [`Dim`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +38,8 @@ pub enum Atom {
     Min(Dim, Dim),
     Max(Dim, Dim),
     Broadcast(Dim, Dim),
+    /// A function of floats; of one, the second is 0.
+    Real(Real, Dim, Dim),
 }
 
 /// A product of atoms, sorted, with repetition for powers.
@@ -283,12 +287,21 @@ impl Dim {
     /// Replaces symbols; those for which `f` gives `None` stay.
     #[must_use]
     pub fn subst(&self, f: &dyn Fn(&Sym) -> Option<Self>) -> Self {
+        self.subst_atoms(&|a| match a {
+            Atom::Sym(s) => f(s),
+            _ => None,
+        })
+    }
+
+    /// Replaces atoms, outer ones first; of those for which `f` gives `None`, the operands are looked into.
+    #[must_use]
+    pub fn subst_atoms(&self, f: &dyn Fn(&Atom) -> Option<Self>) -> Self {
         let Repr::Sum(terms) = &self.0 else { return self.clone() };
         let mut out = Self::ZERO;
         for (m, c) in terms.iter() {
             let mut p = Self::from(*c);
             for a in m {
-                p = p * a.subst(f);
+                p = p * f(a).unwrap_or_else(|| a.subst(f));
             }
             out = out + p;
         }
@@ -392,7 +405,8 @@ impl Dim {
                         out.extend(x.floor_divs());
                         out.extend(y.floor_divs());
                     }
-                    Atom::Sym(_) => {}
+                    // What floats are computed of is no dividend of anything here.
+                    Atom::Sym(_) | Atom::Real(..) => {}
                 }
             }
         }
@@ -417,17 +431,20 @@ impl Atom {
                 (1, b) => b,
                 (a, _) => a,
             },
+            Self::Real(op, a, b) => op.apply(a.eval(sym)?, b.eval(sym)?),
         })
     }
 
-    fn subst(&self, f: &dyn Fn(&Sym) -> Option<Dim>) -> Dim {
+    fn subst(&self, f: &dyn Fn(&Self) -> Option<Dim>) -> Dim {
+        let inner = |d: &Dim| d.subst_atoms(f);
         match self {
-            Self::Sym(s) => f(s).unwrap_or_else(|| Dim::atom(self.clone())),
-            Self::FloorDiv(a, b) => a.subst(f).floor_div(&b.subst(f)),
-            Self::Min(a, b) => a.subst(f).minimum(&b.subst(f)),
-            Self::Max(a, b) => a.subst(f).maximum(&b.subst(f)),
+            Self::Sym(_) => Dim::atom(self.clone()),
+            Self::FloorDiv(a, b) => inner(a).floor_div(&inner(b)),
+            Self::Min(a, b) => inner(a).minimum(&inner(b)),
+            Self::Max(a, b) => inner(a).maximum(&inner(b)),
+            Self::Real(op, a, b) => Dim::apply(*op, &inner(a), &inner(b)),
             Self::Broadcast(a, b) => {
-                let (a, b) = (a.subst(f), b.subst(f));
+                let (a, b) = (inner(a), inner(b));
                 // Where the operands turn out not to broadcast, the atom stays and evaluation decides.
                 a.broadcast(&b).unwrap_or_else(|| Dim::atom(Self::Broadcast(a, b)))
             }
@@ -437,16 +454,22 @@ impl Atom {
     fn atoms(&self) -> usize {
         match self {
             Self::Sym(_) => 1,
-            Self::FloorDiv(a, b) | Self::Min(a, b) | Self::Max(a, b) | Self::Broadcast(a, b) => {
-                1 + a.atoms() + b.atoms()
-            }
+            Self::FloorDiv(a, b)
+            | Self::Min(a, b)
+            | Self::Max(a, b)
+            | Self::Broadcast(a, b)
+            | Self::Real(_, a, b) => 1 + a.atoms() + b.atoms(),
         }
     }
 
     fn visit(&self, f: &mut dyn FnMut(&Sym)) {
         match self {
             Self::Sym(s) => f(s),
-            Self::FloorDiv(a, b) | Self::Min(a, b) | Self::Max(a, b) | Self::Broadcast(a, b) => {
+            Self::FloorDiv(a, b)
+            | Self::Min(a, b)
+            | Self::Max(a, b)
+            | Self::Broadcast(a, b)
+            | Self::Real(_, a, b) => {
                 a.visit(f);
                 b.visit(f);
             }
@@ -547,6 +570,7 @@ impl fmt::Display for Atom {
             Self::Min(a, b) => write!(f, "min({a},{b})"),
             Self::Max(a, b) => write!(f, "max({a},{b})"),
             Self::Broadcast(a, b) => write!(f, "bcast({a},{b})"),
+            Self::Real(op, a, b) => f.write_str(&op.text(a, b, &Dim::to_string)),
         }
     }
 }

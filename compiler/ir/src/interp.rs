@@ -244,7 +244,7 @@ pub(crate) fn elements(fact: &Fact, t: &Tensor) -> Vec<(Arc<str>, i64)> {
     if fact.known.is_none() {
         return vec![];
     }
-    let values = whole_elements(t);
+    let values = known_elements(t);
     let known = fact.elements();
     known
         .map(|(name, i)| (name.clone(), values.get(i).copied().unwrap_or(0)))
@@ -252,12 +252,17 @@ pub(crate) fn elements(fact: &Fact, t: &Tensor) -> Vec<(Arc<str>, i64)> {
 }
 
 /// The elements as [`Fact::known`] has them.
-fn whole_elements(t: &Tensor) -> Vec<i64> {
+pub(crate) fn known_elements(t: &Tensor) -> Vec<i64> {
     if !t.dtype().is_float() {
         return t.to_i64();
     }
-    let unit = Fact::UNIT as f64;
-    t.to_f64().into_iter().map(|x| (x * unit).floor() as i64).collect()
+    let bits = |x| Dim::real(x).as_const().unwrap_or(0);
+    t.to_f64().into_iter().map(bits).collect()
+}
+
+/// Whether a known element is a float that is exact only there: from 2^24 on, not every whole number is one of `f32`.
+pub(crate) fn is_rounded(fact: &Fact, bits: i64) -> bool {
+    fact.dtype.is_float() && f64::from_bits(bits as u64).abs() >= f64::from(1 << 24)
 }
 
 /// Attributes with their dims replaced by integers; `None` where a symbol is not bound.
@@ -478,13 +483,11 @@ fn check_result(fact: &Fact, t: &Tensor, binding: &Binding) -> Result<(), String
         ));
     }
     if let Some(known) = &fact.known {
-        let real = whole_elements(t);
-        // From 2^24 on, not every whole number is one of `f32`.
-        let rounded = |d: i64| fact.dtype.is_float() && d.unsigned_abs() / Fact::UNIT.unsigned_abs() >= 1 << 24;
+        let real = known_elements(t);
         let equal = known
             .iter()
             .zip(&real)
-            .all(|(d, x)| value(d, binding).is_none_or(|d| d == *x || rounded(d)));
+            .all(|(d, x)| value(d, binding).is_none_or(|d| d == *x || is_rounded(fact, d)));
         if known.len() != real.len() || !equal {
             return Err(format!("evaluated to {real:?}, known was {known:?}"));
         }

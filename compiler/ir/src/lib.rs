@@ -19,7 +19,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
-pub use dim::{Atom, Bounds, Dim, Sym};
+pub use dim::{Atom, Bounds, Dim, Real, Sym};
 pub use graph::{Def, Graph, Node, NodeId, Origin, SymbolRange, Value, ValueId};
 pub use op::{Attr, Attrs, Op, OpError};
 pub use tensor::Tensor;

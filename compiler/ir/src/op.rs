@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::structured::Compute;
-use crate::{DType, Dim, Fact, Graph, Tensor};
+use crate::{DType, Dim, Fact, Graph, Real, Tensor};
 
 /// Why an operation cannot be typed, evaluated or lowered. The node's name is added by whoever knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -594,8 +594,11 @@ impl<'a> Cx<'a> {
         }
         let Some(arg) = self.arg(input) else { return Ok(None) };
         if let Some(k) = arg.fact.known.as_ref().filter(|_| !arg.fact.is_open()) {
-            let unit = Dim::from(if arg.fact.dtype.is_float() { Fact::UNIT } else { 1 });
-            return Ok(Some(k.iter().map(|d| d.floor_div(&unit)).collect()));
+            let floor = |d: &Dim| Dim::map_real(Real::Whole, &Dim::map_real(Real::Floor, d));
+            return Ok(Some(match arg.fact.dtype.is_float() {
+                true => k.iter().map(floor).collect(),
+                false => k.clone(),
+            }));
         }
         if arg.fact.element_count().is_zero() {
             return Ok(Some(vec![]));
@@ -609,6 +612,17 @@ impl<'a> Cx<'a> {
             input,
             name: param.name,
         })
+    }
+
+    /// The floats of an operand as [`Dim::real`] has them: known ones, or those of a short constant.
+    pub fn reals(&self, input: usize) -> Option<Vec<Dim>> {
+        let arg = self.arg(input)?;
+        let known = || arg.fact.known.clone().filter(|_| !arg.fact.is_open());
+        let constant = || {
+            let t = arg.constant.filter(|t| t.len() <= Fact::REALS_MAX)?;
+            Some(t.to_f64().into_iter().map(Dim::real).collect())
+        };
+        arg.fact.dtype.is_float().then(|| constant().or_else(known)).flatten()
     }
 
     /// [`Cx::dims`] of a list that may be open, and its length if it is.

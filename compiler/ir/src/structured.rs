@@ -17,7 +17,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::{DType, Dim, Sym};
+use crate::{DType, Dim, Real, Sym};
 
 /// A scalar function of one argument. Float functions follow C99 in special cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,6 +84,39 @@ pub enum Binary {
     Xor,
     Shl,
     Shr,
+}
+
+impl Unary {
+    /// What it makes of a known float; `None` where nothing is known then.
+    pub fn of_real(self, x: &Dim) -> Option<Dim> {
+        let op = match self {
+            Self::Neg => Real::Neg,
+            Self::Abs => Real::Abs,
+            Self::Floor => Real::Floor,
+            Self::Ceil => Real::Ceil,
+            Self::Round => Real::Round,
+            Self::Sqrt => Real::Sqrt,
+            Self::Reciprocal => return Some(Dim::apply(Real::Div, &Dim::real(1.0), x)),
+            _ => return None,
+        };
+        Some(Dim::map_real(op, x))
+    }
+}
+
+impl Binary {
+    /// What it makes of two known floats, before it is rounded.
+    pub fn of_reals(self, a: &Dim, b: &Dim) -> Option<Dim> {
+        let op = match self {
+            Self::Add => Real::Add,
+            Self::Sub => Real::Sub,
+            Self::Mul => Real::Mul,
+            Self::Div => Real::Div,
+            Self::Min => Real::Min,
+            Self::Max => Real::Max,
+            _ => return None,
+        };
+        Some(Dim::apply(op, a, b))
+    }
 }
 
 /// How a reduction joins two values.

@@ -169,9 +169,9 @@ pub struct Fact {
     pub dtype: DType,
     /// Extent of each axis, outermost first; empty for a scalar.
     pub shape: Vec<Dim>,
-    /// The elements in row-major order, of integer and bool tensors of at most [`Fact::KNOWN_MAX`] elements. Of floats, which
-    /// only inputs of a model have that give scales and bounds, what movement makes of them, and integers of inputs as floats:
-    /// in parts of [`Fact::UNIT`].
+    /// The elements in row-major order, of integer and bool tensors of at most [`Fact::KNOWN_MAX`] elements. Of floats that
+    /// follow from extents and elements of inputs, and of those of inputs that give scales and bounds, the bits of `f64`, as
+    /// [`Dim::real`] has them.
     /// Of a list whose length is a symbol, as many as it has at most: those that it lacks are 0.
     pub known: Option<Vec<Dim>>,
 }
@@ -180,8 +180,8 @@ impl Fact {
     /// Shapes have at most a few dozen elements; above this a tensor is data, not a shape.
     pub const KNOWN_MAX: usize = 64;
 
-    /// What a float of 1 is where elements are known, which are rounded down: exact for what `f32` has from 2^-9 on.
-    pub const UNIT: i64 = 1 << 32;
+    /// Floats that are known at most: scales of axes.
+    pub const REALS_MAX: usize = 16;
 
     pub fn new(dtype: DType, shape: impl Into<Vec<Dim>>) -> Self {
         Self {

@@ -265,7 +265,7 @@ fn at_most(d: &Dim, counted: &[Symbol]) -> Option<Dim> {
                 None => Dim::atom(a.clone()),
             },
             Atom::FloorDiv(x, y) if !uses(y) => most(x)?.floor_div(y),
-            Atom::FloorDiv(..) => return None,
+            Atom::FloorDiv(..) | Atom::Real(..) => return None,
             Atom::Min(x, y) => most(x)?.minimum(&most(y)?),
             Atom::Max(x, y) => most(x)?.maximum(&most(y)?),
             // One of them, when the other is 1.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use cameo_ir::dim::ELEMENT;
 use cameo_ir::structured::Expr;
-use cameo_ir::{Atom, Dim, Sym};
+use cameo_ir::{Atom, Bounds, Dim, Sym};
 
 use crate::program::{BOperand, Kernel, KernelBody};
 
@@ -84,6 +84,42 @@ fn fixed(kernel: &Kernel) -> Vec<bool> {
     out
 }
 
+/// Replaces what is computed of floats, which no kernel does, by symbols, and what each stands for.
+#[must_use]
+pub fn without_reals(kernel: Kernel) -> (Kernel, Vec<(Arc<str>, Dim)>) {
+    let mut all: Vec<(Arc<str>, Dim)> = vec![];
+    let position = |all: &[(Arc<str>, Dim)], a: &Atom| {
+        let value = Dim::atom(a.clone());
+        all.iter().position(|(_, other)| *other == value)
+    };
+    kernel.visit_dims(&mut |d| {
+        let cell = std::cell::RefCell::new(&mut all);
+        let _ = d.subst_atoms(&|a| {
+            let all = &mut *cell.borrow_mut();
+            if let Atom::Real(..) = a
+                && position(all, a).is_none()
+            {
+                let value = Dim::atom(a.clone());
+                // What may be negative says so; no model can have named it so.
+                let start = if Bounds::of(&[]).range(&value).0 < 0 { ELEMENT } else { "" };
+                all.push((format!("{start} real{}", all.len()).into(), value));
+            }
+            // Those inside of one are no dims of the kernel.
+            matches!(a, Atom::Real(..)).then_some(Dim::ZERO)
+        });
+    });
+    if all.is_empty() {
+        return (kernel, all);
+    }
+    let kernel = kernel.map_dims(&|d| {
+        d.subst_atoms(&|a| match a {
+            Atom::Real(..) => Some(Dim::sym(&all[position(&all, a)?].0)),
+            _ => None,
+        })
+    });
+    (kernel, all)
+}
+
 /// Replaces the model's symbols by one, where they only occur as multiples of one product of them; and what it stands for.
 #[must_use]
 pub fn one_symbol(kernel: Kernel) -> (Kernel, Option<(Arc<str>, Dim)>) {
@@ -143,7 +179,11 @@ fn merge(index: &mut Vec<Dim>, axis: usize, inner: &Dim) {
 fn words(d: &Dim) -> usize {
     let atom = |a: &Atom| match a {
         Atom::Sym(_) => 1,
-        Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) | Atom::Broadcast(a, b) => 1 + words(a) + words(b),
+        Atom::FloorDiv(a, b)
+        | Atom::Min(a, b)
+        | Atom::Max(a, b)
+        | Atom::Broadcast(a, b)
+        | Atom::Real(_, a, b) => 1 + words(a) + words(b),
     };
     match d.as_const() {
         Some(c) => usize::from(c != 0),

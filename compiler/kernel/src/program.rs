@@ -636,7 +636,14 @@ impl Kernel {
     /// `element.d0`, …, and what those stand for.
     #[must_use]
     pub fn numbered(self) -> (Self, Vec<Dim>) {
-        let (kernel, whole) = crate::flat::one_symbol(self);
+        let (kernel, mut replaced) = crate::flat::without_reals(self);
+        let (kernel, whole) = crate::flat::one_symbol(kernel);
+        // What one stands for may name others.
+        let whole = whole.map(|(name, value)| {
+            let inner = |s: &Sym| replaced.iter().find(|(n, _)| matches!(s, Sym::Named(o) if o == n));
+            (name, value.subst(&|s| inner(s).map(|(_, v)| v.clone())))
+        });
+        replaced.extend(whole);
         let mut symbols: Vec<Arc<str>> = vec![];
         kernel.visit_dims(&mut |d| {
             d.visit(&mut |s| {
@@ -659,9 +666,9 @@ impl Kernel {
             })
         });
         kernel.dims = symbols.len();
-        let value = |n: &Arc<str>| match &whole {
-            Some((name, value)) if name == n => value.clone(),
-            _ => Dim::sym(n),
+        let value = |n: &Arc<str>| match replaced.iter().find(|(name, _)| name == n) {
+            Some((_, value)) => value.clone(),
+            None => Dim::sym(n),
         };
         (kernel, symbols.iter().map(value).collect())
     }

@@ -21,7 +21,6 @@
 //! | `loops`, `batches` | loops over time, and branches that data chooses |
 //! | `moving` | slices whose place is the number of the iteration |
 //! | `bodies` | bodies of both as graphs of their own |
-//! | `quotients` | how often loops run, where floats say it |
 //! | `lists`, `stacked` | sequences and optionals, of which no graph has any |
 //! | `attention` | attention with graphs that change scores |
 //! | `gradient` | the derivatives of nodes |
@@ -49,7 +48,6 @@ pub mod operators;
 pub mod opset;
 mod plan;
 pub mod proto;
-mod quotients;
 mod scope;
 mod stacked;
 mod weights;

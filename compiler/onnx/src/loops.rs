@@ -18,7 +18,6 @@ use crate::import::Importer;
 use crate::lists::item;
 use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
-use crate::quotients;
 use crate::scope::{Scope, Slot};
 use crate::stacked::{List, Stacked};
 
@@ -467,9 +466,8 @@ impl<'m> Importer<'m> {
             .and_then(|t| t.to_i64().first().copied())
             .map(Dim::from);
         let known = fact.known.as_deref().and_then(|k| k.first().cloned());
-        let rounded = || quotients::whole(&self.graph, trips).map(|d| d.maximum(&Dim::ZERO));
-        let mut formula = count.is_none() && known.is_none();
-        let Some(length) = count.or(known).or_else(rounded) else {
+        let mut formula = false;
+        let Some(length) = count.or(known) else {
             self.want_number(trips);
             return Err(endless());
         };
@@ -483,13 +481,12 @@ impl<'m> Importer<'m> {
                 return Ok(None);
             };
             self.is_one_of(v, DType::Bool, CONDITION)?;
-            let first = self.graph.fact(v).elements().next().map(|(name, _)| Dim::sym(name));
-            match (truth(&self.graph, v), first, quotients::whole(&self.graph, v)) {
-                (Some(true), ..) => {}
-                (Some(false), ..) => (length, formula) = (Dim::ZERO, true),
-                (None, Some(first), _) => (length, formula) = (length * first, true),
-                (None, None, Some(number)) => (length, formula) = (length * quotients::nonzero(&number), true),
-                _ => {
+            let first = self.graph.fact(v).known.as_deref().and_then(|k| k.first());
+            match (truth(&self.graph, v), first) {
+                (Some(true), _) => {}
+                (Some(false), _) => (length, formula) = (Dim::ZERO, true),
+                (None, Some(first)) => (length, formula) = (length * first.clone(), true),
+                (None, None) => {
                     self.want_number(v);
                     return Err(endless());
                 }

@@ -423,7 +423,7 @@ pub struct Cache {
 pub struct InputElement {
     /// Index into [`ModelDesc::symbols`].
     pub symbol: u32,
-    /// Index of the input, which has integers, bools or floats; floats are read in parts of 2^-32, rounded down.
+    /// Index of the input, which has integers, bools or floats; floats are read as the bits of `f64`.
     pub input: u32,
     /// Row-major position in it.
     pub at: u64,

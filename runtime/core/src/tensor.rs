@@ -108,8 +108,8 @@ macro_rules! elements {
 elements!(f32 => F32, f64 => F64, u8 => U8, i8 => I8, u16 => U16, i16 => I16, i32 => I32, i64 => I64, u32 => U32,
           u64 => U64);
 
-/// The integer, or bool as 0 or 1, or float in parts of 2^-32, rounded down, that these bytes begin with, in the machine's
-/// order; `None` for other types and for fewer bytes. What is beyond `i64` is its largest.
+/// The integer, or bool as 0 or 1, or the bits of a float as `f64`, that these bytes begin with, in the machine's order; `None`
+/// for other types and for fewer bytes. What is beyond `i64` is its largest.
 #[must_use]
 pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
     macro_rules! first {
@@ -117,11 +117,8 @@ pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
             Some(i64::try_from(<$ty>::from_ne_bytes(*bytes.first_chunk()?)).unwrap_or(i64::MAX))
         };
     }
-    let parts = |x: f64| {
-        let scaled = x * 4294967296.0;
-        let whole = scaled as i64;
-        whole - i64::from(whole as f64 > scaled)
-    };
+    // All NaNs are one.
+    let bits = |x: f64| (if x.is_nan() { f64::NAN } else { x }).to_bits() as i64;
     match dtype {
         DType::I64 => first!(i64),
         DType::I32 => first!(i32),
@@ -132,12 +129,12 @@ pub fn integer(dtype: DType, bytes: &[u8]) -> Option<i64> {
         DType::U16 => first!(u16),
         DType::U8 => first!(u8),
         DType::Bool => Some(i64::from(*bytes.first()? != 0)),
-        DType::BF16 => Some(parts(
+        DType::BF16 => Some(bits(
             f32::from_bits(u32::from(u16::from_ne_bytes(*bytes.first_chunk()?)) << 16).into(),
         )),
-        DType::F16 => Some(parts(half(u16::from_ne_bytes(*bytes.first_chunk()?)))),
-        DType::F32 => Some(parts(f32::from_ne_bytes(*bytes.first_chunk()?).into())),
-        DType::F64 => Some(parts(f64::from_ne_bytes(*bytes.first_chunk()?))),
+        DType::F16 => Some(bits(half(u16::from_ne_bytes(*bytes.first_chunk()?)))),
+        DType::F32 => Some(bits(f32::from_ne_bytes(*bytes.first_chunk()?).into())),
+        DType::F64 => Some(bits(f64::from_ne_bytes(*bytes.first_chunk()?))),
         _ => None,
     }
 }

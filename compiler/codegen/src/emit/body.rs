@@ -187,6 +187,8 @@ impl<'f, 'c> Frame<'f, 'c> {
                 self.cx.dims.get(i).copied().unwrap_or_else(|| b.i64(0))
             }
             Atom::Sym(Sym::Aux(k)) => self.eval(*k),
+            // Kernels are given numbers that follow from floats.
+            Atom::Real(..) => b.i64(0),
             Atom::FloorDiv(x, y) => {
                 let (vx, vy) = (self.dim_as(x, lanes), self.dim_as(y, lanes));
                 // Unsigned division is cheaper, and most dividends are counts.

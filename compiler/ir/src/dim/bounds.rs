@@ -2,7 +2,7 @@
 //!
 //! Laws: nothing is claimed that does not hold for all values of the symbols; "not proven" is an answer.
 
-use super::{Atom, Dim, Repr, Sym};
+use super::{Atom, Dim, Real, Repr, Sym};
 
 /// What is known of the symbols where a dim is simplified.
 pub struct Bounds<'a> {
@@ -109,6 +109,11 @@ impl Bounds<'_> {
                 let ((al, ah), (bl, bh)) = (self.numeric(a), self.numeric(b));
                 (al.max(bl), ah.max(bh))
             }
+            Atom::Real(Real::Whole, a, _) => {
+                let (lo, hi) = self.real(a);
+                ((lo as i64).into(), (hi as i64).into())
+            }
+            Atom::Real(..) => (i64::MIN.into(), i64::MAX.into()),
             Atom::Broadcast(a, b) => {
                 let ((al, ah), (bl, bh)) = (self.numeric(a), self.numeric(b));
                 (al.min(bl), ah.max(bh))
@@ -229,6 +234,7 @@ impl Bounds<'_> {
                     x.maximum(&y)
                 }
             }
+            Atom::Real(op, x, y) => Dim::apply(*op, &self.simplify(x), &self.simplify(y)),
             Atom::Broadcast(x, y) => {
                 let (x, y) = (self.simplify(x), self.simplify(y));
                 x.broadcast(&y).unwrap_or_else(|| Dim::atom(Atom::Broadcast(x, y)))

@@ -8,7 +8,7 @@ use crate::ops::binary::larger;
 use crate::ops::pointwise::{self, FLOATS, RESULT, working};
 use crate::ops::unary::{Function, erf, of_floats};
 use crate::structured::{Binary, Body, ExprId, Unary};
-use crate::{DType, Dim, Fact, Tensor};
+use crate::{DType, Dim, Fact, Real, Tensor};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
@@ -281,7 +281,12 @@ impl OpDef for Relu {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        pointwise::infer(cx, cx.fact(0)?.dtype, |a| Some(larger(&a[0], &Dim::ZERO)))
+        match cx.fact(0)?.dtype {
+            t if t.is_float() => {
+                pointwise::infer_reals(cx, t, |a| Some(Dim::apply(Real::Max, &a[0], &Dim::real(0.0))))
+            }
+            t => pointwise::infer(cx, t, |a| Some(larger(&a[0], &Dim::ZERO))),
+        }
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {

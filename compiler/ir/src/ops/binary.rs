@@ -8,7 +8,7 @@ use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Type
 use crate::ops::chosen::{brief, negative};
 use crate::ops::pointwise::{self, RESULT, working};
 use crate::structured::{Binary, Compute, ExprId};
-use crate::{Bounds, DType, Dim, Fact, Tensor};
+use crate::{Bounds, DType, Dim, Fact, Real, Tensor};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
@@ -189,7 +189,15 @@ impl OpDef for Fold {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        pointwise::infer(cx, cx.fact(0)?.dtype, |a| {
+        let t = cx.fact(0)?.dtype;
+        if t.is_float() {
+            return pointwise::infer_reals(cx, t, |a| {
+                let step = |x: Dim, y: &Dim| pointwise::rounded(t, &self.scalar.of_reals(&x, y)?);
+                let plain = !self.average || a.len() == 1;
+                plain.then(|| a[1..].iter().try_fold(a[0].clone(), step)).flatten()
+            });
+        }
+        pointwise::infer(cx, t, |a| {
             a[1..].iter().try_fold(a[0].clone(), |x, y| (self.known)(&x, y))
         })
     }
@@ -242,7 +250,15 @@ impl OpDef for Pow {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        pointwise::infer(cx, cx.fact(0)?.dtype, |a| {
+        let t = cx.fact(0)?.dtype;
+        if t.is_float() {
+            return pointwise::infer_reals(cx, t, |a| match &a[1] {
+                e if *e == Dim::real(2.0) => Some(Dim::apply(Real::Mul, &a[0], &a[0])),
+                e if *e == Dim::real(0.5) => Some(Dim::map_real(Real::Sqrt, &a[0])),
+                _ => None,
+            });
+        }
+        pointwise::infer(cx, t, |a| {
             let (base, exponent) = (a[0].as_const()?, u32::try_from(a[1].as_const()?).ok()?);
             base.checked_pow(exponent).map(Dim::from)
         })

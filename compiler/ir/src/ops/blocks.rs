@@ -23,7 +23,8 @@ pub const OPS: &[&dyn OpDef] = &[
 /// Elements that follow from known elements by `source`, for small results.
 pub(super) fn carry(out: &mut Fact, mut element: impl FnMut(&[usize]) -> Option<Dim>) {
     let Some(shape) = out.static_shape() else { return };
-    if element_count(&shape).is_none_or(|n| n > Fact::KNOWN_MAX) || out.dtype.is_float() {
+    let most = if out.dtype.is_float() { Fact::REALS_MAX } else { Fact::KNOWN_MAX };
+    if element_count(&shape).is_none_or(|n| n > most) {
         return;
     }
     let mut known = Some(vec![]);
@@ -37,9 +38,10 @@ pub(super) fn carry(out: &mut Fact, mut element: impl FnMut(&[usize]) -> Option<
     out.known = known;
 }
 
-/// A known element of a fact with static shape.
-fn known_at(f: &Fact, ix: &[usize]) -> Option<Dim> {
-    f.known.as_ref()?.get(linear(&f.static_shape()?, ix)).cloned()
+/// A known element of a fact with static shape, of these floats where it is one of them.
+fn known_at(f: &Fact, reals: Option<&Vec<Dim>>, ix: &[usize]) -> Option<Dim> {
+    let elements = reals.or(f.known.as_ref())?;
+    elements.get(linear(&f.static_shape()?, ix)).cloned()
 }
 
 struct Concat;
@@ -82,13 +84,16 @@ impl OpDef for Concat {
         }
         let mut out = Fact::new(facts[0].dtype, shape);
         let lengths: Option<Vec<usize>> = facts.iter().map(|f| f.static_shape().map(|s| s[axis])).collect();
+        // Constants alone are folded.
+        let lengths = lengths.filter(|_| facts.iter().any(|f| f.known.is_some()));
         if let Some(lengths) = lengths {
+            let reals: Vec<Option<Vec<Dim>>> = (0..facts.len()).map(|i| cx.reals(i)).collect();
             carry(&mut out, |ix| {
                 let mut ix = ix.to_vec();
-                for (f, n) in facts.iter().zip(&lengths) {
+                for ((f, n), reals) in facts.iter().zip(&lengths).zip(&reals) {
                     match ix[axis].checked_sub(*n) {
                         Some(rest) => ix[axis] = rest,
-                        None => return known_at(f, &ix),
+                        None => return known_at(f, reals.as_ref(), &ix),
                     }
                 }
                 None
@@ -207,7 +212,7 @@ impl OpDef for Split {
                 carry(&mut fact, |ix| {
                     let mut ix = ix.to_vec();
                     ix[axis] += offset;
-                    known_at(x, &ix)
+                    known_at(x, None, &ix)
                 });
             }
             offset = offset.zip(p.as_const()).map(|(o, p)| o + p as usize);

@@ -8,7 +8,7 @@ use crate::ops::binary::{larger, smaller};
 use crate::ops::chosen::{brief, choose, equal};
 use crate::ops::pointwise::{self, MOVED, RESULT, working};
 use crate::structured::{Binary, Body, Compute, Expr, ExprId, Unary};
-use crate::{Bounds, DType, Dim, Fact, Tensor, narrow};
+use crate::{Bounds, DType, Dim, Fact, Real, Tensor, narrow};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[&Cast, &CastLike, &BitCast, &Where, &Clip];
@@ -18,15 +18,23 @@ const CONVERTED: &[Param] = &[Param::new("output", Types::ANY).group(2)];
 /// The fact of `x` as `to`.
 fn converted(x: &Fact, to: DType) -> Fact {
     let mut out = Fact::new(to, x.shape.clone());
-    let Some(known) = x.known.as_ref().filter(|_| !x.dtype.is_float()) else {
-        return out;
+    let Some(known) = &x.known else { return out };
+    let rounded = |d: &Dim| pointwise::rounded(to, d);
+    out.known = match (x.dtype.is_float(), to.is_float()) {
+        (false, false) => known.iter().map(|d| convert_dim(d, to)).collect(),
+        (false, true) if known.len() > Fact::REALS_MAX => None,
+        (false, true) => known.iter().map(|d| rounded(&Dim::map_real(Real::Of, d))).collect(),
+        (true, true) => known.iter().map(rounded).collect(),
+        (true, false) => {
+            let one = |d: &Dim| {
+                let up = Dim::map_real(Real::Ceil, &Dim::map_real(Real::Abs, d));
+                Dim::apply(Real::Min, &up, &Dim::real(1.0))
+            };
+            let whole = |d: &Dim| Dim::map_real(Real::Whole, d);
+            let whole = known.iter().map(|d| if to == DType::Bool { whole(&one(d)) } else { whole(d) });
+            whole.map(|d| pointwise::fits(to, &d).then_some(d)).collect()
+        }
     };
-    if !to.is_float() {
-        out.known = known.iter().map(|d| convert_dim(d, to)).collect();
-    } else if matches!(to, DType::F32 | DType::F64) && known.iter().any(Dim::has_elements) {
-        // What an input of the model gives may become a bound.
-        out.known = Some(known.iter().map(|d| d.clone() * Dim::from(Fact::UNIT)).collect());
-    }
     out
 }
 
@@ -393,7 +401,18 @@ impl OpDef for Clip {
             None => Some(None),
             Some(a) => a.fact.known.as_ref().map(|k| k.first()),
         };
-        if let (Some(known), Some(lo), Some(hi)) = (&x.known, bound(1), bound(2)) {
+        if x.dtype.is_float() {
+            let end = |i: usize| cx.has(i).then(|| cx.reals(i).and_then(|k| k.into_iter().next()));
+            out.known = x.known.as_ref().and_then(|known| {
+                let (lo, hi) = (end(1), end(2));
+                let cut = |d: Dim, op, end: &Option<Option<Dim>>| match end {
+                    Some(end) => end.as_ref().map(|e| Dim::apply(op, &d, e)),
+                    None => Some(d),
+                };
+                let clip = |d: &Dim| cut(cut(d.clone(), Real::Max, &lo)?, Real::Min, &hi);
+                known.iter().map(clip).collect()
+            });
+        } else if let (Some(known), Some(lo), Some(hi)) = (&x.known, bound(1), bound(2)) {
             let clip = |d: &Dim| {
                 let d = lo.map_or_else(|| d.clone(), |lo| larger(d, lo));
                 hi.map_or_else(|| d.clone(), |hi| smaller(&d, hi))

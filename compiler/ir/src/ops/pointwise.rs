@@ -6,7 +6,7 @@
 use crate::index::{broadcast_facts, broadcast_index, broadcast_linear, broadcast_static, for_each};
 use crate::op::{Cx, Lowering, OpError, Param, Types, invalid};
 use crate::structured::{Body, Compute, ExprId};
-use crate::{DType, Dim, Fact, Tensor};
+use crate::{DType, Dim, Fact, Real, Tensor};
 
 /// Operands and result of functions of floats.
 pub(crate) const FLOATS: &[Param] = &[Param::new("X", Types::FLOAT)];
@@ -61,26 +61,59 @@ pub(crate) fn infer(cx: &Cx, dtype: DType, known: impl Fn(&[Dim]) -> Option<Dim>
     Ok(vec![out])
 }
 
+/// The fact of a pointwise result that is a float, with elements by `known` where those of all operands are known and not all
+/// of them constants.
+pub(crate) fn infer_reals(cx: &Cx, dtype: DType, known: impl Fn(&[Dim]) -> Option<Dim>) -> Result<Vec<Fact>, OpError> {
+    let facts = present(cx);
+    let mut out = Fact::new(dtype, broadcast_facts(&facts)?);
+    let small = out.static_shape().is_some_and(|s| s.iter().product::<usize>() <= Fact::REALS_MAX);
+    if small && facts.iter().any(|f| f.known.is_some()) {
+        let reals: Option<Vec<Vec<Dim>>> = (0..cx.inputs.len()).filter(|i| cx.has(*i)).map(|i| cx.reals(i)).collect();
+        out.known = reals.and_then(|all| {
+            let operands = facts.iter().zip(&all).map(|(f, k)| Some((f.static_shape()?, k)));
+            elementwise(&operands.collect::<Option<Vec<_>>>()?, &out, |a| rounded(dtype, &known(a)?))
+        });
+    }
+    Ok(vec![out])
+}
+
+/// A known float, of `f64`, as one of another type; of few types what is known is of use.
+pub(crate) fn rounded(to: DType, d: &Dim) -> Option<Dim> {
+    match to {
+        DType::F64 => Some(d.clone()),
+        DType::F32 => Some(Dim::map_real(Real::Single, d)),
+        _ => None,
+    }
+}
+
 fn known_elements(facts: &[&Fact], out: &Fact, f: impl Fn(&[Dim]) -> Option<Dim>) -> Option<Vec<Dim>> {
     if out.dtype.is_float() {
-        return None;
-    }
-    let shape = out.static_shape()?;
-    if volume(&shape).ok()? > Fact::KNOWN_MAX {
         return None;
     }
     let operands: Vec<(Vec<usize>, &Vec<Dim>)> = facts
         .iter()
         .map(|x| Some((x.static_shape()?, in_range(x)?)))
         .collect::<Option<_>>()?;
+    elementwise(&operands, out, |a| f(a).filter(|d| fits(out.dtype, d)))
+}
+
+/// The elements of a short result, of operands with their shapes.
+fn elementwise(
+    operands: &[(Vec<usize>, &Vec<Dim>)],
+    out: &Fact,
+    f: impl Fn(&[Dim]) -> Option<Dim>,
+) -> Option<Vec<Dim>> {
+    let shape = out.static_shape()?;
+    if volume(&shape).ok()? > Fact::KNOWN_MAX {
+        return None;
+    }
     let mut elements = Some(vec![]);
     for_each(&shape, |ix| {
         let args: Option<Vec<Dim>> = operands
             .iter()
             .map(|(s, k)| k.get(broadcast_linear(s, ix)).cloned())
             .collect();
-        let d = args.and_then(|a| f(&a)).filter(|d| fits(out.dtype, d));
-        match (&mut elements, d) {
+        match (&mut elements, args.and_then(|a| f(&a))) {
             (Some(v), Some(d)) => v.push(d),
             (e, _) => *e = None,
         }

@@ -7,7 +7,7 @@
 use crate::index::{self, linear, static_shape};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::structured::{Binary, Combine, Compute, Expr, ExprId};
-use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
+use crate::{Attr, DType, Dim, Fact, Real, Tensor, ValueId};
 
 use super::antialias;
 use super::chosen::{choose, negative};
@@ -57,30 +57,19 @@ fn elements(cx: &Cx, operand: usize, n: usize) -> Vec<Given> {
     (0..n).map(|at| Given::Element { operand, at, dtype }).collect()
 }
 
-/// `floor(d * scale)`: in `f32` for constants, exactly for symbols.
+/// `floor(d * scale)`, of a known float.
+fn scaled_by(d: &Dim, scale: &Dim) -> Dim {
+    let product = Dim::apply(Real::Mul, &Dim::map_real(Real::Of, d), scale);
+    let product = Dim::map_real(Real::Single, &product);
+    Dim::map_real(Real::Whole, &Dim::map_real(Real::Floor, &product))
+}
+
+/// `floor(d * scale)`, in `f32`.
 fn scaled(d: &Dim, scale: f32) -> Result<Dim, OpError> {
     if !(scale.is_finite() && scale > 0.0) {
         return invalid(format!("scale {scale}"));
     }
-    if let Some(c) = d.as_const() {
-        return Ok(Dim::from((c as f32 * scale).floor() as i64));
-    }
-    // scale = mantissa * 2^exponent, the mantissa odd.
-    let bits = scale.to_bits();
-    let (field, fraction) = (i64::from(bits >> 23), i64::from(bits & 0x7f_ffff));
-    let (mantissa, exponent) = if field == 0 {
-        (fraction, -149)
-    } else {
-        (fraction | 0x80_0000, field - 150)
-    };
-    let zeros = i64::from(mantissa.trailing_zeros());
-    let (mantissa, exponent) = (mantissa >> zeros, exponent + zeros);
-    // 24 bits of mantissa and 38 more leave no overflow; nobody scales by less than 2^-38.
-    match exponent {
-        0..=38 => Ok(d.clone() * Dim::from(mantissa << exponent)),
-        -38..0 => Ok((d.clone() * Dim::from(mantissa)).floor_div(&Dim::from(1i64 << -exponent))),
-        _ => unsupported(format!("scale {scale} of symbolic extent {d}")),
-    }
+    Ok(scaled_by(d, &Dim::real(scale.into())))
 }
 
 impl Plan {
@@ -168,13 +157,16 @@ impl Plan {
         if !self.filters {
             return None;
         }
-        let unit = Dim::from(Fact::UNIT);
+        // Of a float, in parts that are exact for what `f32` has from 2^-9 on.
+        const UNIT: i64 = 1 << 32;
+        let parts = |x: &Dim| {
+            let scaled = Dim::apply(Real::Mul, x, &Dim::real(UNIT as f64));
+            Dim::map_real(Real::Whole, &Dim::map_real(Real::Floor, &scaled))
+        };
+        let unit = Dim::from(UNIT);
         let (scale, unit) = match &a.scale {
-            Some(Given::Number(s)) => (Dim::from((f64::from(*s) * Fact::UNIT as f64) as i64), unit),
-            Some(Given::Element { operand, at, .. }) => {
-                let known = cx.arg(*operand).and_then(|a| a.fact.known.as_ref());
-                (known?.get(*at)?.clone(), unit)
-            }
+            Some(Given::Number(s)) => (parts(&Dim::real(f64::from(*s))), unit),
+            Some(Given::Element { operand, at, .. }) => (parts(cx.reals(*operand)?.get(*at)?), unit),
             Some(Given::Ratio(a, b)) => (a.clone(), b.clone()),
             None => (a.output.clone(), a.input.clone()),
         };
@@ -200,15 +192,16 @@ impl Plan {
         let x = &cx.fact(0)?.shape;
         let n = listed.len();
         let sizes = cx.dims(3)?.filter(|s| !s.is_empty());
-        let parts = cx.arg(2).and_then(|a| a.fact.known.as_deref());
-        if let (Some(parts), None, None) = (parts, &sizes, cx.arg(2).and_then(|a| a.constant))
-            && parts.len() == n
-        {
-            let unit = Dim::from(Fact::UNIT);
-            let scaled = listed.iter().zip(parts).zip(elements(cx, 2, n));
-            return Ok(scaled
-                .map(|((a, s), given)| ((x[*a].clone() * s.clone()).floor_div(&unit), Some(given)))
-                .collect());
+        let reals = cx.reals(2).filter(|k| k.len() == n);
+        if let (Some(reals), None, None) = (reals, &sizes, cx.arg(2).and_then(|a| a.constant)) {
+            // A quotient of extents may turn out to be a number.
+            let given = |(s, given): (&Dim, Given)| match s.as_const() {
+                Some(bits) => Given::Number(f64::from_bits(bits as u64) as f32),
+                None => given,
+            };
+            let given = reals.iter().zip(elements(cx, 2, n)).map(given);
+            let scaled = listed.iter().zip(&reals).zip(given);
+            return Ok(scaled.map(|((a, s), given)| (scaled_by(&x[*a], s), Some(given))).collect());
         }
         let (scales, sizes) = match (floats(cx, 2, "scales")?, sizes) {
             (Some(s), None) if s.len() == n => (s, None),

@@ -3,9 +3,9 @@
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
 use crate::ops::binary::larger;
 use crate::ops::chosen::{self, negative};
-use crate::ops::pointwise::{fits, integers, volume};
+use crate::ops::pointwise::{self, fits, integers, volume};
 use crate::structured::{Binary, Body, Compute, Expr, ExprId};
-use crate::{DType, Dim, Fact, Tensor};
+use crate::{DType, Dim, Fact, Real, Tensor};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[&Shape, &Size, &ConstantOfShape, &Range, &EyeLike];
@@ -197,8 +197,12 @@ impl Range {
 
     fn length(cx: &Cx) -> Result<Dim, OpError> {
         if cx.fact(0)?.dtype.is_float() {
-            if let Some(given) = Self::given(cx)? {
-                return Ok(Self::counted(given));
+            if let Some([start, limit, delta]) = Self::reals(cx) {
+                let span = pointwise::rounded(cx.fact(0)?.dtype, &Dim::apply(Real::Sub, &limit, &start));
+                let steps = span.map(|s| Dim::map_real(Real::Ceil, &Dim::apply(Real::Div, &s, &delta)));
+                if let Some(n) = steps {
+                    return Ok(larger(&Dim::map_real(Real::Whole, &n), &Dim::ZERO));
+                }
             }
             let [start, limit, delta] = Self::floats(cx)?;
             let n = ((limit - start) / delta).ceil().max(0.0);
@@ -228,20 +232,15 @@ impl Range {
         larger(&n, &Dim::ZERO)
     }
 
-    /// Bounds and step of a range of floats that a run gives, in parts.
-    fn given(cx: &Cx) -> Result<Option<[Dim; 3]>, OpError> {
-        let mut all = vec![];
-        for i in 0..3 {
-            let Some(arg) = cx.arg(i) else { return Ok(None) };
-            let part = match (arg.fact.known.as_deref(), arg.constant.map(Tensor::scalar_f64)) {
-                (Some([d]), _) => d.clone(),
-                (_, Some(Some(v))) => Dim::from((v * Fact::UNIT as f64).floor() as i64),
-                _ => return Ok(None),
-            };
-            all.push(part);
-        }
+    /// Bounds and step of a range of floats that follow from what a run gives.
+    fn reals(cx: &Cx) -> Option<[Dim; 3]> {
+        let all = (0..3).map(|i| match cx.reals(i)?.as_slice() {
+            [d] => Some(d.clone()),
+            _ => None,
+        });
+        let all: Vec<Dim> = all.collect::<Option<_>>()?;
         let some = all.iter().any(|d| d.as_const().is_none());
-        Ok(<[Dim; 3]>::try_from(all).ok().filter(|_| some))
+        <[Dim; 3]>::try_from(all).ok().filter(|_| some)
     }
 
     fn floats(cx: &Cx) -> Result<[f64; 3], OpError> {
@@ -332,7 +331,7 @@ impl OpDef for Range {
         let t = cx.fact(0)?.dtype;
         let length = Self::length(cx)?;
         if t.is_float() {
-            let given = Self::given(cx)?.is_some();
+            let given = Self::reals(cx).is_some();
             let [start, _, delta] = if given { [0.0; 3] } else { Self::floats(cx)? };
             return Ok(Lowering::Compute(vec![Compute::map(t, &[length], |b, i| {
                 // In f64, as the elements are defined by products, not by a running sum.

@@ -154,7 +154,7 @@ impl OpDef for Function {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        pointwise::infer(cx, cx.fact(0)?.dtype, |_| None)
+        pointwise::infer_reals(cx, cx.fact(0)?.dtype, |a| self.scalar.of_real(&a[0]))
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
@@ -181,7 +181,10 @@ impl OpDef for Arithmetic {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
-        pointwise::infer(cx, cx.fact(0)?.dtype, |a| (self.known)(&a[0]))
+        match cx.fact(0)?.dtype {
+            t if t.is_float() => pointwise::infer_reals(cx, t, |a| self.scalar.of_real(&a[0])),
+            t => pointwise::infer(cx, t, |a| (self.known)(&a[0])),
+        }
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {

@@ -292,10 +292,11 @@ fn attr(out: &mut String, a: &Attr, depth: usize) {
 }
 
 fn fact(out: &mut String, f: &Fact, with_known: bool) {
-    let list = |dims: &[Dim]| dims.iter().map(dim).collect::<Vec<_>>().join(",");
-    let _ = write!(out, "{}[{}]", f.dtype, list(&f.shape));
+    let list = |dims: &[Dim], dim: fn(&Dim) -> String| dims.iter().map(dim).collect::<Vec<_>>().join(",");
+    let _ = write!(out, "{}[{}]", f.dtype, list(&f.shape, dim));
     if let Some(known) = f.known.as_ref().filter(|_| with_known) {
-        let _ = write!(out, "=[{}]", list(known));
+        let element = if f.dtype.is_float() { real } else { dim };
+        let _ = write!(out, "=[{}]", list(known, element));
     }
 }
 
@@ -398,6 +399,14 @@ fn float_text(x: f64, bits: u64, canonical: u64, decimal: impl Fn() -> String) -
     decimal()
 }
 
+/// A known float.
+fn real(d: &Dim) -> String {
+    match d.as_const() {
+        Some(bits) => format!("{:?}", f64::from_bits(bits as u64)),
+        None => dim(d),
+    }
+}
+
 /// As `Display` of [`Dim`], with symbols quoted that are not identifiers.
 pub(super) fn dim(d: &Dim) -> String {
     if let Some(c) = d.as_const() {
@@ -428,6 +437,7 @@ fn atom(a: &Atom) -> String {
         Atom::Min(x, y) => ("min", x, y),
         Atom::Max(x, y) => ("max", x, y),
         Atom::Broadcast(x, y) => ("bcast", x, y),
+        Atom::Real(op, x, y) => return op.text(x, y, &dim),
     };
     format!("{name}({},{})", dim(x), dim(y))
 }

@@ -10,7 +10,7 @@ use crate::narrow::encode;
 use crate::tensor::{Texts, f32_to_bf16, f32_to_f16};
 use crate::text::lex::Token;
 use crate::text::print::{CANONICAL_BF16, CANONICAL_F16, CANONICAL_F32, CANONICAL_F64, canonical_narrow};
-use crate::{Atom, DType, Dim, Fact, Tensor};
+use crate::{Atom, DType, Dim, Fact, Real, Tensor};
 
 impl Parser<'_> {
     // ---- numbers
@@ -173,11 +173,23 @@ impl Parser<'_> {
             Token::Ident(f @ ("fdiv" | "min" | "max" | "bcast")) => Some(f),
             _ => None,
         };
+        let real = match self.token {
+            Token::Ident(f) => Real::ALL.into_iter().find(|op| op.name() == f),
+            _ => None,
+        };
         let name = self.name("an extent")?;
-        let Some(f) = call else { return Ok(Dim::sym(&name)) };
-        if !self.eat_punct("(")? {
+        if call.is_none() && real.is_none() || !self.eat_punct("(")? {
             return Ok(Dim::sym(&name));
         }
+        if let Some(op) = real {
+            let (a, b) = self.nested(|p| {
+                let a = if op == Real::Of { p.dim()? } else { p.real()? };
+                Ok(if op.is_binary() { (a, p.after_comma(Self::real)?) } else { (a, Dim::ZERO) })
+            })?;
+            self.punct(")")?;
+            return Ok(Dim::apply(op, &a, &b));
+        }
+        let Some(f) = call else { return Ok(Dim::sym(&name)) };
         let (a, at, b) = self.nested(|p| {
             let a = p.dim()?;
             p.punct(",")?;
@@ -195,6 +207,27 @@ impl Parser<'_> {
             "max" => a.maximum(&b),
             _ => a.broadcast(&b).unwrap_or_else(|| Dim::atom(Atom::Broadcast(a, b))),
         })
+    }
+
+    /// A known float: a number, or what [`Dim::apply`] gives.
+    fn real(&mut self) -> Result<Dim, Fail> {
+        let negative = self.eat_punct("-")?;
+        let number = match self.token {
+            Token::Number(n) => n.parse::<f64>().ok(),
+            Token::Ident("inf") => Some(f64::INFINITY),
+            Token::Ident("NaN") => Some(f64::NAN),
+            _ => None,
+        };
+        let Some(x) = number else {
+            return if negative { self.fail("a number") } else { self.dim() };
+        };
+        self.advance()?;
+        Ok(Dim::real(if negative { -x } else { x }))
+    }
+
+    fn after_comma(&mut self, next: fn(&mut Self) -> Result<Dim, Fail>) -> Result<Dim, Fail> {
+        self.punct(",")?;
+        next(self)
     }
 
     pub(super) fn dims(&mut self) -> Result<Vec<Dim>, Fail> {
@@ -221,9 +254,14 @@ impl Parser<'_> {
         let mut fact = Fact::new(dtype, shape);
         if self.eat_punct("=")? {
             let at = self.start;
-            fact = Fact::with_known(dtype, fact.shape, self.dims()?);
+            if dtype.is_float() {
+                self.punct("[")?;
+                fact.known = Some(self.list("]", Self::real)?).filter(|k| k.len() <= Fact::REALS_MAX);
+            } else {
+                fact = Fact::with_known(dtype, fact.shape, self.dims()?);
+            }
             if fact.known.is_none() {
-                return Err((at, "only short integer tensors have known elements".into()));
+                return Err((at, "only short tensors of numbers have known elements".into()));
             }
         }
         Ok(fact)
