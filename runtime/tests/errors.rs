@@ -366,6 +366,7 @@ fn wrong_models() {
         first_move: 0,
         move_count: 0,
         rows: 0,
+        again: 0,
     };
     let loops = |loops: Vec<Loop>| ModelDesc {
         loops: fake::constant(loops),

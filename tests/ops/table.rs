@@ -12,6 +12,22 @@ const SCAN: &str =
     return %4 \"h\", %3 \"y\"
 }, length=dims[4], slices=1, states=1} -> 2 : f32";
 
+/// A sum that doubles until it is large, and what it was.
+const WHILE: &str =
+    "cameo::While(i64[] = dense(1), i64[] = dense(0), f32[3] @ 1..2, f32[3]) {body=graph @step (%0 \"t\": i64[], %1 \"h\": f32[3], %2 \"a\": f32[3]) {
+    weight %3: i64[] = dense(1)
+    weight %4: i64[] = dense(2)
+    weight %5: f32[] = dense(50.0)
+    %6 = Add(%0, %3) : i64[]
+    %7 = Add(%0, %4) : i64[]
+    %8 = Add(%1, %1) : f32[3]
+    %9 = ReduceSum(%8) {keepdims=0} : f32[]
+    %10 = Less(%9, %5) : bool[]
+    %11 = Where(%10, %7, %6) : i64[]
+    %12 = Add(%1, %2) : f32[3]
+    return %11 \"steps\", %6 \"next\", %8 \"h\", %12 \"y\"
+}, count=\"count.w\", most=dims[9], states=2} -> 3 : f32";
+
 /// Rows as shares of the sum of their sequence, one of which is empty.
 const RAGGED: &str =
     "cameo::Ragged(i64[4] = dense(2,0,1,3), f32[6,3] @ 1..4, f32[3]) {body=graph @each (%0 \"x\": f32[count.l,3], %1 \"a\": f32[3]) symbols count.l=0.. {
@@ -562,6 +578,7 @@ pub const CASES: &[&str] = &[
     "cameo::Unravel(i64[4] = dense(0,5,7,11)) {shape=dims[3,2,2]}",
     // Loops over time
     SCAN,
+    WHILE,
     // Sequences without padding
     RAGGED,
     // Images

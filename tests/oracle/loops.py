@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Compares control flow with ONNX Runtime: Scan, counted Loop, If on data, and recurrences that are written out.
+"""Compares control flow with ONNX Runtime: Scan, Loop, If on data, and recurrences that are written out.
 
     python loops.py [NAME...] [--threads N]
 
-Batch and length are symbols of every model that has them; it is compiled once and run at two shapes. Of models that are
+Batch and length are symbols of every model that has them; it is compiled once and run at three shapes. Of models that are
 written out the number of kernels must not depend on the length.
 """
 
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compiled import Checks, Compiled, Failed, call, compiler, outputs, session
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
-SIZES = [{"B": 1, "T": 5}, {"B": 3, "T": 18}]
+SIZES = [{"B": 1, "T": 5, "P": 3}, {"B": 3, "T": 18, "P": 2}, {"B": 2, "T": 8, "P": 4}]
 RANDOM = np.random.default_rng(11)
 node, value = helper.make_node, helper.make_tensor_value_info
 
@@ -34,7 +34,7 @@ def number(name, x):
 
 
 def model(name, nodes, inputs, results, weights=()):
-    ins = [value(n, FLOAT, shape) for n, shape in inputs.items()]
+    ins = [value(n, BOOL if n.startswith("use_") else FLOAT, shape) for n, shape in inputs.items()]
     graph = helper.make_graph(nodes, name, ins, [onnx.ValueInfoProto(name=r) for r in results], list(weights))
     return name, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
@@ -97,6 +97,51 @@ def loops():
     yield model("loop without slices", made, {"x0": ("B", 8)}, ["last"], [*weights, number("c", np.float32(1))])
 
 
+def endings():
+    """Loops that data ends: `while i < n`, convergence, decoding up to an end token."""
+    head = [("i", INT, ()), ("cond", BOOL, ()), ("h", FLOAT, ("B", 8))]
+    many, true = number("many", np.iinfo(np.int64).max), number("true", True)
+    # Until the norm is below a threshold; what each step had is stacked where there is a largest number of steps.
+    small = [node("Mul", ["h", "half"], ["h2"]), node("Abs", ["h2"], ["size"]), node("ReduceMax", ["size"], ["norm"], keepdims=0),
+             node("Greater", ["norm", "least"], ["cond_out"])]
+    constants = [number("half", np.float32(0.5)), number("least", np.float32(0.1))]
+    body = graph(small, head, ["cond_out", "h2"], constants)
+    for name, trips, condition in [("", "", "true"), (" with many", "many", ""), (" at most 3", "three", "true")]:
+        made = [node("Loop", [trips, condition, "h0"], ["last"], body=body), node("Neg", ["last"], ["negative"])]
+        yield model("loop to convergence" + name, made, {"h0": ("B", 8)}, ["last", "negative"], [many, true, number("three", 3)])
+    body = graph([*small, node("ReduceMean", ["h", "axis"], ["y"], keepdims=0)], head, ["cond_out", "h2", "y"],
+                 [*constants, number("axis", [-1])])
+    made = [node("Loop", ["ten", "true", "h0"], ["last", "ys"], body=body), node("Shape", ["ys"], ["n"]),
+            node("ReduceSum", ["ys", "first"], ["sum"], keepdims=0)]
+    yield model("loop to convergence, stacked", made, {"h0": ("B", 8)}, ["last", "ys", "n", "sum"],
+                [number("ten", 10), true, number("first", [0])])
+    # As often as a tensor is long, and no further than a threshold; the first condition is data too.
+    made = [node("Shape", ["x"], ["shape"]), node("Gather", ["shape", "one"], ["trips"]), node("Abs", ["x"], ["ax"]), node("ReduceSum", ["ax"], ["total"], keepdims=0),
+            node("Greater", ["total", "zero"], ["start"]), node("Loop", ["trips", "start", "h0"], ["last", "ys"], body=body)]
+    yield model("loop to convergence within a length", made, {"h0": ("B", 8), "x": ("B", "T")}, ["last", "ys"],
+                [number("one", 1), number("zero", np.float32(0))])
+    # How often is data, and a loop of the same kind is inside: the number of steps differs each time.
+    inner = graph([node("Mul", ["g", "growth"], ["g2"]), node("ReduceMax", ["g2"], ["top"], keepdims=0),
+                   node("Less", ["top", "limit"], ["cond_in"])], [("j", INT, ()), ("cond_j", BOOL, ()), ("g", FLOAT, ("B", 8))],
+                  ["cond_in", "g2"], [number("growth", np.float32(1.5)), number("limit", np.float32(9))])
+    outer = graph([node("Identity", ["cond"], ["cond_out"]), node("Abs", ["h"], ["a"]), node("Add", ["a", "bit"], ["b"]),
+                   node("Loop", ["", "true", "b"], ["grown"], body=inner), node("Mul", ["grown", "part"], ["h2"])],
+                  head, ["cond_out", "h2"], [number("bit", np.float32(0.01)), number("part", np.float32(0.3))])
+    made = [node("Abs", ["x"], ["ax"]), node("ReduceMax", ["ax"], ["most"], keepdims=0), node("Ceil", ["most"], ["up"]),
+            node("Cast", ["up"], ["n"], to=INT), node("Loop", ["n", "", "h0"], ["last"], body=outer)]
+    yield model("loop in a loop, both as often as data says", made, {"h0": ("B", 8), "x": ("B", "T")}, ["last"], [true])
+    # Greedy decoding: the largest score becomes the next token, and the third token ends it.
+    step = [node("Gather", ["table", "token"], ["e"], axis=0), node("Add", ["h", "e"], ["s"]), node("Tanh", ["s"], ["h2"]),
+            node("MatMul", ["h2", "scores"], ["logits"]), node("ReduceSum", ["logits", "rows"], ["one"], keepdims=0),
+            node("ArgMax", ["one"], ["next"], axis=-1, keepdims=0), node("Equal", ["next", "end"], ["ended"]),
+            node("Not", ["ended"], ["cond_out"]), node("Cast", ["next"], ["said"], to=FLOAT)]
+    body = graph(step, [*head, ("token", INT, ())], ["cond_out", "h2", "next", "said"],
+                 [weight("table", 5, 8), weight("scores", 8, 5), number("end", 3), number("rows", [0])])
+    body.output[2].type.tensor_type.elem_type = INT
+    made = [node("Loop", ["twenty", "true", "h0", "start"], ["last", "token", "text"], body=body), node("Cast", ["token"], ["t"], to=FLOAT)]
+    yield model("greedy decoding", made, {"h0": ("B", 8)}, ["last", "t", "text"], [number("twenty", 20), true, number("start", 0)])
+
+
 def lists():
     """As `torch.jit.script` writes loops over the length of a tensor: lists that are cut and appended to, and slices that move."""
     head = [("i", INT, ()), ("cond", BOOL, ()), ("h", FLOAT, ("B", 8))]
@@ -151,6 +196,29 @@ def branches():
     yield model("if_in_a_loop", [loop], inputs, ["last"], [number("none", np.float32(0)), number("half", np.float32(0.5))])
 
 
+def branches_of_other_shapes():
+    """Where inputs and shapes decide, branches may give other extents."""
+    index = lambda name, v: numpy_helper.from_array(np.array(v, np.int64), name)
+    bare = lambda nodes, results, inits=(): graph(nodes, [], results, list(inits))
+    # A merged decoder: with the rows that were before, or without.
+    yes = bare([node("MatMul", ["x", "w"], ["k1"]), node("Concat", ["past", "k1"], ["with_past"], axis=1),
+                node("ReduceSum", ["with_past", "rows"], ["s1"], keepdims=0)], ["with_past", "s1"])
+    no = bare([node("MatMul", ["x", "w"], ["k2"]), node("Tanh", ["k2"], ["without"]),
+               node("ReduceMax", ["without", "rows"], ["s2"], keepdims=0)], ["without", "s2"])
+    made = [node("If", ["use_past"], ["present", "s"], then_branch=yes, else_branch=no), node("Neg", ["present"], ["y"])]
+    yield model("if, merged decoder", made, {"x": ("B", "T", 6), "past": ("B", "P", 6), "use_past": (1,)}, ["present", "s", "y"],
+                [weight("w", 6, 6), index("rows", [1])])
+    # Rows up to a multiple of 4, where they are none.
+    yes = bare([node("Sub", ["four", "rest"], ["more"]), node("Concat", ["zeros", "more", "zero"], ["pads"], axis=0),
+                node("Pad", ["x", "pads"], ["padded"])], ["padded"])
+    no = bare([node("Identity", ["x"], ["same"])], ["same"])
+    made = [node("Shape", ["x"], ["rows"], start=1, end=2), node("Mod", ["rows", "four"], ["rest"]),
+            node("Greater", ["rest", "zero"], ["is_odd"]), node("If", ["is_odd"], ["p"], then_branch=yes, else_branch=no),
+            node("Abs", ["p"], ["y"])]
+    yield model("if, padded", made, {"x": ("B", "T", 6)}, ["y"],
+                [index("four", [4]), index("zero", [0]), index("zeros", [0, 0, 0, 0])])
+
+
 def written_out(name, steps, cell, states, weights):
     """`cell(t, x, states)` gives nodes, the next states and the result of a step."""
     nodes, results, state = [], [], list(states)
@@ -201,7 +269,7 @@ def kernels(path):
 
 
 def check(checks, threads, name, made):
-    """Two shapes against ONNX Runtime; gives the counts of kernels and steps."""
+    """All shapes against ONNX Runtime; gives the counts of kernels and steps."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(made, path)
@@ -213,6 +281,8 @@ def check(checks, threads, name, made):
                 for i in made.graph.input:
                     shape = [sizes.get(d.dim_param, d.dim_value) for d in i.type.tensor_type.shape.dim]
                     feeds[i.name] = RANDOM.standard_normal(shape).astype(np.float32)
+                    if i.type.tensor_type.elem_type == BOOL:
+                        feeds[i.name] = np.full(shape, sizes["B"] > 1)
                 got = compiled.run(feeds, threads)
                 checks.matches(f"{name} {','.join(f'{k}={v}' for k, v in sizes.items())}", got, outputs(reference, feeds))
             return kernels(path)
@@ -228,7 +298,7 @@ def main():
     args = ap.parse_args()
     checks = Checks()
     wanted = lambda name: not args.names or any(n in name for n in args.names)
-    for family in [scans, loops, lists, branches]:
+    for family in [scans, loops, endings, lists, branches, branches_of_other_shapes]:
         for name, made in family():
             if wanted(name):
                 check(checks, args.threads, name, made)

@@ -179,8 +179,8 @@ pub fn text(
         .iter()
         .map(|l| {
             format!(
-                "%Loop {{ i32 {}, i32 {}, i32 {}, i32 {}, i32 {}, i32 {} }}",
-                l.first_step, l.step_count, l.count, l.first_move, l.move_count, l.rows
+                "%Loop {{ i32 {}, i32 {}, i32 {}, i32 {}, i32 {}, i32 {}, i32 {} }}",
+                l.first_step, l.step_count, l.count, l.first_move, l.move_count, l.rows, l.again
             )
         })
         .collect();
@@ -324,7 +324,7 @@ const TYPES: &str = "\
 %Buffer = type { i32, i32, i64 }
 %Step = type { ptr, i32, i32, i32, i32, %Slice }
 %Level = type { i64, %Slice, %Slice }
-%Loop = type { i32, i32, i32, i32, i32, i32 }
+%Loop = type { i32, i32, i32, i32, i32, i32, i32 }
 %Move = type { i32, i32, i32, i32 }
 %Count = type { i32, i32, i32, i32 }
 %Cache = type { i32, i32, i32, i32 }
@@ -569,6 +569,13 @@ impl Layout {
                 None => 0,
             };
         }
+        for l in layout.loops.iter_mut().filter(|l| l.again > 0) {
+            let own = |c: &abi::Count| c.symbol + 1 == l.again && c.step == l.first_step;
+            l.again = match layout.counts.iter().position(own) {
+                Some(at) => index(at)? + 1,
+                None => return Err(ArtifactError::Tables("nothing counts a loop".to_owned())),
+            };
+        }
         let symbols: Vec<&str> = program.symbols.iter().map(|(name, _)| &**name).collect();
         let mut shapes = |list: &[cameo_kernel::program::Io]| -> Vec<Vec<Extent>> {
             let extent = |dim: &Dim| {
@@ -676,6 +683,11 @@ impl Layout {
                 first_move,
                 move_count: index(self.moves.len())? - first_move,
                 rows: counted,
+                again: match &l.count {
+                    // Until counts are in order it is the symbol.
+                    count if l.again => symbol_index(program, &count.to_string())? + 1,
+                    _ => 0,
+                },
             });
         }
         Ok(())

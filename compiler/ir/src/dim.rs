@@ -454,22 +454,16 @@ impl Atom {
     fn atoms(&self) -> usize {
         match self {
             Self::Sym(_) => 1,
-            Self::FloorDiv(a, b)
-            | Self::Min(a, b)
-            | Self::Max(a, b)
-            | Self::Broadcast(a, b)
-            | Self::Real(_, a, b) => 1 + a.atoms() + b.atoms(),
+            Self::FloorDiv(a, b) | Self::Min(a, b) | Self::Max(a, b) | Self::Broadcast(a, b) | Self::Real(_, a, b) => {
+                1 + a.atoms() + b.atoms()
+            }
         }
     }
 
     fn visit(&self, f: &mut dyn FnMut(&Sym)) {
         match self {
             Self::Sym(s) => f(s),
-            Self::FloorDiv(a, b)
-            | Self::Min(a, b)
-            | Self::Max(a, b)
-            | Self::Broadcast(a, b)
-            | Self::Real(_, a, b) => {
+            Self::FloorDiv(a, b) | Self::Min(a, b) | Self::Max(a, b) | Self::Broadcast(a, b) | Self::Real(_, a, b) => {
                 a.visit(f);
                 b.visit(f);
             }

@@ -146,6 +146,7 @@ pub fn cost(g: &Graph, n: NodeId) -> u64 {
         // As many as data says, or the caller's code takes; what counts is not constant.
         Ok(Lowering::Compact | Lowering::Ragged | Lowering::Custom) => 0,
         Ok(Lowering::Scan) => {
+            // One that data ends runs as often as data says.
             let Ok(parts) = Parts::of(&g.node(n).attrs) else {
                 return 0;
             };

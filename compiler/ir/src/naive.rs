@@ -166,7 +166,7 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
                     return invalid(format!("{}: its length has no value here", node.op));
                 };
                 let present: Vec<Tensor> = args.into_iter().flatten().collect();
-                scan::run(&scan::Parts::of(&attrs)?, &present, &mut |body, inputs| {
+                scan::run_node(node.op, &attrs, &present, &mut |body, inputs| {
                     run_graph(body, inputs, symbols)
                 })
             }

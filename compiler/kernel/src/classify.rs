@@ -31,7 +31,7 @@ impl Class {
     /// Of operations that have no loops of their own: they become steps of their own, and load all of their operands.
     fn whole(op: Op) -> Option<Self> {
         match op.name() {
-            "cameo::Scan" => Some(Self::Scan),
+            "cameo::Scan" | "cameo::While" => Some(Self::Scan),
             "cameo::Ragged" => Some(Self::Ragged),
             "cameo::Compact" => Some(Self::Compact),
             "cameo::Custom" => Some(Self::Custom),

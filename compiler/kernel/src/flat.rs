@@ -101,7 +101,11 @@ pub fn without_reals(kernel: Kernel) -> (Kernel, Vec<(Arc<str>, Dim)>) {
             {
                 let value = Dim::atom(a.clone());
                 // What may be negative says so; no model can have named it so.
-                let start = if Bounds::of(&[]).range(&value).0 < 0 { ELEMENT } else { "" };
+                let start = if Bounds::of(&[]).range(&value).0 < 0 {
+                    ELEMENT
+                } else {
+                    ""
+                };
                 all.push((format!("{start} real{}", all.len()).into(), value));
             }
             // Those inside of one are no dims of the kernel.
@@ -179,11 +183,9 @@ fn merge(index: &mut Vec<Dim>, axis: usize, inner: &Dim) {
 fn words(d: &Dim) -> usize {
     let atom = |a: &Atom| match a {
         Atom::Sym(_) => 1,
-        Atom::FloorDiv(a, b)
-        | Atom::Min(a, b)
-        | Atom::Max(a, b)
-        | Atom::Broadcast(a, b)
-        | Atom::Real(_, a, b) => 1 + words(a) + words(b),
+        Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) | Atom::Broadcast(a, b) | Atom::Real(_, a, b) => {
+            1 + words(a) + words(b)
+        }
     };
     match d.as_const() {
         Some(c) => usize::from(c != 0),

@@ -141,7 +141,12 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
             )?;
         }
         for l in p.loops.iter().filter(|l| l.steps.start == i) {
-            writeln!(out, "loop {} times: steps {} to {}", l.count, i, l.steps.end - 1)?;
+            let again = if l.again {
+                ", which each of them counts again"
+            } else {
+                ""
+            };
+            writeln!(out, "loop {} times{again}: steps {} to {}", l.count, i, l.steps.end - 1)?;
             if let Some(rows) = &l.rows {
                 writeln!(
                     out,

@@ -403,6 +403,8 @@ pub struct Loop {
     pub moves: Vec<Move>,
     /// What an iteration begins with: a symbol becomes the next element of a list.
     pub rows: Option<Symbol>,
+    /// Whether `count`, a symbol that is counted right before the loop, is read again behind every iteration.
+    pub again: bool,
 }
 
 /// A symbol that is read in the course of a run.

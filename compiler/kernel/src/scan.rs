@@ -7,15 +7,16 @@
 //!                                      copy half T%2 of H to last
 //! ```
 //!
-//! Kernels never see the time: between two iterations the runtime moves the pointers that they are called with. What is cut
+//! A loop that data ends begins with a count of its iterations, which each of them counts again. Kernels never see the time: between two iterations the runtime moves the pointers that they are called with. What is cut
 //! into slices is stored row-major, time outermost. Constants that every step reads are constants of the body, so that they
 //! are packed as its kernels want them.
 
 use std::sync::Arc;
 
-use cameo_ir::ops::scan::Parts;
+use cameo_ir::dim::COUNTED;
+use cameo_ir::ops::scan::{Parts, Turns};
 use cameo_ir::structured::Expr;
-use cameo_ir::{Bounds, Def, Dim, Graph, OpError, Origin, ValueId};
+use cameo_ir::{Bounds, DType, Def, Dim, Graph, OpError, Origin, Sym, ValueId};
 use rustc_hash::FxHashMap;
 
 use crate::build::{Builder, Draft};
@@ -39,8 +40,18 @@ impl Builder<'_> {
             origin: node.origin.clone(),
             error,
         };
-        let given = Parts::of(&node.attrs).map_err(|e| vec![here(e)])?;
-        let operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
+        // One that data ends has a number of steps before its operands and its body's outputs.
+        let turns = (node.op.name() == "cameo::While").then(|| Turns::of(&node.attrs));
+        let turns = turns.transpose().map_err(|e| vec![here(e)])?;
+        let length = turns.map(|t| Dim::sym(t.count));
+        let given = match (&turns, &length) {
+            (Some(turns), Some(length)) => Ok(turns.scan(length)),
+            _ => Parts::of(&node.attrs),
+        };
+        let given = given.map_err(|e| vec![here(e)])?;
+        let mut operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
+        let first = turns.map(|_| operands.remove(0));
+        let own = usize::from(first.is_some());
         let (inside, operands) = self.with_constants(given.body, given.states + given.slices, operands);
         let parts = Parts { body: &inside, ..given };
         let body = self.body(parts.body, &here)?;
@@ -68,12 +79,12 @@ impl Builder<'_> {
             }
             equal.extend(agree(&parts.body.fact(*inner).shape, &shape[usize::from(cut)..]));
         }
-        for (v, (_, inner)) in operands.iter().zip(&parts.body.outputs()[..parts.states]) {
+        for (v, (_, inner)) in operands.iter().zip(&parts.body.outputs()[own..own + parts.states]) {
             equal.extend(agree(&parts.body.fact(*inner).shape, &self.info.graph.fact(*v).shape));
         }
         for (a, b) in equal {
-            self.require(b.clone(), a.clone());
-            self.require(a, b);
+            self.require_in(parts.length, b.clone(), a.clone());
+            self.require_in(parts.length, a, b);
         }
 
         let mut inputs = vec![];
@@ -95,7 +106,19 @@ impl Builder<'_> {
             });
         }
         let mut outputs = vec![];
-        for (i, (_, inner)) in parts.body.outputs().iter().enumerate() {
+        let mut count = None;
+        if let (Some(turns), Some(first)) = (turns, first) {
+            // Each iteration writes the number of them where the first one was.
+            let storage = self.add_storage("", DType::I64, Dim::ONE);
+            self.copy(first, storage, &[]).map_err(one)?;
+            outputs.push(Bound { storage, way: None });
+            count = Some(Symbol {
+                name: turns.count.clone(),
+                storage,
+                most: turns.most.clone(),
+            });
+        }
+        for (i, (_, inner)) in parts.body.outputs()[own..].iter().enumerate() {
             outputs.push(if i < parts.states {
                 Bound {
                     storage: inputs[i].storage,
@@ -115,8 +138,14 @@ impl Builder<'_> {
                 Bound { storage, way: None }
             });
         }
+        let (step, at) = (self.program.steps.len(), self.program.loops.len());
+        let again = count.is_some();
+        self.program.counts.extend(count.map(|symbol| Count { step, symbol }));
         self.splice(body, parts.length, None, &inputs, &outputs, &node.origin)
             .map_err(|e| vec![e])?;
+        if let Some(l) = self.program.loops.get_mut(at) {
+            l.again = again;
+        }
         for (i, v) in node.outputs.iter().enumerate().take(parts.states) {
             if g.exits.contains(v) {
                 self.last_half(*v, inputs[i].storage, parts.length, &node.origin);
@@ -279,6 +308,7 @@ impl Builder<'_> {
                 count: length.clone(),
                 moves,
                 rows,
+                again: false,
             });
         }
         let here = |symbol: Symbol| Symbol {
@@ -310,9 +340,19 @@ impl Builder<'_> {
             }
         }
         for (a, b) in body.requirements {
-            self.require(a, b);
+            self.require_in(length, a, b);
         }
         Ok(())
+    }
+
+    /// Requires `a <= b` of a loop of so many iterations: of a branch only where it is taken, if that is known before.
+    fn require_in(&mut self, length: &Dim, a: Dim, b: Dim) {
+        let mut counted = false;
+        length.visit(&mut |s| counted |= matches!(s, Sym::Named(n) if n.starts_with(COUNTED)));
+        match Bounds::of(&[]).range(length) {
+            (0, 1) if !counted => self.require(a * length.clone(), b * length.clone()),
+            _ => self.require(a, b),
+        }
     }
 
     pub(crate) fn row_major(&self, v: ValueId) -> Vec<usize> {

@@ -146,11 +146,9 @@ fn is_saturated(d: &Dim) -> bool {
 fn size(d: &Dim) -> u64 {
     let atoms = |a: &Atom| match a {
         Atom::Sym(_) => 1,
-        Atom::FloorDiv(x, y)
-        | Atom::Min(x, y)
-        | Atom::Max(x, y)
-        | Atom::Broadcast(x, y)
-        | Atom::Real(_, x, y) => 1 + size(x) + size(y),
+        Atom::FloorDiv(x, y) | Atom::Min(x, y) | Atom::Max(x, y) | Atom::Broadcast(x, y) | Atom::Real(_, x, y) => {
+            1 + size(x) + size(y)
+        }
     };
     d.terms()
         .iter()

@@ -77,6 +77,8 @@ pub(crate) struct Fault {
     pub hint: Option<String>,
     /// The same cause was reported before; what depends on it fails silently.
     pub repeated: bool,
+    /// How often a loop runs is not known here: another way may do without.
+    pub uncounted: bool,
 }
 
 impl Fault {
@@ -86,6 +88,7 @@ impl Fault {
             message: message.into(),
             hint: None,
             repeated: false,
+            uncounted: false,
         }
     }
 
@@ -99,6 +102,14 @@ impl Fault {
 
     pub fn io(message: impl Into<String>) -> Self {
         Self::new(ProblemKind::Io, message)
+    }
+
+    /// See [`Fault::uncounted`].
+    pub fn uncounted(message: impl Into<String>) -> Self {
+        Self {
+            uncounted: true,
+            ..Self::unsupported(message)
+        }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

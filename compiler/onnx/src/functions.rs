@@ -302,17 +302,20 @@ impl<'m> Importer<'m> {
             return None;
         };
         let d = d.clone();
-        let taken = decided(&d, Bounds::positive(&[]).named)?;
-        // Symbols of a body are those of the graph around, which would not hear of it.
-        if self.loop_depth > 0 || self.stopped {
-            return None;
-        }
+        let taken = self.presumed(&d)?;
         for (name, range) in &mut self.graph.symbols {
             if d.uses(&Sym::Named(name.clone())) {
                 range.min = range.min.max((Bounds::positive(&[]).named)(name).0);
             }
         }
         Some(taken)
+    }
+
+    /// See [`Importer::presume`].
+    pub fn presumed(&self, condition: &Dim) -> Option<bool> {
+        // Symbols of a body are those of the graph around, which would not hear of it.
+        let heard = self.loop_depth == 0 && !self.stopped;
+        heard.then(|| decided(condition, Bounds::positive(&[]).named)).flatten()
     }
 }
 

@@ -32,6 +32,7 @@ mod attributes;
 mod batches;
 mod bodies;
 mod bounds;
+mod branches;
 mod census;
 mod custom;
 mod dims;

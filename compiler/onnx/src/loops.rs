@@ -1,13 +1,12 @@
-//! `Scan`, and `Loop` with a number of iterations that is known: loops over time with closed bodies; `If` as two loops that
-//! run once or not at all.
+//! `Scan` and `Loop`: loops over time with closed bodies.
 //!
-//! Slices are cut along axis 0: other axes and directions are turned before and after. A sequence
-//! that each iteration appends to is what a loop stacks. Refused: a `Loop` that ends when data says so, states whose shape changes.
+//! Slices are cut along axis 0: other axes and directions are turned before and after. A sequence that each iteration appends
+//! to is what a loop stacks. Where data ends a loop, the body counts its steps. Refused: states whose shape changes.
 
 use std::sync::Arc;
 
 use cameo_ir::dim::COUNTED;
-use cameo_ir::ops::scan::Parts;
+use cameo_ir::ops::scan::{Parts, Turns};
 use cameo_ir::{Attr, Bounds, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 
 use crate::bodies::{Formal, Held, of_sequences};
@@ -15,7 +14,6 @@ use crate::bounds::computed;
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
-use crate::lists::item;
 use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot};
@@ -25,13 +23,44 @@ use crate::stacked::{List, Stacked};
 const TRIPS: &str = "the number of iterations";
 const CONDITION: &str = "the condition";
 
-/// What is said where there cannot be copies.
-const UNCOUNTED: &str = "a loop with sequences whose number of iterations depends on data";
+/// Iterations of a loop that nothing bounds: a run of more fails.
+const MAX_TURNS: i64 = 1 << 24;
+
+/// From here on a number of iterations means that something else ends the loop.
+const ENDLESS: i64 = 1 << 31;
 
 /// More copies of a loop's body are no program that anybody wants.
 const MAX_COPIES: usize = 1 << 10;
 
 pub(crate) type Attributes<'m> = [(&'m str, &'m AttributeProto)];
+
+/// How a `Loop` becomes nodes.
+enum Way {
+    /// Its body once for each iteration.
+    Copies,
+    /// Over time, where only the number of iterations ends it.
+    Counted,
+    /// Over time, and data may end it.
+    Until,
+}
+
+/// How often a `Loop` runs, as far as its inputs tell.
+struct Trips {
+    /// Its largest number of iterations; `None` without one that is known before.
+    most: Option<Dim>,
+    /// The number, and whether there is a first iteration, where the node gives them.
+    number: Option<ValueId>,
+    start: Option<ValueId>,
+    /// Whether `most` is no longer what `number` says.
+    formula: bool,
+    /// Whether data decides about the first iteration.
+    open: bool,
+}
+
+fn endless() -> Fault {
+    Fault::uncounted("a loop whose number of iterations depends on data")
+        .hint("export a loop with a fixed number of iterations")
+}
 
 /// A state of a loop over time.
 enum State {
@@ -100,112 +129,6 @@ impl<'m> Importer<'m> {
             self.functions.leave();
         }
         self.finish(scope, node, site, attrs, made)
-    }
-
-    /// An `If` whose condition is data: the results start as zeros and each branch is a loop that replaces them, of one
-    /// iteration where it is taken and of none where it is not.
-    pub fn either(
-        &mut self,
-        scope: &mut Scope<'m>,
-        node: &'m NodeProto,
-        site: &Site,
-        attrs: &Attributes<'m>,
-        condition: ValueId,
-        branches: [&'m GraphProto; 2],
-    ) -> bool {
-        let depth = self.functions.enter();
-        let made = match depth {
-            false => Err(Fault::unsupported(format!(
-                "branches are nested deeper than {MAX_DEPTH}"
-            ))),
-            true => self.choice(scope, node, site, condition, branches),
-        };
-        if depth {
-            self.functions.leave();
-        }
-        self.finish(scope, node, site, attrs, made)
-    }
-
-    fn choice(
-        &mut self,
-        scope: &mut Scope<'m>,
-        node: &'m NodeProto,
-        site: &Site,
-        condition: ValueId,
-        branches: [&'m GraphProto; 2],
-    ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
-        let origin = Origin::new(&site.origin);
-        let results = node.output.len();
-        let mut taken = vec![];
-        for branch in branches {
-            if branch.output.len() < results || !branch.input.is_empty() {
-                return Err(Fault::invalid(format!(
-                    "{results} outputs wanted, a branch has {} and {} inputs",
-                    branch.output.len(),
-                    branch.input.len()
-                )));
-            }
-            let outputs: Vec<&'m str> = branch.output[..results].iter().map(|o| o.name.as_str()).collect();
-            match self.body(scope, site, branch, vec![], &outputs)? {
-                Some(body) => taken.push(body),
-                None => return Ok(None),
-            }
-        }
-        // How often each branch runs is how many bools of a list of one are true.
-        let one = Attr::Dims(vec![Dim::ONE]);
-        let yes = self.apply("Reshape", vec![("shape", one)], &[condition], &origin)?;
-        let no = self.apply("Not", vec![], &[yes], &origin)?;
-        let mut counts = vec![];
-        for flags in [yes, no] {
-            let symbol = Attr::Str(self.new_symbol(COUNTED, "if"));
-            let found = self.apply("NonZero", vec![("count", symbol)], &[flags], &origin)?;
-            let axes = Attr::Dims(vec![Dim::ZERO]);
-            counts.push(self.apply("Squeeze", vec![("axes", axes)], &[found], &origin)?);
-        }
-        let times: Vec<Dim> = counts.iter().map(|v| self.graph.fact(*v).shape[0].clone()).collect();
-        let held = taken[0].held.clone();
-        if held != taken[1].held {
-            return Err(Fault::unsupported("the branches give sequences of different lengths")
-                .hint("where the condition is data, both must give as many tensors"));
-        }
-        let names = node.output.iter().zip(&held).flat_map(|(name, held)| match held {
-            Held::Tensor => vec![name.clone()],
-            held => (0..held.outputs()).map(|i| item(name, i)).collect(),
-        });
-        let mut states = vec![];
-        for (i, name) in names.enumerate() {
-            let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
-            if a.dtype != b.dtype || a.shape != b.shape {
-                return Err(
-                    Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other")).hint(
-                        "where only a run knows the condition, both must give the same type and shape; if it asks for dimensions, \
-                         bounding them may decide it: `--dim NAME=1..512`",
-                    ),
-                );
-            }
-            let (shape, zero) = (a.shape.clone(), Tensor::from_f64(a.dtype, &[], [0.0]));
-            let zero = self.graph.add_weight("", zero);
-            states.push(self.apply("Expand", vec![("shape", Attr::Dims(shape))], &[zero], &origin)?);
-        }
-        for ((body, flags), length) in taken.into_iter().zip(counts).zip(times) {
-            let facts: Vec<Fact> = states.iter().map(|v| self.graph.fact(*v).clone()).collect();
-            let graph = with_states(body.graph, &facts);
-            let operands = states.iter().copied().chain([flags]).chain(body.captured).collect();
-            let count = states.len();
-            states = self.time(graph, count, 1, &length, operands, &origin)?;
-        }
-        let mut left = states.into_iter();
-        let mut slots = vec![];
-        for held in held {
-            match held {
-                Held::Tensor => slots.extend(left.next().map(Slot::Value)),
-                held => {
-                    let items = left.by_ref().take(held.outputs()).collect();
-                    slots.push(self.new_list(items));
-                }
-            }
-        }
-        Ok(Some(slots))
     }
 
     /// Gives the outputs of a node what was made of it; `false`: they have no meaning.
@@ -296,7 +219,7 @@ impl<'m> Importer<'m> {
         Ok(Some(results))
     }
 
-    /// A `Loop`: over time, or as copies of its body, which come first where sequences are in it.
+    /// A `Loop`: over time, or as copies of its body, which come first where sequences are in it, or until data ends it.
     fn iterate(
         &mut self,
         scope: &mut Scope<'m>,
@@ -309,25 +232,35 @@ impl<'m> Importer<'m> {
         let mut look = |name: &str| lists |= matches!(scope.get(name), Some(Slot::List(_) | Slot::Absent));
         node.input.iter().for_each(|name| look(name));
         captures(graph, &mut look);
-        let problems = self.problems.clone();
-        let mut made = |this: &mut Self, copies: bool| match copies {
-            true => this.copies(scope, node, site, graph),
-            false => this.repeat(scope, node, site, attrs),
-        };
-        let first = made(self, lists);
-        if matches!(first, Ok(Some(_))) || self.stopped || self.loop_depth > 0 && !lists {
-            return first;
-        }
         // What cannot be over time, as states whose shapes change and extents that depend on the iteration, can be copies;
-        // without a known number of them a loop over time may do.
-        let refused = std::mem::replace(&mut self.problems, problems);
-        let second = made(self, !lists);
-        let uncounted = matches!(&first, Err(f) if f.message == UNCOUNTED);
-        if matches!(second, Ok(Some(_))) || uncounted {
-            return second;
+        // without a known number of them a loop over time may do, or one that data ends. Loops inside of others are tried in
+        // one way: the ways of each would multiply.
+        let ways: &[Way] = match (lists, self.loop_depth > 0) {
+            (true, true) => &[Way::Copies, Way::Until],
+            (true, false) => &[Way::Copies, Way::Counted, Way::Until],
+            (false, true) => &[Way::Until],
+            (false, false) => &[Way::Counted, Way::Copies, Way::Until],
+        };
+        let problems = self.problems.clone();
+        let mut refused = None;
+        for way in ways {
+            let made = match way {
+                Way::Copies => self.copies(scope, node, site, graph),
+                Way::Counted => self.repeat(scope, node, site, attrs, false),
+                Way::Until => self.repeat(scope, node, site, attrs, true),
+            };
+            if matches!(made, Ok(Some(_))) || self.stopped {
+                return made;
+            }
+            let said = std::mem::replace(&mut self.problems, problems.clone());
+            let uncounted = |made: &Result<_, Fault>| matches!(made, Err(f) if f.uncounted);
+            if refused.as_ref().is_none_or(|(first, _)| uncounted(first)) {
+                refused = Some((made, said));
+            }
         }
-        self.problems = refused;
-        first
+        let Some((made, said)) = refused else { return Ok(None) };
+        self.problems = said;
+        made
     }
 
     /// How often a loop runs, which is one i64, and whether it does, which is one bool.
@@ -365,8 +298,10 @@ impl<'m> Importer<'m> {
                 graph.output.len()
             )));
         }
-        let unknown =
-            || Fault::unsupported(UNCOUNTED).hint("the number of iterations must be known when the model is compiled");
+        let unknown = || {
+            Fault::uncounted("a loop with sequences whose number of iterations depends on data")
+                .hint("the number of iterations must be known when the model is compiled")
+        };
         let condition = states.remove(1);
         let trips = states.remove(0);
         if let Slot::Value(v) = trips {
@@ -399,6 +334,9 @@ impl<'m> Importer<'m> {
         let mut stacked = vec![vec![]; results - 1 - states.len()];
         let mut i = 0;
         while goes && count > 0 {
+            if i as usize >= MAX_COPIES && count >= ENDLESS {
+                return Err(unknown());
+            }
             if i as usize >= MAX_COPIES {
                 return Err(Fault::unsupported(format!(
                     "a loop with sequences of more than {MAX_COPIES} iterations"
@@ -431,17 +369,83 @@ impl<'m> Importer<'m> {
         Ok(Some(states))
     }
 
+    /// What the first two inputs of a `Loop` say; `Ok(None)` when one of them failed and is reported.
+    fn trips(&mut self, scope: &mut Scope<'m>, inputs: &[&'m str]) -> Result<Option<Trips>, Fault> {
+        let mut trips = Trips {
+            most: None,
+            number: None,
+            start: None,
+            formula: false,
+            open: false,
+        };
+        if let Some(name) = inputs.first().filter(|n| !n.is_empty()) {
+            let Some(v) = self.read(scope, name)? else {
+                return Ok(None);
+            };
+            self.is_one_of(v, DType::I64, TRIPS)?;
+            trips.number = Some(v);
+            let fact = self.graph.fact(v);
+            let count = computed(&self.graph, v)
+                .and_then(|t| t.to_i64().first().copied())
+                .map(Dim::from);
+            let known = fact.known.as_deref().and_then(|k| k.first().cloned());
+            trips.most = match count.or(known) {
+                None => {
+                    self.want_first(v)?;
+                    None
+                }
+                Some(length) if length.as_const().is_some_and(|n| n >= ENDLESS) => None,
+                // An extent stays what other shapes call it.
+                Some(length) => Some(match Bounds::of(&[]).range(&length) {
+                    (0.., _) => length,
+                    _ => length.maximum(&Dim::ZERO),
+                }),
+            };
+        }
+        if let Some(name) = inputs.get(1).filter(|n| !n.is_empty()) {
+            let Some(v) = self.read(scope, name)? else {
+                return Ok(None);
+            };
+            self.is_one_of(v, DType::Bool, CONDITION)?;
+            trips.start = Some(v);
+            let first = self.graph.fact(v).known.as_deref().and_then(|k| k.first().cloned());
+            match (truth(&self.graph, v), first, trips.most.clone()) {
+                (Some(true), ..) => {}
+                (Some(false), ..) => (trips.most, trips.formula) = (Some(Dim::ZERO), true),
+                (None, Some(first), Some(most)) => (trips.most, trips.formula) = (Some(most * first), true),
+                (None, Some(_), None) => trips.open = true,
+                (None, None, _) => {
+                    self.want_first(v)?;
+                    trips.open = true;
+                }
+            }
+        }
+        Ok(Some(trips))
+    }
+
+    /// Notes the elements of a value; an error where it may be known then.
+    fn want_first(&mut self, v: ValueId) -> Result<(), Fault> {
+        let before = self.wanted.clone();
+        self.want_number(v);
+        // Names inside of a body are not those of the model's inputs.
+        if self.loop_depth == 0 && self.elements.clone().extend(self.wanted.clone()) {
+            return Err(endless());
+        }
+        if self.loop_depth > 0 {
+            self.wanted = before;
+        }
+        Ok(())
+    }
+
+    /// A `Loop` over time; where `until`, data may end it.
     fn repeat(
         &mut self,
         scope: &mut Scope<'m>,
         node: &'m NodeProto,
         site: &Site,
         attrs: &Attributes<'m>,
+        until: bool,
     ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
-        let endless = || {
-            Fault::unsupported("a loop whose number of iterations depends on data")
-                .hint("export a loop with a fixed number of iterations")
-        };
         let graph = body_of(attrs)?;
         let inputs: Vec<&'m str> = node.input.iter().map(String::as_str).collect();
         let states = inputs.len().saturating_sub(2);
@@ -453,45 +457,13 @@ impl<'m> Importer<'m> {
                 graph.output.len()
             )));
         }
-        let trips = match inputs.first() {
-            None | Some(&"") => return Err(endless()),
-            Some(name) => match self.read(scope, name)? {
-                Some(v) => v,
-                None => return Ok(None),
-            },
+        let Some(trips) = self.trips(scope, &inputs)? else {
+            return Ok(None);
         };
-        self.is_one_of(trips, DType::I64, TRIPS)?;
-        let fact = self.graph.fact(trips);
-        let count = computed(&self.graph, trips)
-            .and_then(|t| t.to_i64().first().copied())
-            .map(Dim::from);
-        let known = fact.known.as_deref().and_then(|k| k.first().cloned());
-        let mut formula = false;
-        let Some(length) = count.or(known) else {
-            self.want_number(trips);
+        if !until && (trips.most.is_none() || trips.open) {
             return Err(endless());
-        };
-        // An extent stays what other shapes call it.
-        let mut length = match Bounds::of(&[]).range(&length) {
-            (0.., _) => length,
-            _ => length.maximum(&Dim::ZERO),
-        };
-        if let Some(name) = inputs.get(1).filter(|n| !n.is_empty()) {
-            let Some(v) = self.read(scope, name)? else {
-                return Ok(None);
-            };
-            self.is_one_of(v, DType::Bool, CONDITION)?;
-            let first = self.graph.fact(v).known.as_deref().and_then(|k| k.first());
-            match (truth(&self.graph, v), first) {
-                (Some(true), _) => {}
-                (Some(false), _) => (length, formula) = (Dim::ZERO, true),
-                (None, Some(first)) => (length, formula) = (length * first.clone(), true),
-                (None, None) => {
-                    self.want_number(v);
-                    return Err(endless());
-                }
-            }
         }
+        let length = trips.most.clone().unwrap_or(Dim::from(MAX_TURNS));
         let origin = Origin::new(&site.origin);
         let (mut carried, mut operands) = (vec![], vec![]);
         for name in &inputs[2..] {
@@ -515,21 +487,6 @@ impl<'m> Importer<'m> {
             });
         }
         let tensors = operands.len();
-        // The number of the iteration is a slice of all of them.
-        let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
-        let numbers = if formula {
-            let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
-            let attrs = vec![("delta", dims(&Dim::ONE)), ("limit", dims(&length))];
-            self.apply("Range", attrs, &[zero], &origin)?
-        } else {
-            let limit = match length.as_const() {
-                Some(n) => self.graph.add_weight("", Tensor::i64(&[], [n])),
-                None => self.apply("Reshape", vec![("shape", Attr::Dims(vec![]))], &[trips], &origin)?,
-            };
-            self.apply("Range", vec![], &[zero, limit, one], &origin)?
-        };
-        operands.push(numbers);
-
         let state = |(i, state): (usize, &State)| match state {
             State::Tensor(v) => Formal::Input(Fact::new(self.graph.fact(*v).dtype, self.graph.fact(*v).shape.clone())),
             State::Sequence(_) => Formal::Grown(i),
@@ -541,8 +498,16 @@ impl<'m> Importer<'m> {
             return Ok(None);
         };
         let (condition, held) = body.held.split_at(1);
-        if condition[0] != Held::Tensor || truth(&body.graph, body.graph.outputs()[0].1) != Some(true) {
+        if condition[0] != Held::Tensor {
+            return Err(of_sequences());
+        }
+        let sure = truth(&body.graph, body.graph.outputs()[0].1) == Some(true);
+        let ends = !sure || trips.open || trips.most.is_none();
+        if ends && !until {
             return Err(endless());
+        }
+        if sure && trips.most.is_none() && trips.number.is_none() {
+            return Err(Fault::unsupported("a loop that nothing ends"));
         }
         // States are the graph's first outputs, then comes what is stacked: what grows, too.
         let (mut last, mut stacked, mut at) = (vec![], vec![], 1);
@@ -557,10 +522,22 @@ impl<'m> Importer<'m> {
             }
             at += held.outputs();
         }
+        if ends && trips.most.is_none() && !stacked.is_empty() {
+            return Err(Fault::unsupported(
+                "a loop that stacks results and whose largest number of iterations is not known",
+            )
+            .hint("a number of iterations that is constant, or an input, bounds it: input 0 of the `Loop`"));
+        }
         last.extend(stacked);
-        operands.extend(&body.captured);
-        let graph = ordered(&body.graph, tensors, &last);
-        let made = self.time(graph, tensors, 1, &length, operands, &origin)?;
+        let made = if ends {
+            operands.extend(&body.captured);
+            self.until(body.graph, tensors, &last, &trips, operands, &origin)?
+        } else {
+            operands.push(self.numbers(&trips, &length, &origin)?);
+            operands.extend(&body.captured);
+            let graph = ordered(&body.graph, tensors, &last);
+            self.time(graph, tensors, 1, &length, operands, &origin)?
+        };
         let (last, stacked) = made.split_at(tensors);
         let (mut last, mut stacked) = (last.iter().copied(), stacked.iter().copied());
         let mut slots = vec![];
@@ -581,6 +558,101 @@ impl<'m> Importer<'m> {
             slots.extend(slot);
         }
         Ok(Some(slots))
+    }
+
+    /// The numbers of all iterations: that of one is a slice.
+    fn numbers(&mut self, trips: &Trips, length: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
+        let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
+        let limit = match (length.as_const(), trips.number) {
+            (Some(n), _) => self.graph.add_weight("", Tensor::i64(&[], [n])),
+            (None, Some(number)) if !trips.formula => self.scalar(number, origin)?,
+            _ => {
+                let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
+                let attrs = vec![("delta", dims(&Dim::ONE)), ("limit", dims(length))];
+                return self.apply("Range", attrs, &[zero], origin);
+            }
+        };
+        self.apply("Range", vec![], &[zero, limit, one], origin)
+    }
+
+    /// One element as a scalar.
+    fn scalar(&mut self, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+        match self.graph.fact(v).rank() {
+            0 => Ok(v),
+            _ => self.apply("Reshape", vec![("shape", Attr::Dims(vec![]))], &[v], origin),
+        }
+    }
+
+    /// A loop that data may end, of a body with the number of the iteration, states and captured values, whose outputs are the
+    /// condition and, by their numbers, states and what is stacked: final states, then what is stacked.
+    fn until(
+        &mut self,
+        body: Graph,
+        states: usize,
+        outputs: &[usize],
+        trips: &Trips,
+        operands: Vec<ValueId>,
+        origin: &Origin,
+    ) -> Result<Vec<ValueId>, Fault> {
+        let number = |graph: &mut Graph, n: i64| graph.add_weight("", Tensor::i64(&[], [n]));
+        // There is one more step where the condition holds, and never more than the node allows.
+        let inputs: Vec<usize> = (0..body.inputs().len()).collect();
+        let mut inside = body.with_ends(&inputs, &[&[0], outputs].concat());
+        let (turn, going) = (inside.inputs()[0], inside.outputs()[0].1);
+        let limit = trips.number.map(|v| match self.graph.constant(v) {
+            Some(t) => (inside.add_weight("", Tensor::i64(&[], t.to_i64())), None),
+            None => {
+                let fact = self.graph.fact(v).clone();
+                (inside.add_input("trips", fact), Some(v))
+            }
+        });
+        let around = std::mem::replace(&mut self.graph, inside);
+        let made = (|| {
+            let [one, two] = [1, 2].map(|n| number(&mut self.graph, n));
+            let next = self.apply("Add", vec![], &[turn, one], origin)?;
+            let mut another = self.apply("Add", vec![], &[turn, two], origin)?;
+            if let Some((limit, _)) = limit {
+                let limit = self.scalar(limit, origin)?;
+                another = self.apply("Min", vec![], &[another, limit], origin)?;
+            }
+            let going = self.scalar(going, origin)?;
+            let steps = self.apply("Where", vec![], &[going, another, next], origin)?;
+            self.graph.add_output("steps", steps);
+            self.graph.add_output("turn", next);
+            Ok::<_, Fault>(())
+        })();
+        let inside = std::mem::replace(&mut self.graph, around);
+        made?;
+        let (inputs, own) = (inside.inputs().len(), outputs.len());
+        let order: Vec<usize> = [own + 1, own + 2].into_iter().chain(1..=own).collect();
+        let body = Arc::new(inside.with_ends(&(0..inputs).collect::<Vec<_>>(), &order));
+
+        let [zero, one] = [0, 1].map(|n| number(&mut self.graph, n));
+        let mut first = one;
+        if let Some(v) = trips.number {
+            let limit = self.scalar(v, origin)?;
+            let limit = self.apply("Max", vec![], &[limit, zero], origin)?;
+            first = self.apply("Min", vec![], &[limit, one], origin)?;
+        }
+        if let Some(v) = trips.start {
+            let start = self.scalar(v, origin)?;
+            first = self.apply("Where", vec![], &[start, first, zero], origin)?;
+        }
+        let count = self.new_symbol(COUNTED, "loop");
+        let turns = Turns {
+            body: &body,
+            states: states + 1,
+            count: &count,
+            most: &trips.most.clone().unwrap_or(Dim::from(MAX_TURNS)),
+        };
+        let Some(op) = Op::find("cameo::While") else {
+            return Err(Fault::unsupported("loops that data ends"));
+        };
+        let given = limit.and_then(|(_, v)| v);
+        let all = [first, zero].into_iter().chain(operands).chain(given);
+        let made = self.typed(op, &turns.attrs(), all.map(Some).collect(), own + 1, origin)?;
+        // But for the number of the iteration.
+        Ok(made[1..].to_vec())
     }
 
     /// The loop itself: final states, then what is stacked.
@@ -635,18 +707,6 @@ impl<'m> Importer<'m> {
         ];
         self.apply("Slice", attrs, &[v], origin)
     }
-}
-
-/// A body with inputs before its own, which it does not read: the states that it replaces, and one number for each step.
-fn with_states(mut g: Graph, states: &[Fact]) -> Graph {
-    let own = g.inputs().len();
-    for (i, fact) in states.iter().enumerate() {
-        g.add_input(&format!("state{i}"), fact.clone());
-    }
-    g.add_input("step", Fact::new(DType::I64, vec![]));
-    let order: Vec<usize> = (own..own + states.len() + 1).chain(0..own).collect();
-    let outputs: Vec<usize> = (0..g.outputs().len()).collect();
-    g.with_ends(&order, &outputs)
 }
 
 pub(crate) fn of_values<'m>(made: Option<Vec<ValueId>>) -> Option<Vec<Slot<'m>>> {

@@ -64,7 +64,7 @@ pub const IMPORTED: [Imported; 19] = [
     imported("Constant", "a weight", OLDEST, NEWEST),
     imported("If", "the nodes of a branch", OLDEST, NEWEST).limits(&[]),
     imported("Loop", "a loop over time", OLDEST, NEWEST)
-        .limits(&["the number of iterations must follow from shapes, constants and inputs"]),
+        .limits(&["what it stacks needs a largest number of iterations that follows from shapes, constants or inputs"]),
     of_lists("Optional", "what it holds", 15),
     of_lists("OptionalGetElement", "what it holds", 15),
     of_lists("OptionalHasElement", "a weight", 15),

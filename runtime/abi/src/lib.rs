@@ -20,7 +20,7 @@
 use core::ffi::{c_char, c_int, c_void};
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -358,6 +358,9 @@ pub struct Loop {
     /// One more than the index in [`ModelDesc::counts`] of what every iteration begins with; 0 where there is none. Other
     /// counts at its first step come before the loop.
     pub rows: u32,
+    /// One more than the index in [`ModelDesc::counts`] of what is read again behind every iteration, of which the number of
+    /// iterations follows; 0 where there is none. It is one that comes before the loop.
+    pub again: u32,
 }
 
 /// Most loops inside of each other.

@@ -1,8 +1,8 @@
 //! The order of a run: steps one after the other, those of a loop once per iteration.
 //!
-//! Each thread of a team walks on its own, so a cursor is plain numbers. What a run changes of what it reads is how often a
-//! loop runs, which may follow from a count before the loop; and it goes no further than to a count before that has happened.
-//! A count at a loop's first step is from before the loop, unless each of its iterations begins with it.
+//! What a run changes of what the order follows from is how often a loop runs: that may follow from a count before the loop, or
+//! from one behind each of its iterations. So a cursor goes no further than to a count before that has happened. A count at a
+//! loop's first step is from before the loop, unless each of its iterations begins with it.
 
 use core::cell::Cell;
 
@@ -41,6 +41,8 @@ pub struct Cursor<'a> {
     count: usize,
     /// One more than the count that an iteration begins with, when it has just begun.
     rows: usize,
+    /// The count behind the iteration that ends has come.
+    counted: bool,
     /// The next loop that may begin: those before it begin earlier, or are under way.
     next: usize,
     /// Loops under way with their iterations, outermost first.
@@ -56,6 +58,7 @@ impl<'a> Cursor<'a> {
             end,
             count: first_count(order.counts, at),
             rows: 0,
+            counted: false,
             next: order.loops.iter().take_while(|l| (l.first_step as usize) < at).count(),
             open: [(0, 0); LOOP_DEPTH],
             depth: 0,
@@ -70,6 +73,11 @@ impl<'a> Cursor<'a> {
     /// What comes at the end of the innermost loop.
     fn close(&mut self) -> Option<Event> {
         let (index, iteration) = self.open[self.depth - 1];
+        let again = (self.order.loops[index].again as usize).checked_sub(1);
+        self.counted = !self.counted && again.is_some();
+        if let (true, Some(count)) = (self.counted, again) {
+            return Some(Event::Count(count));
+        }
         if iteration + 1 < self.iterations(index) {
             self.open[self.depth - 1].1 = iteration + 1;
             let first = self.order.loops[index].first_step;
@@ -146,6 +154,7 @@ mod tests {
     extern crate std;
 
     use super::*;
+    use std::vec;
     use std::vec::Vec;
 
     fn looped(first_step: u32, step_count: u32, count: u32) -> Loop {
@@ -156,6 +165,7 @@ mod tests {
             first_move: 0,
             move_count: 0,
             rows: 0,
+            again: 0,
         }
     }
 
@@ -207,6 +217,49 @@ mod tests {
             Event::Rewind(0, 1),
         ];
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn a_loop_may_count_itself_behind_each_iteration() {
+        let count = |step| Count {
+            step,
+            symbol: 0,
+            buffer: 0,
+            most: 0,
+        };
+        let again = Loop {
+            again: 1,
+            ..looped(1, 1, 0)
+        };
+        let (counts, iterations) = ([count(1), count(2)], [Cell::new(9)]);
+        let order = Order {
+            loops: &[again],
+            iterations: &iterations,
+            counts: &counts,
+            steps: 3,
+        };
+        let mut seen = vec![];
+        for event in Cursor::new(order, 0, 3) {
+            let turns = seen.iter().filter(|e| **e == Event::Step(1)).count() as i64;
+            if event == Event::Count(0) {
+                // One more each time, up to 2.
+                iterations[0].set((turns + 1).min(2));
+            }
+            seen.push(event);
+        }
+        let expected = [
+            Event::Step(0),
+            Event::Count(0),
+            Event::Step(1),
+            Event::Count(0),
+            Event::Advance(0, 0),
+            Event::Step(1),
+            Event::Count(0),
+            Event::Rewind(0, 1),
+            Event::Count(1),
+            Event::Step(2),
+        ];
+        assert_eq!(seen, expected);
     }
 
     #[test]

@@ -594,7 +594,9 @@ impl Tables {
             let moved = u64::from(one.first_move) + u64::from(one.move_count) <= moves.len() as u64;
             let rows = (one.rows as usize).checked_sub(1);
             let rows = rows.is_none_or(|at| self.counts().get(at).is_some_and(|c| c.step == one.first_step));
-            if !inside || !moved || !rows || u64::from(one.count) >= self.desc.dim_count {
+            let again = (one.again as usize).checked_sub(1);
+            let again = again.is_none_or(|at| self.counts().get(at).is_some_and(|c| c.step == one.first_step));
+            if !inside || !moved || !rows || !again || u64::from(one.count) >= self.desc.dim_count {
                 return Err("a loop points outside the tables");
             }
             let mut depth = 1;

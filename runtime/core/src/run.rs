@@ -1,10 +1,10 @@
 //! The steps of one run on the processor's cores.
 //!
-//! Every thread of the team walks the same list of steps, those of a loop once per iteration. Step `s` is done in `parts[s]`
-//! shares, which threads take as they come (see [`Turns`]); a step begins when all shares of the one before are done. What
-//! a loop does to pointers between two iterations is like a step of one share, and so is reading a symbol, which all wait
-//! for: the shares of the steps behind it stay those of its largest value, so that all threads see the same turns; loops behind
-//! it run as often as it says.
+//! Step `s` is done in `parts[s]` shares, which the threads of the team take as they come (see [`Turns`]); a step begins when all
+//! shares of the one before are done. Whoever finishes the last share goes on alone: it moves the pointers of loops, reads
+//! symbols and does the steps of one share, up to the next step that is shared, and opens that. So one thread at a time knows
+//! where the run is, and one that comes late, however late, finds what is to be done now. The shares of the steps behind a
+//! symbol stay those of its largest value; loops behind it run as often as it says.
 #![expect(unsafe_code, reason = "calls the model's kernels")]
 
 use crate::cursor::{Cursor, Event, Order};
@@ -13,7 +13,7 @@ use crate::float::FlushDenormals;
 use crate::plan::{Evaluated, Plan, Sizes};
 use crate::turns::{LANES, Turns};
 use cameo_abi::{Count, Loop, MOVE_ADVANCE, MOVE_BACK, MOVE_FORTH, Move, Step};
-use core::cell::Cell;
+use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Scalar operations that are worth a thread. A barrier of spinning threads cost about 0.25 µs (two threads on an AVX-512
@@ -21,8 +21,11 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// that time, so smaller shares would wait longer than they save.
 const WORK_PER_THREAD: i64 = 20_000;
 
-/// No step, or no count, has failed.
+/// No step, or no count, has failed; no step is left to share.
 const NO_STEP: usize = usize::MAX;
+
+/// The first turn, in which nothing is done but to go to the first step that is shared.
+const START: usize = NO_STEP - 1;
 
 /// Shares for each thread where they are long: one that comes late, or is put aside, leaves its own to others.
 const SHARES_PER_THREAD: i64 = 4;
@@ -84,10 +87,14 @@ pub struct Run<'a> {
     failed: AtomicUsize,
     miscounted: AtomicUsize,
     turns: Turns,
+    /// Where the run is, for the one thread that opens the next turn.
+    cursor: UnsafeCell<Cursor<'a>>,
+    /// The steps of even and odd turns: of the turn that is open, and of the one before or behind it.
+    shared: [AtomicUsize; 2],
 }
 
 // SAFETY: shares of a step touch disjoint outputs (contract of `KernelFn`) and have scratch of their own, turns order the
-// steps, and pointers and tables are written by the one thread that has a turn.
+// steps, and pointers, tables and the cursor are used by the one thread that opens a turn.
 unsafe impl Sync for Run<'_> {}
 
 impl<'a> Run<'a> {
@@ -112,15 +119,16 @@ impl<'a> Run<'a> {
         debug_assert_eq!(steps.len(), parts.len());
         let evaluated = plan.evaluated();
         moved.fill(0);
+        let order = Order {
+            loops: tables.loops(),
+            iterations: Cell::from_mut(iterations).as_slice_of_cells(),
+            counts: tables.counts(),
+            steps: steps.len(),
+        };
         let run = Self {
             steps,
             moves: tables.moves(),
-            order: Order {
-                loops: tables.loops(),
-                iterations: Cell::from_mut(iterations).as_slice_of_cells(),
-                counts: tables.counts(),
-                steps: steps.len(),
-            },
+            order,
             parts,
             buffers: Cell::from_mut(pointers).as_slice_of_cells(),
             moved: Cell::from_mut(moved).as_slice_of_cells(),
@@ -132,6 +140,8 @@ impl<'a> Run<'a> {
             failed: AtomicUsize::new(NO_STEP),
             miscounted: AtomicUsize::new(NO_STEP),
             turns: Turns::default(),
+            cursor: UnsafeCell::new(Cursor::new(order, 0, parallel_end(parts, order.loops))),
+            shared: [AtomicUsize::new(START), AtomicUsize::new(NO_STEP)],
         };
         // SAFETY: nobody else has the tables.
         unsafe { run.count_iterations() };
@@ -158,13 +168,7 @@ impl<'a> Run<'a> {
     /// One past the last step that has several shares, or past the loops that it is in.
     #[must_use]
     pub fn parallel_end(&self) -> usize {
-        let last = self.parts.iter().rposition(|&parts| parts > 1);
-        let end = last.map_or(0, |last| last + 1);
-        let ends = self.order.loops.iter().filter_map(|l| {
-            let first = l.first_step as usize;
-            (first < end).then_some(first + l.step_count as usize)
-        });
-        ends.fold(end, usize::max)
+        parallel_end(self.parts, self.order.loops)
     }
 
     fn events(&self, from: usize, to: usize) -> Cursor<'a> {
@@ -228,48 +232,52 @@ impl<'a> Run<'a> {
     /// # Safety
     /// The run outlives the call, and no other thread has this number.
     pub unsafe fn walk(&self, thread: usize, wait: impl Fn(&dyn Fn() -> bool), open: impl Fn()) {
-        let mut turn = 0;
-        let mut events = self.events(0, self.parallel_end()).peekable();
-        while let Some(event) = events.next() {
-            let shares = self.shares(event);
+        loop {
+            let turn = self.turns.now();
+            // By the time it is read the turn may be over: then nothing of it can be taken, and when this says that all is
+            // done, it is.
+            let step = self.shared[turn as usize % 2].load(Ordering::Acquire);
+            let shares = match step {
+                NO_STEP => return,
+                START => 1,
+                step => self.parts[step],
+            };
             let parts = shares.min(LANES);
             let preferred = (thread * parts as usize / self.threads) as u32;
-            let mut taken = self.turns.take(turn, parts, preferred);
-            let first = taken.is_some();
-            while let Some(part) = taken {
-                for share in (part..shares).step_by(LANES as usize) {
-                    // SAFETY: the part is this thread's alone, and all turns before are complete.
-                    unsafe { self.happen(event, share as usize, thread) };
+            while let Some(part) = self.turns.take(turn, parts, preferred) {
+                if step != START {
+                    for share in (part..shares).step_by(LANES as usize) {
+                        // SAFETY: the part is this thread's alone, and all turns before are complete.
+                        unsafe { self.share(step, share as usize, thread) };
+                    }
                 }
-                // What follows without being shared belongs to the turn, up to a count: what comes then may depend on it.
-                let mut more = joins(event) && shares == 1;
-                while more && let Some(next) = events.next_if(|e| self.shares(*e) == 1) {
-                    // SAFETY: as above.
-                    unsafe { self.happen(next, 0, thread) };
-                    more = joins(next);
-                }
-                if self.turns.finish(turn, parts) {
+                if self.turns.finish(parts) {
+                    // SAFETY: the turn is complete and the next one is not open.
+                    let next = unsafe { self.go_on(thread) };
+                    self.shared[turn.wrapping_add(1) as usize % 2].store(next, Ordering::Release);
+                    self.turns.open_next(turn);
                     open();
-                }
-                taken = self.turns.take(turn, parts, preferred);
-            }
-            if !first {
-                let mut more = joins(event) && shares == 1;
-                while more && let Some(next) = events.next_if(|e| self.shares(*e) == 1) {
-                    more = joins(next);
                 }
             }
             wait(&|| self.turns.passed(turn));
-            turn = turn.wrapping_add(1);
         }
     }
 
-    /// In how many shares an event is done.
-    fn shares(&self, event: Event) -> u32 {
-        match event {
-            Event::Step(step) => self.parts[step],
-            _ => 1,
+    /// Does what is not shared, up to the next step that is.
+    ///
+    /// # Safety
+    /// No turn is open, and only one thread calls this.
+    unsafe fn go_on(&self, thread: usize) -> usize {
+        // SAFETY: the caller's promise.
+        let cursor = unsafe { &mut *self.cursor.get() };
+        for event in cursor {
+            match event {
+                Event::Step(step) if self.parts[step] > 1 => return step,
+                // SAFETY: all steps before are complete.
+                event => unsafe { self.happen(event, 0, thread) },
+            }
         }
+        NO_STEP
     }
 
     /// The steps behind [`Run::parallel_end`], which have one share each.
@@ -382,9 +390,15 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether what follows may be known before the event has happened.
-fn joins(event: Event) -> bool {
-    !matches!(event, Event::Count(_))
+/// [`Run::parallel_end`].
+fn parallel_end(parts: &[u32], loops: &[Loop]) -> usize {
+    let last = parts.iter().rposition(|&parts| parts > 1);
+    let end = last.map_or(0, |last| last + 1);
+    let ends = loops.iter().filter_map(|l| {
+        let first = l.first_step as usize;
+        (first < end).then_some(first + l.step_count as usize)
+    });
+    ends.fold(end, usize::max)
 }
 
 #[cfg(test)]

@@ -292,13 +292,23 @@ mod tests {
 
     #[test]
     fn elements_as_integers() {
+        let bits = |x: f64| x.to_bits() as i64;
         let all = [
             (DType::I8, integer(DType::I8, &[0xff]), -1),
             (DType::U64, integer(DType::U64, &[0xff; 8]), i64::MAX),
-            (DType::F32, integer(DType::F32, &(-0.75f32).to_ne_bytes()), -3 << 30),
-            (DType::BF16, integer(DType::BF16, &0x3fc0u16.to_ne_bytes()), 3 << 31),
-            (DType::F16, integer(DType::F16, &0xc100u16.to_ne_bytes()), -5 << 31),
-            (DType::F16, integer(DType::F16, &0x0001u16.to_ne_bytes()), 1 << 8),
+            (DType::F32, integer(DType::F32, &(-0.75f32).to_ne_bytes()), bits(-0.75)),
+            (DType::BF16, integer(DType::BF16, &0x3fc0u16.to_ne_bytes()), bits(1.5)),
+            (DType::F16, integer(DType::F16, &0xc100u16.to_ne_bytes()), bits(-2.5)),
+            (
+                DType::F16,
+                integer(DType::F16, &0x0001u16.to_ne_bytes()),
+                bits(2f64.powi(-24)),
+            ),
+            (
+                DType::F64,
+                integer(DType::F64, &(-f64::NAN).to_ne_bytes()),
+                bits(f64::NAN),
+            ),
         ];
         for (dtype, got, expected) in all {
             assert_eq!(got, Some(expected), "{dtype:?}");

@@ -1,9 +1,8 @@
 //! Who does which share of which step: threads take them as they come.
 //!
-//! Steps with several shares are turns, and so are runs of steps with one share. Each thread begins with its own part of the
-//! shares, so that it finds in its caches what it wrote the step before, and goes on with what others have not taken: a
-//! thread that the system has put aside holds up nobody unless it is in the middle of a share. The last to finish a share
-//! opens the next turn.
+//! Steps with several shares are turns. Each thread begins with its own part of the shares, so that it finds in its caches
+//! what it wrote the step before, and goes on with what others have not taken: a thread that the system has put aside holds up
+//! nobody unless it is in the middle of a share. The last to finish a share does what is not shared and opens the next turn.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -41,21 +40,27 @@ impl Turns {
         }
     }
 
-    /// A part that was taken is done; `true` when it was the last one: then the next turn is open.
-    pub fn finish(&self, turn: u32, parts: u32) -> bool {
-        if self.done.fetch_add(1, Ordering::AcqRel) + 1 < parts {
-            return false;
-        }
+    /// The turn that is open, or is about to be over.
+    pub fn now(&self) -> u32 {
+        (self.ticket.load(Ordering::Acquire) >> 32) as u32
+    }
+
+    /// A part that was taken is done; `true` when it was the last one: then whoever did it opens the next turn.
+    pub fn finish(&self, parts: u32) -> bool {
+        self.done.fetch_add(1, Ordering::AcqRel) + 1 == parts
+    }
+
+    /// Opens the turn behind this one, of which all parts are done.
+    pub fn open_next(&self, turn: u32) {
         // Nobody has a part until the ticket changes.
         self.done.store(0, Ordering::Relaxed);
         self.ticket
             .store(u64::from(turn.wrapping_add(1)) << 32, Ordering::Release);
-        true
     }
 
     /// Whether all parts of the turn are done.
     pub fn passed(&self, turn: u32) -> bool {
-        (self.ticket.load(Ordering::Acquire) >> 32) as u32 != turn
+        self.now() != turn
     }
 }
 
@@ -68,13 +73,14 @@ mod tests {
         let turns = Turns::default();
         assert_eq!(turns.take(0, 3, 1), Some(1));
         assert_eq!(turns.take(0, 3, 1), Some(2));
-        assert!(!turns.finish(0, 3));
+        assert!(!turns.finish(3));
         assert_eq!(turns.take(0, 3, 2), Some(0));
         assert_eq!(turns.take(0, 3, 0), None);
-        assert!(!turns.finish(0, 3));
+        assert!(!turns.finish(3));
+        assert!(turns.finish(3));
         assert!(!turns.passed(0));
-        assert!(turns.finish(0, 3));
-        assert!(turns.passed(0));
+        turns.open_next(0);
+        assert!(turns.passed(0) && turns.now() == 1);
         // Who comes late finds nothing to do.
         assert_eq!(turns.take(0, 3, 2), None);
         assert_eq!(turns.take(1, LANES, LANES - 1), Some(LANES - 1));

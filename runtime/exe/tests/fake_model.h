@@ -2,7 +2,7 @@
  * The structs repeat cameo-abi, so that a test fails when their layout is not what C makes of them. */
 #include <cameo.h>
 
-#define ABI_VERSION 8
+#define ABI_VERSION 9
 
 typedef struct { const void *ptr; size_t len; } slice;
 typedef struct { uint32_t kind, reserved; int64_t value; slice name; } extent;

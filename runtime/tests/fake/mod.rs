@@ -252,6 +252,7 @@ pub fn loop_model(outer: bool, inner: bool) -> ModelDesc {
             first_move: 0,
             move_count: 3,
             rows: 0,
+            again: 0,
         }]),
         moves: constant(vec![
             moved(2, MOVE_FORTH, 4),
@@ -531,6 +532,7 @@ pub fn ragged_model(parallel: bool) -> ModelDesc {
             first_move: 0,
             move_count: 3,
             rows: 1,
+            again: 0,
         }]),
         moves: constant(vec![moved(0, 7), moved(1, 7), moved(7, 6)]),
         counts: constant(vec![count(0, 2, 7), count(2, 3, 4)]),

@@ -326,7 +326,9 @@ impl Bounds<'_> {
                 let (lo, hi) = self.real(y);
                 vec![lo.max(0.0).sqrt(), hi.sqrt()]
             }
-            (_, Some((Real::Div, _, z))) if matches!(self.real(z), (lo, hi) if lo <= 0.0 && hi >= 0.0) => vec![f64::NAN],
+            (_, Some((Real::Div, _, z))) if matches!(self.real(z), (lo, hi) if lo <= 0.0 && hi >= 0.0) => {
+                vec![f64::NAN]
+            }
             // The others have their extremes at ends.
             (_, Some((op, y, z))) if op != Real::Whole => {
                 let ((a, b), (c, d)) = (self.real(y), if op.is_binary() { self.real(z) } else { (0.0, 0.0) });
@@ -337,8 +339,9 @@ impl Bounds<'_> {
         if ends.iter().any(|x| x.is_nan()) {
             return (f64::NEG_INFINITY, f64::INFINITY);
         }
-        ends.iter()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| (lo.min(*x), hi.max(*x)))
+        ends.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| {
+            (lo.min(*x), hi.max(*x))
+        })
     }
 }
 
@@ -382,7 +385,10 @@ mod tests {
     #[test]
     fn others_are_computed_as_floats_are() {
         let scaled = whole(Real::Floor, &single(Real::Mul, &x("H"), &Dim::real(0.7f32.into())));
-        assert_eq!(scaled.to_string(), "whole(rfloor(rsingle(rmul(real(H),0.699999988079071))))");
+        assert_eq!(
+            scaled.to_string(),
+            "whole(rfloor(rsingle(rmul(real(H),0.699999988079071))))"
+        );
         let root = whole(Real::Round, &single(Real::Sqrt, &x("H"), &Dim::ZERO));
         for n in 0..3000i64 {
             let at = |d: &Dim| d.eval(&|_| Some(n));
@@ -415,7 +421,10 @@ mod tests {
                 (ours(Real::Sqrt), x.sqrt()),
             ];
             for (a, b) in pairs {
-                assert!(a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(), "{x} {y}: {a} {b}");
+                assert!(
+                    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(),
+                    "{x} {y}: {a} {b}"
+                );
             }
         }
     }

@@ -282,9 +282,7 @@ impl OpDef for Relu {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         match cx.fact(0)?.dtype {
-            t if t.is_float() => {
-                pointwise::infer_reals(cx, t, |a| Some(Dim::apply(Real::Max, &a[0], &Dim::real(0.0))))
-            }
+            t if t.is_float() => pointwise::infer_reals(cx, t, |a| Some(Dim::apply(Real::Max, &a[0], &Dim::real(0.0)))),
             t => pointwise::infer(cx, t, |a| Some(larger(&a[0], &Dim::ZERO))),
         }
     }

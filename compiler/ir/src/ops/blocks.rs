@@ -23,7 +23,11 @@ pub const OPS: &[&dyn OpDef] = &[
 /// Elements that follow from known elements by `source`, for small results.
 pub(super) fn carry(out: &mut Fact, mut element: impl FnMut(&[usize]) -> Option<Dim>) {
     let Some(shape) = out.static_shape() else { return };
-    let most = if out.dtype.is_float() { Fact::REALS_MAX } else { Fact::KNOWN_MAX };
+    let most = if out.dtype.is_float() {
+        Fact::REALS_MAX
+    } else {
+        Fact::KNOWN_MAX
+    };
     if element_count(&shape).is_none_or(|n| n > most) {
         return;
     }

@@ -31,7 +31,9 @@ fn converted(x: &Fact, to: DType) -> Fact {
                 Dim::apply(Real::Min, &up, &Dim::real(1.0))
             };
             let whole = |d: &Dim| Dim::map_real(Real::Whole, d);
-            let whole = known.iter().map(|d| if to == DType::Bool { whole(&one(d)) } else { whole(d) });
+            let whole = known
+                .iter()
+                .map(|d| if to == DType::Bool { whole(&one(d)) } else { whole(d) });
             whole.map(|d| pointwise::fits(to, &d).then_some(d)).collect()
         }
     };
@@ -662,7 +664,17 @@ mod tests {
         );
         let any = known("Cast", &to(DType::Bool), std::slice::from_ref(&x)).expect("a formula")[0].clone();
         assert_eq!([0, 1, 5].map(|n| any.eval(&|_| Some(n))), [Some(0), Some(1), Some(1)]);
-        assert_eq!(known("Cast", &to(DType::F32), std::slice::from_ref(&x)), None);
+        let floats = known("Cast", &to(DType::F32), std::slice::from_ref(&x)).expect("floats");
+        assert_eq!(floats, [Dim::map_real(Real::Of, &s), Dim::real(7.0)]);
+        let mut scaled = Fact::new(DType::F32, [c(2)]);
+        let third = |d: &Dim| Dim::map_real(Real::Single, &Dim::apply(Real::Mul, d, &Dim::real(1.0 / 3.0)));
+        scaled.known = Some(floats.iter().map(third).collect());
+        let whole = known("Cast", &to(DType::I64), &[scaled]).expect("integers");
+        assert_eq!(
+            [0, 5, 6].map(|n| whole[0].eval(&|_| Some(n))),
+            [Some(0), Some(1), Some(2)]
+        );
+        assert_eq!(whole[1], c(2));
         assert_eq!(
             known("Cast", &to(DType::U8), &[vec(DType::I64, &[c(-1)])]),
             None,

@@ -22,7 +22,7 @@ pub const OPS: &[&dyn OpDef] = &[
 ];
 
 /// Attribute that names the symbol.
-pub(super) const COUNT: &str = "count";
+pub(crate) const COUNT: &str = "count";
 
 struct NonZero;
 

@@ -66,12 +66,19 @@ pub(crate) fn infer(cx: &Cx, dtype: DType, known: impl Fn(&[Dim]) -> Option<Dim>
 pub(crate) fn infer_reals(cx: &Cx, dtype: DType, known: impl Fn(&[Dim]) -> Option<Dim>) -> Result<Vec<Fact>, OpError> {
     let facts = present(cx);
     let mut out = Fact::new(dtype, broadcast_facts(&facts)?);
-    let small = out.static_shape().is_some_and(|s| s.iter().product::<usize>() <= Fact::REALS_MAX);
+    let small = out
+        .static_shape()
+        .is_some_and(|s| volume(&s).is_ok_and(|n| n <= Fact::REALS_MAX));
     if small && facts.iter().any(|f| f.known.is_some()) {
-        let reals: Option<Vec<Vec<Dim>>> = (0..cx.inputs.len()).filter(|i| cx.has(*i)).map(|i| cx.reals(i)).collect();
+        let reals: Option<Vec<Vec<Dim>>> = (0..cx.inputs.len())
+            .filter(|i| cx.has(*i))
+            .map(|i| cx.reals(i))
+            .collect();
         out.known = reals.and_then(|all| {
             let operands = facts.iter().zip(&all).map(|(f, k)| Some((f.static_shape()?, k)));
-            elementwise(&operands.collect::<Option<Vec<_>>>()?, &out, |a| rounded(dtype, &known(a)?))
+            elementwise(&operands.collect::<Option<Vec<_>>>()?, &out, |a| {
+                rounded(dtype, &known(a)?)
+            })
         });
     }
     Ok(vec![out])

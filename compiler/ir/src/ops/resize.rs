@@ -201,7 +201,9 @@ impl Plan {
             };
             let given = reals.iter().zip(elements(cx, 2, n)).map(given);
             let scaled = listed.iter().zip(&reals).zip(given);
-            return Ok(scaled.map(|((a, s), given)| (scaled_by(&x[*a], s), Some(given))).collect());
+            return Ok(scaled
+                .map(|((a, s), given)| (scaled_by(&x[*a], s), Some(given)))
+                .collect());
         }
         let (scales, sizes) = match (floats(cx, 2, "scales")?, sizes) {
             (Some(s), None) if s.len() == n => (s, None),

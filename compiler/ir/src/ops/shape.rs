@@ -239,8 +239,8 @@ impl Range {
             _ => None,
         });
         let all: Vec<Dim> = all.collect::<Option<_>>()?;
-        let some = all.iter().any(|d| d.as_const().is_none());
-        <[Dim; 3]>::try_from(all).ok().filter(|_| some)
+        let open = (0..3).any(|i| cx.arg(i).is_some_and(|a| a.constant.is_none()));
+        <[Dim; 3]>::try_from(all).ok().filter(|_| open)
     }
 
     fn floats(cx: &Cx) -> Result<[f64; 3], OpError> {

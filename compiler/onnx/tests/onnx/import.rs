@@ -505,23 +505,35 @@ fn branches_that_data_decides_have_results_of_one_shape() {
         let weights = vec![f32s("w", &[1], &[2.0])];
         graph(vec![], weights, vec![node(op, inputs, &["r"], vec![])], &["r"])
     };
-    let with = |no: GraphProto| {
+    let with = |no: GraphProto, condition: &str| {
         let yes = branch("Add", &["x", "w"]);
         let attrs = vec![graph_attr("then_branch", yes), graph_attr("else_branch", no)];
         let mut inputs = x(&["B"]);
         inputs.push(value("c", DType::Bool, &[]));
         model(
             18,
-            graph(inputs, vec![], vec![node("If", &["c"], &["y"], attrs)], &["y"]),
+            graph(
+                inputs,
+                vec![],
+                vec![
+                    node("ReduceMax", &["x"], &["most"], vec![int("keepdims", 0)]),
+                    node("Cast", &["most"], &["data"], vec![int("to", 9)]),
+                    node("If", &[condition], &["y"], attrs),
+                ],
+                &["y"],
+            ),
         )
     };
-    let loops = shown(&with(branch("Identity", &["x"])));
+    let loops = shown(&with(branch("Identity", &["x"]), "data"));
     assert_eq!(
         loops.iter().filter(|l| l.contains("cameo::Scan")).count(),
         2,
         "{loops:?}"
     );
-    let p = problems(&with(branch("Identity", &["w"])));
+    // An input of the model decides before anything is sized.
+    let loops = shown(&with(branch("Identity", &["w"]), "c"));
+    assert!(loops.iter().any(|l| l.contains("element.c_0")), "{loops:?}");
+    let p = problems(&with(branch("Identity", &["w"]), "data"));
     assert!(
         p.len() == 1 && p[0].contains("`y` is f32[B] of one branch and f32[1] of the other"),
         "{p:?}"

@@ -193,14 +193,11 @@ fn loops_may_grow_sequences() {
         numbers(&out),
         [vec![1.0], vec![1.0, 2.0], vec![1.0, 2.0, 4.0], vec![1.0, 3.0, 7.0]]
     );
-    let said = said(import(&grown("n")));
-    assert!(said.contains("Slice") && said.contains("ends"), "{said}");
-    // Without a number of iterations it never ends.
-    assert!(
-        import(&grown("")).expect_err("is refused")[0]
-            .to_string()
-            .contains("more than 1024")
-    );
+    // Without a number that is known, or any, what it appends must be of one shape.
+    for trips in ["n", ""] {
+        let said = said(import(&grown(trips)));
+        assert!(said.contains("Slice") && said.contains("ends"), "{said}");
+    }
 }
 
 #[test]

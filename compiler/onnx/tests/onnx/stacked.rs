@@ -311,7 +311,13 @@ fn branches_by_whether_there_is_anything() {
         ..ImportOptions::default()
     };
     assert_eq!(import_with(&m, &bounded).expect("imports").symbol_range("N"), (2, 9));
-    let mut by_data = nodes;
-    by_data[4].input[0] = "data".to_owned();
-    assert!(said(&of_rows(by_data, &["y"])).contains("of one branch"));
+    let mut by_input = nodes;
+    by_input[4].input[0] = "data".to_owned();
+    let g = import(&of_rows(by_input.clone(), &["y"])).expect("imports");
+    assert_eq!(run(&g, 2, 3).expect("runs")[0].1, [2.0, 3.0]);
+    assert_eq!(run(&g, 2, 4).expect("runs")[0].1, [0f64; 0]);
+    by_input[1] = node("Greater", &["most", "least"], &["data"], vec![]);
+    by_input[2] = node("ReduceMax", &["x"], &["most"], vec![int("keepdims", 0)]);
+    by_input[3] = node("ReduceMin", &["x"], &["least"], vec![int("keepdims", 0)]);
+    assert!(said(&of_rows(by_input, &["y"])).contains("of one branch"));
 }

@@ -184,7 +184,11 @@ impl Parser<'_> {
         if let Some(op) = real {
             let (a, b) = self.nested(|p| {
                 let a = if op == Real::Of { p.dim()? } else { p.real()? };
-                Ok(if op.is_binary() { (a, p.after_comma(Self::real)?) } else { (a, Dim::ZERO) })
+                Ok(if op.is_binary() {
+                    (a, p.after_comma(Self::real)?)
+                } else {
+                    (a, Dim::ZERO)
+                })
             })?;
             self.punct(")")?;
             return Ok(Dim::apply(op, &a, &b));

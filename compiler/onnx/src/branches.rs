@@ -1,0 +1,162 @@
+//! `If` whose condition only a run knows: two loops that run once or not at all.
+
+use cameo_ir::dim::COUNTED;
+use cameo_ir::{Attr, DType, Dim, Fact, Graph, Origin, Tensor, ValueId};
+
+use crate::bodies::{Held, of_sequences};
+use crate::error::{Fault, Site};
+use crate::functions::MAX_DEPTH;
+use crate::import::Importer;
+use crate::lists::item;
+use crate::loops::Attributes;
+use crate::proto::{GraphProto, NodeProto};
+use crate::scope::{Scope, Slot};
+
+impl<'m> Importer<'m> {
+    /// An `If` whose condition is data: the results start as zeros and each branch is a loop that replaces them, of one
+    /// iteration where it is taken and of none where it is not.
+    pub fn either(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        attrs: &Attributes<'m>,
+        condition: ValueId,
+        branches: [&'m GraphProto; 2],
+    ) -> bool {
+        let depth = self.functions.enter();
+        let made = match depth {
+            false => Err(Fault::unsupported(format!(
+                "branches are nested deeper than {MAX_DEPTH}"
+            ))),
+            true => self.choice(scope, node, site, condition, branches),
+        };
+        if depth {
+            self.functions.leave();
+        }
+        self.finish(scope, node, site, attrs, made)
+    }
+
+    fn choice(
+        &mut self,
+        scope: &mut Scope<'m>,
+        node: &'m NodeProto,
+        site: &Site,
+        condition: ValueId,
+        branches: [&'m GraphProto; 2],
+    ) -> Result<Option<Vec<Slot<'m>>>, Fault> {
+        let origin = Origin::new(&site.origin);
+        let results = node.output.len();
+        let mut taken = vec![];
+        for branch in branches {
+            if branch.output.len() < results || !branch.input.is_empty() {
+                return Err(Fault::invalid(format!(
+                    "{results} outputs wanted, a branch has {} and {} inputs",
+                    branch.output.len(),
+                    branch.input.len()
+                )));
+            }
+            let outputs: Vec<&'m str> = branch.output[..results].iter().map(|o| o.name.as_str()).collect();
+            match self.body(scope, site, branch, vec![], &outputs)? {
+                Some(body) => taken.push(body),
+                None => return Ok(None),
+            }
+        }
+        let known = match self.graph.fact(condition).known.as_deref() {
+            Some([d]) => Some(d.maximum(&Dim::ZERO).minimum(&Dim::ONE)),
+            _ => None,
+        };
+        let times = match &known {
+            Some(d) => [(d.clone(), vec![]), (Dim::ONE - d.clone(), vec![])],
+            None => self.counted_branches(condition, &origin)?,
+        };
+        let held = taken[0].held.clone();
+        if held.iter().any(|h| matches!(h, Held::Grown(..))) {
+            return Err(of_sequences());
+        }
+        if held != taken[1].held {
+            return Err(Fault::unsupported("the branches give sequences of different lengths")
+                .hint("where the condition is data, both must give as many tensors"));
+        }
+        let names = node.output.iter().zip(&held).flat_map(|(name, held)| match held {
+            Held::Tensor => vec![name.clone()],
+            held => (0..held.outputs()).map(|i| item(name, i)).collect(),
+        });
+        let mut states = vec![];
+        for (i, name) in names.enumerate() {
+            let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
+            let chosen = |d: &Dim| {
+                let pairs = a.shape.iter().zip(&b.shape);
+                pairs
+                    .map(|(a, b)| b.clone() + d.clone() * (a.clone() - b.clone()))
+                    .collect()
+            };
+            // Known before the run begins, the condition decides about extents as well, unless one branch may be presumed.
+            let shape = match &known {
+                _ if a.shape == b.shape => Some(a.shape.clone()),
+                Some(d) if a.rank() == b.rank() && self.presumed(d).is_none() => Some(chosen(d)),
+                _ => None,
+            };
+            let Some(shape) = shape.filter(|_| a.dtype == b.dtype) else {
+                self.want_number(condition);
+                return Err(
+                    Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other")).hint(
+                        "where only a run knows the condition, both must give the same type and shape; if it asks for dimensions, \
+                         bounding them may decide it: `--dim NAME=1..512`",
+                    ),
+                );
+            };
+            let zero = Tensor::from_f64(a.dtype, &[], [0.0]);
+            let zero = self.graph.add_weight("", zero);
+            states.push(self.apply("Expand", vec![("shape", Attr::Dims(shape))], &[zero], &origin)?);
+        }
+        for (body, (length, flags)) in taken.into_iter().zip(times) {
+            let facts: Vec<Fact> = states.iter().map(|v| self.graph.fact(*v).clone()).collect();
+            let graph = with_states(body.graph, &facts, flags.len());
+            let (count, slices) = (states.len(), flags.len());
+            let operands = states.iter().copied().chain(flags).chain(body.captured).collect();
+            states = self.time(graph, count, slices, &length, operands, &origin)?;
+        }
+        let mut left = states.into_iter();
+        let mut slots = vec![];
+        for held in held {
+            match held {
+                Held::Tensor => slots.extend(left.next().map(Slot::Value)),
+                held => {
+                    let items = left.by_ref().take(held.outputs()).collect();
+                    slots.push(self.new_list(items));
+                }
+            }
+        }
+        Ok(Some(slots))
+    }
+
+    /// How often each of two branches runs, and a list as long as that: how many bools of a list of one are true.
+    fn counted_branches(&mut self, condition: ValueId, origin: &Origin) -> Result<[(Dim, Vec<ValueId>); 2], Fault> {
+        let one = Attr::Dims(vec![Dim::ONE]);
+        let yes = self.apply("Reshape", vec![("shape", one)], &[condition], origin)?;
+        let no = self.apply("Not", vec![], &[yes], origin)?;
+        let mut count = |flags| {
+            let symbol = Attr::Str(self.new_symbol(COUNTED, "if"));
+            let found = self.apply("NonZero", vec![("count", symbol)], &[flags], origin)?;
+            let axes = Attr::Dims(vec![Dim::ZERO]);
+            let list = self.apply("Squeeze", vec![("axes", axes)], &[found], origin)?;
+            Ok::<_, Fault>((self.graph.fact(list).shape[0].clone(), vec![list]))
+        };
+        Ok([count(yes)?, count(no)?])
+    }
+}
+
+/// A body with inputs before its own, which it does not read: the states that it replaces, and numbers for each step.
+fn with_states(mut g: Graph, states: &[Fact], numbers: usize) -> Graph {
+    let own = g.inputs().len();
+    for (i, fact) in states.iter().enumerate() {
+        g.add_input(&format!("state{i}"), fact.clone());
+    }
+    for i in 0..numbers {
+        g.add_input(&format!("step{i}"), Fact::new(DType::I64, vec![]));
+    }
+    let order: Vec<usize> = (own..own + states.len() + numbers).chain(0..own).collect();
+    let outputs: Vec<usize> = (0..g.outputs().len()).collect();
+    g.with_ends(&order, &outputs)
+}
