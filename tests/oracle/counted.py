@@ -58,6 +58,16 @@ MODELS |= {
         ("NonMaxSuppression", ["boxes", "scores", "index9", "overlap"], ["kept"], {}),
         ("Gather", ["kept", "index2"], ["which"], {"axis": 1}), ("Gather", ["g", "which"], ["left"], {"axis": 0}),
     ], ["left", "kept"]),
+    # The count as a number, for what would share a kernel with what is counted.
+    "divided by the count": ([
+        ("Softmax", ["x"], ["a"], {"axis": 1}), ("ReduceMean", ["a", "axis1"], ["m"], {}), ("Greater", ["a", "m"], ["flags"], {}),
+        ("NonZero", ["flags"], ["n"], {}), ("Shape", ["n"], ["both"], {}), ("Gather", ["both", "index1"], ["count"], {"axis": 0}),
+        ("Cast", ["count"], ["number"], {"to": TensorProto.FLOAT}), ("Div", ["a", "number"], ["d"], {}), ("Exp", ["d"], ["e"], {}),
+    ], ["e"]),
+    "only the count": ([
+        ("NonZero", ["x"], ["n"], {}), ("Shape", ["n"], ["both"], {}), ("Slice", ["both", "axis1", "two"], ["count"], {}),
+        ("Mod", ["count", "two"], ["rest"], {}), ("Expand", ["half", "rest"], ["e"], {}), ("ReduceSum", ["e"], ["s"], {}),
+    ], ["count", "s"]),
     # Nothing that the count is made of is read behind it.
     "suppressed only": ([
         *ROWS, ("Unsqueeze", ["g", "axis0"], ["boxes"], {}), ("ReduceMax", ["g", "axis1"], ["best"], {"keepdims": 0}),
@@ -74,7 +84,8 @@ def write(nodes, results, path):
     index = lambda n: helper.make_tensor(f"index{n}", TensorProto.INT64, [], [n])
     constants = [helper.make_tensor("axis0", TensorProto.INT64, [1], [0]), helper.make_tensor("axis1", TensorProto.INT64, [1], [1]),
                  helper.make_tensor("axes01", TensorProto.INT64, [2], [0, 1]),
-                 helper.make_tensor("overlap", TensorProto.FLOAT, [1], [0.5]), *map(index, (1, 2, 3, 9))]
+                 helper.make_tensor("overlap", TensorProto.FLOAT, [1], [0.5]), helper.make_tensor("half", TensorProto.FLOAT, [1], [0.5]),
+                 helper.make_tensor("two", TensorProto.INT64, [1], [2]), *map(index, (1, 2, 3, 9))]
     nodes = [helper.make_node(op, reads, gives, name=f"{op}_{i}", **attrs) for i, (op, reads, gives, attrs) in enumerate(nodes)]
     graph = helper.make_graph(nodes, path.stem, info, [onnx.ValueInfoProto(name=r) for r in results], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)

@@ -88,6 +88,20 @@ def loops():
     made = [node("Shape", ["x"], ["shape"]), node("Gather", ["shape", "one"], ["trips"]),
             node("Loop", ["trips", "", "h0"], ["last", "ys"], body=picked)]
     yield model("loop to a length", made, {"h0": ("B", 8), "x": ("B", "T", 8)}, ["last", "ys"], [number("one", 1)])
+    # Copies, where states change their shapes: rows are doubled, collected from none on, and every second one is kept.
+    def changed(op, results, more=()):
+        return graph([node("Identity", ["cond"], ["cond_out"]), op], [("i", INT, ()), ("cond", BOOL, ()), ("h", FLOAT, None)],
+                     ["cond_out", *results], more)
+
+    three = number("three", 3)
+    doubled = changed(node("Concat", ["h", "x"], ["h2"], axis=0), ["h2"])
+    yield model("loop that collects rows", [node("Loop", ["three", "", "x"], ["last"], body=doubled)], {"x": ("B", 8)}, ["last"], [three])
+    made = [node("Loop", ["three", "", "none"], ["last"], body=doubled)]
+    yield model("loop that collects rows from none on", made, {"x": ("B", 8)}, ["last"],
+                [three, numpy_helper.from_array(np.zeros((0, 8), np.float32), "none")])
+    halved = changed(node("Slice", ["h", "from", "to", "from", "by"], ["h2"]), ["h2"],
+                     [number("from", [0]), number("to", [1 << 40]), number("by", [2])])
+    yield model("loop that drops rows", [node("Loop", ["three", "", "x"], ["last"], body=halved)], {"x": ("T", 8)}, ["last"], [three])
     # Newton's iteration, without anything that is stacked.
     newton = body([node("Mul", ["h", "h"], ["hh"]), node("Mul", ["hh", "x"], ["q"]), node("Sub", ["three", "q"], ["r"]),
                    node("Mul", ["h", "r"], ["t"]), node("Mul", ["t", "half"], ["h2"])], ["h2"],

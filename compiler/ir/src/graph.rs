@@ -329,6 +329,20 @@ impl Graph {
         self.nodes().flat_map(|(_, node)| counted(node.op, &node.attrs))
     }
 
+    /// Calls `f` for every dim that a node's operands, results and attributes have; those of bodies are left out.
+    pub fn visit_dims(&self, n: NodeId, f: &mut dyn FnMut(&Dim)) {
+        let node = self.node(n);
+        for v in node.inputs.iter().flatten().chain(&node.outputs) {
+            let fact = self.fact(*v);
+            fact.shape.iter().chain(fact.known.iter().flatten()).for_each(&mut *f);
+        }
+        for a in node.attrs.values() {
+            if let Attr::Dims(dims) = a {
+                dims.iter().for_each(&mut *f);
+            }
+        }
+    }
+
     /// Range of a named dimension.
     pub fn symbol_range(&self, name: &str) -> (i64, i64) {
         self.symbols.get(name).map_or((0, i64::MAX), |r| (r.min, r.max))

@@ -9,11 +9,11 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::graph::infer;
+use crate::graph::{counted, infer};
 use crate::op::{OpError, invalid};
-use crate::{Attr, Attrs, Fact, Graph, Node, NodeId, Op, Origin, Tensor, ValueId};
+use crate::{Attr, Attrs, Fact, Graph, Node, NodeId, Op, Origin, Sym, Tensor, ValueId};
 
 /// What a pass did with a candidate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -370,16 +370,28 @@ impl<'g> Rewriter<'g> {
         self.log(Outcome::Refused(reason.into()), origin, detail)
     }
 
-    /// Removes every node and weight that no output needs; returns how many.
+    /// Removes every node and weight that no output needs, be it for what it counts; returns how many.
     pub fn sweep(&mut self) -> usize {
-        let mut live = vec![false; self.graph.value_count()];
-        let mut stack: Vec<ValueId> = self.graph.outputs().iter().map(|(_, v)| *v).collect();
+        let graph = &self.graph;
+        let mut counting: FxHashMap<&Arc<str>, ValueId> = FxHashMap::default();
+        for (_, node) in graph.nodes() {
+            counting.extend(counted(node.op, &node.attrs).map(|name| (name, node.outputs[0])));
+        }
+        let mut live = vec![false; graph.value_count()];
+        let mut stack: Vec<ValueId> = graph.outputs().iter().map(|(_, v)| *v).collect();
         while let Some(v) = stack.pop() {
             if std::mem::replace(&mut live[v.0 as usize], true) {
                 continue;
             }
-            if let Some((n, _)) = self.graph.producer(v) {
-                stack.extend(self.graph.node(n).inputs.iter().flatten());
+            let Some((n, _)) = graph.producer(v) else { continue };
+            stack.extend(graph.node(n).inputs.iter().flatten());
+            if !counting.is_empty() {
+                graph.visit_dims(n, &mut |d| {
+                    d.visit(&mut |s| match s {
+                        Sym::Named(name) => stack.extend(counting.get(name)),
+                        _ => {}
+                    });
+                });
             }
         }
         let dead: Vec<NodeId> = self

@@ -1,5 +1,6 @@
 //! What each value of the expanded graph is: known, a view of another value, or computed by loops of some shape.
 
+use cameo_ir::graph::counted;
 use cameo_ir::op::Rule;
 use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
 use cameo_ir::{DType, Dim, Fact, Graph, NodeId, Op, Sym, ValueId};
@@ -57,6 +58,10 @@ pub struct Info {
     follows: Vec<bool>,
     /// Live nodes that load a value, by value id; each once.
     pub users: Vec<Vec<NodeId>>,
+    /// The nodes that count symbols.
+    counting: FxHashMap<Sym, NodeId>,
+    /// Live nodes whose dims have what a node counts; each once.
+    pub sized: FxHashMap<NodeId, Vec<NodeId>>,
 }
 
 impl Info {
@@ -82,18 +87,33 @@ impl Info {
             class: FxHashMap::default(),
             follows: vec![false; n],
             users: vec![vec![]; n],
+            counting: FxHashMap::default(),
+            sized: FxHashMap::default(),
         };
+        for (n, node) in info.graph.nodes() {
+            // What others were made of stays behind, and counts nothing.
+            if Class::whole(node.op).is_some() {
+                let names = counted(node.op, &node.attrs).map(|name| (Sym::Named(name.clone()), n));
+                info.counting.extend(names);
+            }
+        }
         let mut live = vec![false; n];
         let mut stack: Vec<ValueId> = info.graph.outputs().iter().map(|(_, v)| *v).collect();
         while let Some(v) = stack.pop() {
-            if std::mem::replace(&mut live[v.0 as usize], true) || info.is_known(v) {
+            if std::mem::replace(&mut live[v.0 as usize], true) {
+                continue;
+            }
+            if let Some((node, _)) = info.graph.producer(v) {
+                stack.extend(info.sizing(node).into_iter().map(|n| info.graph.node(n).outputs[0]));
+            }
+            if info.is_known(v) {
                 continue;
             }
             if let Some((node, _)) = info.graph.producer(v) {
                 stack.extend(info.loads(node));
             }
         }
-        for node in info.graph.order() {
+        for node in info.counted_order() {
             let outs = &info.graph.node(node).outputs;
             if !outs.iter().any(|v| live[v.0 as usize] && !info.is_known(*v)) {
                 continue;
@@ -114,8 +134,47 @@ impl Info {
             for v in loads {
                 info.users[v.0 as usize].push(node);
             }
+            for counting in info.sizing(node) {
+                info.sized.entry(counting).or_default().push(node);
+            }
         }
         info
+    }
+
+    /// All nodes, each behind those that it reads and those that count what its dims have.
+    fn counted_order(&self) -> Vec<NodeId> {
+        let order = self.graph.order();
+        if self.counting.is_empty() {
+            return order;
+        }
+        let (mut out, mut seen) = (vec![], FxHashSet::default());
+        for root in order {
+            let mut stack = vec![(root, false)];
+            while let Some((n, done)) = stack.pop() {
+                if done {
+                    out.push(n);
+                } else if seen.insert(n) {
+                    stack.push((n, true));
+                    let read = self.graph.node(n).inputs.iter().rev().flatten();
+                    let made = read.filter_map(|v| self.graph.producer(*v)).map(|(n, _)| n);
+                    stack.extend(made.chain(self.sizing(n)).map(|n| (n, false)));
+                }
+            }
+        }
+        out
+    }
+
+    /// The other nodes that count what dims of a node have.
+    pub fn sizing(&self, node: NodeId) -> Vec<NodeId> {
+        let mut out = vec![];
+        if !self.counting.is_empty() {
+            let mut look = |s: &Sym| match self.counting.get(s) {
+                Some(n) if *n != node && !out.contains(n) => out.push(*n),
+                _ => {}
+            };
+            self.graph.visit_dims(node, &mut |d| d.visit(&mut look));
+        }
+        out
     }
 
     /// Bytes known at compile time, or a single integer that is a dim: never computed by a kernel.

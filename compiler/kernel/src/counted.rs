@@ -11,7 +11,7 @@
 //! Memory is planned for the largest value that each such symbol can have, so that nothing moves when it is known.
 
 use cameo_ir::ops::ragged::Parts;
-use cameo_ir::{Atom, DType, Dim, OpError, Origin, Sym, ValueId};
+use cameo_ir::{Atom, Bounds, DType, Dim, OpError, Origin, Sym, ValueId};
 
 use crate::build::Builder;
 use crate::expand::LowerError;
@@ -279,9 +279,8 @@ fn at_most(d: &Dim, counted: &[Symbol]) -> Option<Dim> {
             out = out + product * Dim::from(*c);
             continue;
         }
-        // Only symbols are known not to be negative.
-        let plain = monomial.iter().all(|a| matches!(a, Atom::Sym(_)));
-        match (*c > 0, plain) {
+        let at_least_none = Bounds::of(&[]).range(&product).0 >= 0;
+        match (*c > 0, at_least_none) {
             (true, _) => {
                 let each: Option<Vec<Dim>> = monomial.iter().map(atom).collect();
                 out = out + Dim::product(&each?) * Dim::from(*c);
@@ -347,6 +346,8 @@ mod tests {
         assert_eq!(most(t.floor_div(&Dim::from(2i64))).as_deref(), Some("fdiv(B*S,2)"));
         assert_eq!(largest(&(u.clone() + s.clone() - t.clone()), &counted).to_string(), "S");
         assert_eq!(most(s.floor_div(&t)), None);
-        assert_eq!(most(s.clone() - t.maximum(&s)), None);
+        assert_eq!(most(s.clone() - t.maximum(&s)).as_deref(), Some("S"));
+        let half = (t - s.clone()).floor_div(&Dim::from(2i64));
+        assert_eq!(most(s - half), None, "what is taken away may be negative");
     }
 }

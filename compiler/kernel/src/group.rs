@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use cameo_ir::structured::{Compute, Expr};
-use cameo_ir::{Attr, Bounds, Dim, NodeId, Sym, ValueId};
+use cameo_ir::{Bounds, Dim, NodeId, Sym, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::classify::{Class, Info};
@@ -255,6 +255,13 @@ impl Former<'_> {
             if !info.loads(node).into_iter().all(|v| independent(info.base(v))) {
                 continue;
             }
+            let mut counts = info
+                .sizing(node)
+                .into_iter()
+                .filter_map(|n| info.position.get(&n).copied());
+            if counts.any(|p| self.is_after(&mut after, p)) {
+                continue;
+            }
             let Some(map) = candidates.into_iter().find(|m| self.fits(&g, node, u, m, &extents)) else {
                 continue;
             };
@@ -283,6 +290,7 @@ impl Former<'_> {
             let n = info.order[at];
             let outputs = info.graph.node(n).outputs.iter();
             let users = outputs.flat_map(|v| info.users[v.0 as usize].iter());
+            let users = users.chain(info.sized.get(&n).into_iter().flatten());
             let together = self.group_of.get(&n).into_iter().flat_map(|g| &self.groups[*g].members);
             for next in users.chain(together) {
                 let next = info.position[next];
@@ -495,7 +503,6 @@ impl Former<'_> {
 
     /// Groups so that what a group reads is computed before it, and what its sizes are is counted before.
     fn execution_order(&self) -> Vec<usize> {
-        let counting = self.counting();
         let mut state = vec![0u8; self.groups.len()];
         let mut order = vec![];
         // From the last group in node order backwards gives a deterministic depth-first order.
@@ -514,7 +521,7 @@ impl Former<'_> {
                 }
                 state[g] = 1;
                 stack.push((g, true));
-                let mut deps = self.dependencies(g, &counting);
+                let mut deps = self.dependencies(g);
                 deps.sort_by_key(|d| std::cmp::Reverse(self.info.position[&self.groups[*d].seed]));
                 stack.extend(deps.into_iter().filter(|d| state[*d] == 0).map(|d| (d, false)));
             }
@@ -522,43 +529,18 @@ impl Former<'_> {
         order
     }
 
-    /// The groups that count symbols.
-    fn counting(&self) -> FxHashMap<Sym, usize> {
-        let mut out = FxHashMap::default();
-        for (n, node) in self.info.graph.nodes() {
-            let names = cameo_ir::graph::counted(node.op, &node.attrs);
-            out.extend(names.filter_map(|name| Some((Sym::Named(name.clone()), *self.group_of.get(&n)?))));
-        }
-        out
-    }
-
-    /// The groups that count what the sizes of a node's operands and results are.
-    fn sized_by(&self, n: NodeId, counting: &FxHashMap<Sym, usize>, out: &mut Vec<usize>) {
-        if counting.is_empty() {
-            return;
-        }
-        let graph = &self.info.graph;
-        let node = graph.node(n);
-        let given = node.attrs.values().filter_map(|a| match a {
-            Attr::Dims(dims) => Some(dims),
-            _ => None,
-        });
-        let values = node.inputs.iter().flatten().chain(&node.outputs);
-        let shapes = values.map(|v| &graph.fact(*v).shape);
-        for d in shapes.chain(given).flatten() {
-            d.visit(&mut |s| out.extend(counting.get(s)));
-        }
-    }
-
-    fn dependencies(&self, g: usize, counting: &FxHashMap<Sym, usize>) -> Vec<usize> {
+    fn dependencies(&self, g: usize) -> Vec<usize> {
         let mut out = vec![];
         let mut listed: FxHashSet<usize> = FxHashSet::default();
         let mut seen: FxHashSet<NodeId> = FxHashSet::default();
         let mut stack: Vec<NodeId> = self.groups[g].members.clone();
         while let Some(n) = stack.pop() {
-            let mut sizes = vec![];
-            self.sized_by(n, counting, &mut sizes);
-            out.extend(sizes.into_iter().filter(|d| *d != g && listed.insert(*d)));
+            let sizes = self
+                .info
+                .sizing(n)
+                .into_iter()
+                .filter_map(|n| self.group_of.get(&n).copied());
+            out.extend(sizes.filter(|d| *d != g && listed.insert(*d)));
             for v in self.info.loads(n) {
                 let Some((p, _)) = self.info.graph.producer(self.info.base(v)) else {
                     continue;

@@ -53,7 +53,7 @@ struct Trips {
     start: Option<ValueId>,
     /// Whether `most` is no longer what `number` says.
     formula: bool,
-    /// Whether data decides about the first iteration.
+    /// Whether data decides how often, up to `most`, or whether there is a first iteration.
     open: bool,
 }
 
@@ -392,7 +392,8 @@ impl<'m> Importer<'m> {
             trips.most = match count.or(known) {
                 None => {
                     self.want_first(v)?;
-                    None
+                    trips.open = true;
+                    self.least_operand(v).map(|most| most.maximum(&Dim::ZERO))
                 }
                 Some(length) if length.as_const().is_some_and(|n| n >= ENDLESS) => None,
                 // An extent stays what other shapes call it.
@@ -421,6 +422,19 @@ impl<'m> Importer<'m> {
             }
         }
         Ok(Some(trips))
+    }
+
+    /// The operand of a minimum that is known.
+    fn least_operand(&self, v: ValueId) -> Option<Dim> {
+        let (n, _) = self.graph.producer(v)?;
+        let node = self.graph.node(n);
+        let known = |v: &ValueId| match (self.graph.constant(*v), self.graph.fact(*v).known.as_deref()) {
+            (Some(t), _) => t.to_i64().first().copied().map(Dim::from),
+            (_, Some([d])) => Some(d.clone()),
+            _ => None,
+        };
+        let least = || node.inputs.iter().flatten().find_map(known);
+        (node.op == "Min").then(least).flatten()
     }
 
     /// Notes the elements of a value; an error where it may be known then.
@@ -502,6 +516,11 @@ impl<'m> Importer<'m> {
             return Err(of_sequences());
         }
         let sure = truth(&body.graph, body.graph.outputs()[0].1) == Some(true);
+        // Where copies may do, extents that may be equal must be.
+        let few = length.as_const().is_some_and(|n| n <= MAX_COPIES as i64);
+        if !until && few && !self.keeps_shapes(&body.graph, &carried, &held[..carried.len()]) {
+            return Err(Fault::uncounted("a state changes its shape"));
+        }
         let ends = !sure || trips.open || trips.most.is_none();
         if ends && !until {
             return Err(endless());
@@ -558,6 +577,22 @@ impl<'m> Importer<'m> {
             slots.extend(slot);
         }
         Ok(Some(slots))
+    }
+
+    /// Whether the states of a loop are as they were behind an iteration, as far as can be told.
+    fn keeps_shapes(&self, body: &Graph, carried: &[State], held: &[Held]) -> bool {
+        let mut at = 1;
+        carried.iter().zip(held).all(|(state, held)| {
+            let output = at;
+            at += held.outputs();
+            match state {
+                State::Tensor(v) => {
+                    let after = body.outputs().get(output).map(|(_, o)| &body.fact(*o).shape);
+                    *held != Held::Tensor || after == Some(&self.graph.fact(*v).shape)
+                }
+                State::Sequence(_) => true,
+            }
+        })
     }
 
     /// The numbers of all iterations: that of one is a slice.

@@ -165,10 +165,11 @@ pub(crate) fn smaller(a: &Dim, b: &Dim) -> Dim {
 
 /// The maximum, without the atom where the ranges decide.
 pub(crate) fn larger(a: &Dim, b: &Dim) -> Dim {
-    let (lo, hi) = range(&(a.clone() - b.clone()));
-    match (lo, hi) {
-        _ if lo >= 0 => a.clone(),
-        _ if hi <= 0 => b.clone(),
+    let rest = a.clone() - b.clone();
+    // That no extent is 0 is presumed for the first one only: it stays in what is left, and a run checks it.
+    match (range(&rest).0, Bounds::of(&[]).range(&rest).1) {
+        (0.., _) => a.clone(),
+        (_, ..=0) => b.clone(),
         _ => a.maximum(b),
     }
 }

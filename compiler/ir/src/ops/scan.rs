@@ -83,10 +83,10 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Whether extents may be equal: neither two different numbers, nor always apart as `S` and `S + 1` are.
+/// Whether extents may be equal where none is 0: neither two different numbers, nor always apart as `S` and `2 * S` are.
 fn compatible(a: &[Dim], b: &[Dim]) -> bool {
     let fits = |(a, b): (&Dim, &Dim)| {
-        let (least, most) = Bounds::of(&[]).range(&(a.clone() - b.clone()));
+        let (least, most) = Bounds::positive(&[]).range(&(a.clone() - b.clone()));
         least <= 0 && most >= 0
     };
     a.len() == b.len() && a.iter().zip(b).all(fits)
@@ -167,8 +167,11 @@ fn results(parts: &Parts, outputs: &[(Arc<str>, ValueId)], facts: &[&Fact]) -> R
             let state = facts[i];
             // A branch that is not taken may give another shape.
             let fits = parts.length.is_zero() || compatible(&inner.shape, &state.shape);
-            if inner.dtype != state.dtype || !fits {
+            if inner.dtype != state.dtype {
                 return invalid(format!("state {i} is {state}, the body's output `{name}` is {inner}"));
+            }
+            if !fits {
+                return unsupported(format!("state {i} is {state}, the body's output `{name}` is {inner}"));
             }
             out.push(Fact::new(state.dtype, state.shape.clone()));
         } else {
