@@ -387,9 +387,10 @@ impl<'g> Rewriter<'g> {
             stack.extend(graph.node(n).inputs.iter().flatten());
             if !counting.is_empty() {
                 graph.visit_dims(n, &mut |d| {
-                    d.visit(&mut |s| match s {
-                        Sym::Named(name) => stack.extend(counting.get(name)),
-                        _ => {}
+                    d.visit(&mut |s| {
+                        if let Sym::Named(name) = s {
+                            stack.extend(counting.get(name));
+                        }
                     });
                 });
             }

@@ -550,7 +550,7 @@ impl<'m> Importer<'m> {
         last.extend(stacked);
         let made = if ends {
             operands.extend(&body.captured);
-            self.until(body.graph, tensors, &last, &trips, operands, &origin)?
+            self.until(&body.graph, tensors, &last, &trips, operands, &origin)?
         } else {
             operands.push(self.numbers(&trips, &length, &origin)?);
             operands.extend(&body.captured);
@@ -622,7 +622,7 @@ impl<'m> Importer<'m> {
     /// condition and, by their numbers, states and what is stacked: final states, then what is stacked.
     fn until(
         &mut self,
-        body: Graph,
+        body: &Graph,
         states: usize,
         outputs: &[usize],
         trips: &Trips,

@@ -198,7 +198,9 @@ impl Range {
     fn length(cx: &Cx) -> Result<Dim, OpError> {
         if cx.fact(0)?.dtype.is_float() {
             if let Some([start, limit, delta]) = Self::reals(cx) {
-                let span = pointwise::rounded(cx.fact(0)?.dtype, &Dim::apply(Real::Sub, &limit, &start));
+                let span = Dim::apply(Real::Sub, &limit, &start);
+                // Halves are exact as they are.
+                let span = pointwise::rounded(cx.fact(0)?.dtype, &span).or(Some(span));
                 let steps = span.map(|s| Dim::map_real(Real::Ceil, &Dim::apply(Real::Div, &s, &delta)));
                 if let Some(n) = steps {
                     return Ok(larger(&Dim::map_real(Real::Whole, &n), &Dim::ZERO));
