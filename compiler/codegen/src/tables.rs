@@ -683,10 +683,10 @@ impl Layout {
                 first_move,
                 move_count: index(self.moves.len())? - first_move,
                 rows: counted,
-                again: match &l.count {
-                    // Until counts are in order it is the symbol.
-                    count if l.again => symbol_index(program, &count.to_string())? + 1,
-                    _ => 0,
+                // Until counts are in order it is the symbol.
+                again: match l.again {
+                    true => symbol_index(program, &l.count.to_string())? + 1,
+                    false => 0,
                 },
             });
         }

@@ -1,7 +1,8 @@
 //! Symbolic integers: extents, indices and byte counts as canonical polynomials.
 //!
 //! A [`Dim`] is a sum of integer multiples of products of atoms; an atom is a symbol or a floor division, minimum,
-//! maximum or broadcast of other dims, or a function of floats ([`Real`]). Equal polynomials are equal values, so `B*S+S == S*(B+1)` holds by `==`.
+//! maximum or broadcast of other dims, or a function of floats ([`Real`]). Equal polynomials are equal values, so
+//! `B*S+S == S*(B+1)` holds by `==`.
 //! The same algebra serves three kinds of symbols: named model dimensions, loop iterators of a structured operation,
 //! and data-dependent indices.
 //!

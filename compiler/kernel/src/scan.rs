@@ -7,7 +7,8 @@
 //!                                      copy half T%2 of H to last
 //! ```
 //!
-//! A loop that data ends begins with a count of its iterations, which each of them counts again. Kernels never see the time: between two iterations the runtime moves the pointers that they are called with. What is cut
+//! A loop that data ends begins with a count of its iterations, which each of them counts again. Kernels never see the time:
+//! between two iterations the runtime moves the pointers that they are called with. What is cut
 //! into slices is stored row-major, time outermost. Constants that every step reads are constants of the body, so that they
 //! are packed as its kernels want them.
 

@@ -439,16 +439,15 @@ impl<'m> Importer<'m> {
 
     /// Notes the elements of a value; an error where it may be known then.
     fn want_first(&mut self, v: ValueId) -> Result<(), Fault> {
-        let before = self.wanted.clone();
-        self.want_number(v);
         // Names inside of a body are not those of the model's inputs.
-        if self.loop_depth == 0 && self.elements.clone().extend(self.wanted.clone()) {
-            return Err(endless());
-        }
         if self.loop_depth > 0 {
-            self.wanted = before;
+            return Ok(());
         }
-        Ok(())
+        self.want_number(v);
+        match self.elements.clone().extend(self.wanted.clone()) {
+            true => Err(endless()),
+            false => Ok(()),
+        }
     }
 
     /// A `Loop` over time; where `until`, data may end it.
@@ -542,6 +541,7 @@ impl<'m> Importer<'m> {
             at += held.outputs();
         }
         if ends && trips.most.is_none() && !stacked.is_empty() {
+            trips.number.into_iter().for_each(|v| self.want_number(v));
             return Err(Fault::unsupported(
                 "a loop that stacks results and whose largest number of iterations is not known",
             )

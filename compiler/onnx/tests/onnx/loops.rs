@@ -105,6 +105,29 @@ fn data_ends_loops() {
     }
 }
 
+#[test]
+fn an_input_says_how_often_a_loop_in_a_loop_runs() {
+    let inner = node(
+        "Loop",
+        &["n", "yes", "before"],
+        &["after", "all"],
+        vec![graph_attr("body", body(through()))],
+    );
+    let outer = graph(
+        vec![
+            value("turn", DType::I64, &[]),
+            value("more", DType::Bool, &[]),
+            value("before", DType::F32, &["2"]),
+        ],
+        vec![],
+        vec![node("Identity", &["more"], &["again"], vec![]), inner],
+        &["again", "after", "all"],
+    );
+    let g = import(&looped(outer, &["three", "yes", "x"])).expect("imports");
+    let out = interp::run(&g, &[Tensor::f32(&[2], [1.0, 0.0]), Tensor::i64(&[], [2])]).expect("runs");
+    assert_eq!(out[1].shape(), [3, 2, 2]);
+}
+
 fn less() -> NodeProto {
     node("Less", &["i", "n"], &["going"], vec![])
 }

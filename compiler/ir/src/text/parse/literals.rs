@@ -184,11 +184,11 @@ impl Parser<'_> {
         if let Some(op) = real {
             let (a, b) = self.nested(|p| {
                 let a = if op == Real::Of { p.dim()? } else { p.real()? };
-                Ok(if op.is_binary() {
-                    (a, p.after_comma(Self::real)?)
-                } else {
-                    (a, Dim::ZERO)
-                })
+                if !op.is_binary() {
+                    return Ok((a, Dim::ZERO));
+                }
+                p.punct(",")?;
+                Ok((a, p.real()?))
             })?;
             self.punct(")")?;
             return Ok(Dim::apply(op, &a, &b));
@@ -227,11 +227,6 @@ impl Parser<'_> {
         };
         self.advance()?;
         Ok(Dim::real(if negative { -x } else { x }))
-    }
-
-    fn after_comma(&mut self, next: fn(&mut Self) -> Result<Dim, Fail>) -> Result<Dim, Fail> {
-        self.punct(",")?;
-        next(self)
     }
 
     pub(super) fn dims(&mut self) -> Result<Vec<Dim>, Fail> {
