@@ -49,6 +49,8 @@ pub struct Quantities<'a> {
     pub requirements: &'a [(Dim, Dim)],
     /// The function fails unless these are in `0..=MOST_BYTES`.
     pub sizes: &'a [Dim],
+    /// Symbols that a run counts one after the other: what is computed while some are not known may not be legal.
+    pub counted: &'a [Sym],
 }
 
 /// Definition of `cameo_abi::ShapeFn` under `name`, with internal linkage.
@@ -58,6 +60,7 @@ pub struct Quantities<'a> {
 pub fn function(name: &str, what: &Quantities) -> Result<String, UnknownSymbol> {
     let mut code = Code {
         symbols: what.symbols,
+        counted: what.counted,
         ..Code::default()
     };
     let table = |code: &mut Code, table: &str, dims: &[Dim]| {
@@ -95,6 +98,7 @@ pub fn function(name: &str, what: &Quantities) -> Result<String, UnknownSymbol> 
 #[derive(Default)]
 struct Code<'a> {
     symbols: &'a [Arc<str>],
+    counted: &'a [Sym],
     text: String,
     registers: u32,
     dims: BTreeMap<Dim, Int>,
@@ -170,8 +174,9 @@ impl Code<'_> {
             }
             Atom::Sym(other) => return Err(UnknownSymbol(format!("{other:?}"))),
             Atom::FloorDiv(a, b) => {
+                let early = !self.counts(a) && !self.counts(b);
                 let (a, b) = (self.dim(a)?, self.dim(b)?);
-                self.floor_div(a, b)
+                self.meant(early, |code| code.floor_div(a, b))
             }
             Atom::Min(a, b) => {
                 let (a, b) = (self.dim(a)?, self.dim(b)?);
@@ -182,8 +187,9 @@ impl Code<'_> {
                 self.extreme("smax", a, b)
             }
             Atom::Broadcast(a, b) => {
+                let early = !self.counts(a) && !self.counts(b);
                 let (a, b) = (self.dim(a)?, self.dim(b)?);
-                self.broadcast(a, b)
+                self.meant(early, |code| code.broadcast(a, b))
             }
             Atom::Real(op, a, b) => {
                 let (a, b) = (self.dim(a)?, self.dim(b)?);
@@ -192,6 +198,21 @@ impl Code<'_> {
         };
         self.atoms.insert(atom.clone(), value);
         Ok(value)
+    }
+
+    fn counts(&self, d: &Dim) -> bool {
+        self.counted.iter().any(|s| d.uses(s))
+    }
+
+    /// What the code computes; it fails only where all of it is known by now.
+    fn meant(&mut self, early: bool, code: impl FnOnce(&mut Self) -> Int) -> Int {
+        let (wrong, never) = (self.wrong.len(), self.never);
+        let value = code(self);
+        if !early {
+            self.wrong.truncate(wrong);
+            self.never = never;
+        }
+        value
     }
 
     /// A function of floats, whose bits these are.
@@ -378,6 +399,7 @@ mod tests {
             scratch: &[],
             requirements: &[],
             sizes: &[],
+            counted: &[],
         }
     }
 
@@ -439,6 +461,7 @@ mod tests {
         let extents = [s.clone() - Dim::from(5i64)];
         let run = compiled(&Quantities {
             sizes: &extents,
+            counted: &[],
             ..nothing(&names, &Dim::ZERO)
         });
         assert_eq!((run(&[5, 1]).0, run(&[4, 1]).0), (0, 1));

@@ -280,6 +280,7 @@ pub fn text(
         "@{name}_model = constant %Model {{ {} }}, align 8",
         fields.join(",\n  ")
     );
+    let counted: Vec<Sym> = program.counted().map(|s| Sym::Named(s.name.clone())).collect();
     let quantities = Quantities {
         symbols: &symbols,
         dims: &layout.dims.list,
@@ -288,6 +289,7 @@ pub fn text(
         scratch: &layout.scratch,
         requirements: &program.requirements,
         sizes: &layout.sizes,
+        counted: &counted,
     };
     let shape = shape::function(&format!("{name}_shape"), &quantities)
         .map_err(|unknown| ArtifactError::Tables(format!("nothing binds the symbol {}", unknown.0)))?;
@@ -494,6 +496,12 @@ impl Layout {
     fn new(levels: &[Level], program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Self, ArtifactError> {
         let mut layout = Self::default();
         let mut sizes = DimTable::default();
+        // While some counts are not known, what is said of all together is meaningless.
+        let counted: Vec<Sym> = program.counted().map(|s| Sym::Named(s.name.clone())).collect();
+        let size = |d: &Dim| match counted.iter().any(|s| d.uses(s)) {
+            true => d.maximum(&Dim::ZERO),
+            false => d.clone(),
+        };
         // Extents and scratch of kernels, which steps put their dims into.
         let needs: Vec<(Vec<Dim>, Dim)> = program
             .kernels
@@ -506,7 +514,7 @@ impl Layout {
             for storage in &step.buffers {
                 let buffer = layout.buffer(program, plan, facts.weight_offsets, *storage)?;
                 layout.buffers.push(buffer);
-                sizes.place(&program.bytes(*storage));
+                sizes.place(&size(&program.bytes(*storage)));
             }
             let first_dim = layout.dims.slice(&step.dims);
             let work = layout.dims.place(&step.work);
@@ -523,7 +531,7 @@ impl Layout {
             }
             let (extents, scratch) = &needs[step.kernel];
             for extent in extents {
-                sizes.place(&step.bind(extent));
+                sizes.place(&size(&step.bind(extent)));
             }
             let scratch = step.bind(scratch);
             if !layout.scratch.contains(&scratch) {
@@ -579,7 +587,7 @@ impl Layout {
         let symbols: Vec<&str> = program.symbols.iter().map(|(name, _)| &**name).collect();
         let mut shapes = |list: &[cameo_kernel::program::Io]| -> Vec<Vec<Extent>> {
             let extent = |dim: &Dim| {
-                sizes.place(dim);
+                sizes.place(&size(dim));
                 let symbol = match dim.as_sym() {
                     Some(Sym::Named(name)) => symbols.iter().position(|symbol| **symbol == **name),
                     _ => None,

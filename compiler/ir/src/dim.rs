@@ -327,6 +327,20 @@ impl Dim {
         }
     }
 
+    /// Calls `f` for every symbol and operation, repeats included.
+    pub fn visit_atoms(&self, f: &mut dyn FnMut(&Atom)) {
+        for a in self.terms().iter().flat_map(|(m, _)| m) {
+            f(a);
+            match a {
+                Atom::Sym(_) => {}
+                Atom::FloorDiv(x, y) | Atom::Min(x, y) | Atom::Max(x, y) | Atom::Broadcast(x, y) | Atom::Real(_, x, y) => {
+                    x.visit_atoms(f);
+                    y.visit_atoms(f);
+                }
+            }
+        }
+    }
+
     /// Symbols and operations, repeats included.
     pub fn atoms(&self) -> usize {
         let factors = self.terms().iter().flat_map(|(m, _)| m);

@@ -448,18 +448,25 @@ fn eval_node(g: &Graph, n: NodeId, binding: &mut Binding, values: &[Option<Tenso
     let out = with_texts(out, &tensors.iter().flatten()).map_err(fail)?;
     let given = custom::given(node.op, &node.attrs);
     for symbol in counted(node.op, &node.attrs).chain(&given) {
-        let extents = node
-            .outputs
-            .iter()
-            .zip(&out)
-            .flat_map(|(v, t)| g.fact(*v).shape.iter().zip(t.shape()));
-        let length = extents.into_iter().find(|(d, _)| **d == Dim::sym(symbol));
-        binding.extend(length.map(|(_, n)| (symbol.clone(), *n as i64)));
+        let results = node.outputs.iter().map(|v| g.fact(*v)).zip(&out);
+        binding.extend(told(symbol, results).map(|n| (symbol.clone(), n)));
     }
     for (v, t) in node.outputs.iter().zip(&out) {
         check_result(g.fact(*v), t, binding).map_err(|why| fail(OpError::Invalid(why)))?;
     }
     Ok(out)
+}
+
+/// What a symbol is that results tell, by an extent or a known element.
+pub(crate) fn told<'a>(symbol: &str, results: impl Iterator<Item = (&'a Fact, &'a Tensor)>) -> Option<i64> {
+    let is = |d: &Dim| *d == Dim::sym(symbol);
+    results.into_iter().find_map(|(fact, t)| {
+        let extent = fact.shape.iter().position(is).and_then(|i| t.shape().get(i));
+        let element = || fact.known.as_ref()?.iter().position(is);
+        extent
+            .map(|n| *n as i64)
+            .or_else(|| element().and_then(|i| t.to_i64().get(i).copied()))
+    })
 }
 
 /// Results with the texts that their strings may come from.

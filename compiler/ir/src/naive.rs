@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::graph::{bind_shape, counted, infer};
 use crate::index;
-use crate::interp::{bind_attrs_by, elements, with_texts};
+use crate::interp::{bind_attrs_by, elements, told, with_texts};
 use crate::op::{Arg, Attrs, Cx, Lowering, Op, OpError, invalid};
 use crate::ops::{custom, ragged, scan};
 use crate::structured::{Binary, Body, Compute, Expr, Unary};
@@ -216,11 +216,8 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
             .filter_map(|v| values[v.0 as usize].as_ref());
         let out = with_texts(out.map_err(named)?, &texts)?;
         for symbol in counted(node.op, &node.attrs).chain(&custom::given(node.op, &node.attrs)) {
-            let extents = facts.iter().zip(&out).flat_map(|(f, t)| f.shape.iter().zip(t.shape()));
-            let length = extents.into_iter().find(|(d, _)| **d == Dim::sym(symbol));
-            found
-                .borrow_mut()
-                .extend(length.map(|(_, n)| (symbol.clone(), *n as i64)));
+            let length = told(symbol, facts.iter().zip(&out));
+            found.borrow_mut().extend(length.map(|n| (symbol.clone(), n)));
         }
         for (v, t) in node.outputs.iter().zip(out) {
             values[v.0 as usize] = Some(t);

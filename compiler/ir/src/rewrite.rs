@@ -516,11 +516,10 @@ impl<'g> Rewriter<'g> {
                 continue;
             }
             let node = self.graph.node(n);
-            if node
-                .outputs
-                .iter()
-                .any(|v| self.graph.is_output(*v) || self.graph.user_count(*v) > 0)
-            {
+            // Shapes may have what it counts: [`Rewriter::sweep`] looks at all of them.
+            let counts = counted(node.op, &node.attrs).next().is_some();
+            let read = |v: &ValueId| self.graph.is_output(*v) || self.graph.user_count(*v) > 0;
+            if counts || node.outputs.iter().any(read) {
                 continue;
             }
             let producers: Vec<NodeId> = node

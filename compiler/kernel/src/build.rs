@@ -124,6 +124,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
                 Ok(())
             }
             Class::Compact => b.compact(group),
+            Class::Number => b.number(group),
             Class::Custom => b.custom(group),
             Class::Contraction => b.contraction(group),
             Class::Parts => b.parts(group),
@@ -134,6 +135,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
     b.copy_outputs().map_err(|e| vec![e])?;
     b.order_customs().map_err(|e| vec![e])?;
     b.bound_storages().map_err(|e| vec![e])?;
+    b.check_counted();
     b.program.kernels = b.kernels.list;
     Ok(b.program)
 }

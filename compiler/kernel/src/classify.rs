@@ -24,6 +24,8 @@ pub enum Class {
     /// A loop over sequences with a body of its own.
     Ragged,
     Compact,
+    /// An integer that becomes a dim.
+    Number,
     /// A call of the caller's code.
     Custom,
 }
@@ -35,6 +37,7 @@ impl Class {
             "cameo::Scan" | "cameo::While" => Some(Self::Scan),
             "cameo::Ragged" => Some(Self::Ragged),
             "cameo::Compact" => Some(Self::Compact),
+            "cameo::Number" => Some(Self::Number),
             "cameo::Custom" => Some(Self::Custom),
             _ => None,
         }

@@ -6,11 +6,16 @@
 //!
 //! y = Ragged(lengths, x) {rows=L}        →    k: lengths that add up
 //!                                             loop: L = next length; the body's steps; x and y go on by L rows
+//!
+//! n = Number(x) {count=T, most=M}        →    k: n = x, if it is from 0 to M
+//!                                             count T = n
 //! ```
 //!
 //! Memory is planned for the largest value that each such symbol can have, so that nothing moves when it is known.
 
+use cameo_ir::ops::counted::Number;
 use cameo_ir::ops::ragged::Parts;
+use cameo_ir::op::Rule;
 use cameo_ir::{Atom, Bounds, DType, Dim, OpError, Origin, Sym, ValueId};
 
 use crate::build::Builder;
@@ -61,6 +66,41 @@ impl Builder<'_> {
             storages,
             node.origin,
             values,
+        );
+        let step = self.program.steps.len();
+        self.program.counts.push(Count { step, symbol });
+        Ok(())
+    }
+
+    /// What the number is is known behind the step that checks it.
+    pub(crate) fn number(&mut self, g: &Group) -> Result<(), LowerError> {
+        let node = self.info.graph.node(g.seed).clone();
+        let checked = node.outputs[0];
+        let Some(given) = node.inputs[0] else {
+            return Err(self.error(checked, "internal: no number to check".into()));
+        };
+        let most = Number::most(&node.attrs).map_err(|e| self.error(checked, e.message()))?;
+        let given = self.dense(given)?;
+        let storage = match g.exits.contains(&checked) {
+            true => self.place(checked, vec![]),
+            false => self.add_storage("", DType::I64, Dim::ONE),
+        };
+        let symbol = Symbol {
+            name: counted_symbol(&node),
+            storage,
+            most: most.clone(),
+        };
+        let check = InOrder::Numbers {
+            n: Dim::ONE,
+            most: most.clone(),
+        };
+        let values = g.exits.iter().filter(|v| **v == checked).map(|v| (*v, storage));
+        self.in_order(
+            &check,
+            &[(DType::I64, &[][..]); 2],
+            vec![given, storage],
+            node.origin.clone(),
+            values.collect(),
         );
         let step = self.program.steps.len();
         self.program.counts.push(Count { step, symbol });
@@ -160,6 +200,73 @@ impl Builder<'_> {
         }
         self.splice(body, &sequences, Some(rows), &inputs, &outputs, &node.origin)
             .map_err(|e| vec![e])
+    }
+
+    /// Extents of which one is counted, and that are broadcast together, are equal, or one of them is 1.
+    fn require_broadcasts(&mut self) {
+        let p = &self.program;
+        let counted = |d: &Dim| p.counts.iter().any(|c| d.uses(&Sym::Named(c.symbol.name.clone())));
+        let mut pairs: Vec<(Dim, Dim)> = vec![];
+        let mut look = |d: &Dim| {
+            d.visit_atoms(&mut |a| match a {
+                Atom::Broadcast(x, y) if counted(x) || counted(y) => pairs.push((x.clone(), y.clone())),
+                _ => {}
+            });
+        };
+        p.steps.iter().flat_map(|s| &s.dims).for_each(&mut look);
+        p.outputs.iter().flat_map(|o| &o.shape).for_each(&mut look);
+        let apart = |x: Dim| x.maximum(&-x.clone()).minimum(&Dim::ONE);
+        for (x, y) in pairs {
+            let differ = apart(x.clone() - y.clone()) * apart(x - Dim::ONE) * apart(y - Dim::ONE);
+            self.require(differ, Dim::ZERO);
+        }
+    }
+
+    /// Makes rules about what is counted steps of their own, behind the last of the counts: what is planned is none of them.
+    pub(crate) fn check_counted(&mut self) {
+        self.require_broadcasts();
+        let p = &mut self.program;
+        let behind = |(a, b): &Rule| {
+            let mut last = None;
+            for d in [a, b] {
+                d.visit(&mut |s| {
+                    let here = |c: &&Count| matches!(s, Sym::Named(name) if *name == c.symbol.name);
+                    last = last.max(p.counts.iter().filter(here).map(|c| c.step).max());
+                });
+            }
+            last
+        };
+        let (late, early): (Vec<_>, Vec<_>) = std::mem::take(&mut p.requirements)
+            .into_iter()
+            .map(|rule| (behind(&rule), rule))
+            .partition(|(step, _)| step.is_some());
+        p.requirements = early.into_iter().map(|(_, rule)| rule).collect();
+        let steps = std::mem::take(&mut p.steps);
+        let (mut place, mut at) = (vec![], 0);
+        let counts: Vec<usize> = p.counts.iter().map(|c| c.step).collect();
+        for (i, step) in steps.into_iter().map(Some).chain([None]).enumerate() {
+            for (c, _) in self.program.counts.iter_mut().zip(&counts).filter(|(_, before)| **before == i) {
+                c.step = at;
+            }
+            for (_, (a, b)) in late.iter().filter(|(step, _)| *step == Some(i)) {
+                let n = Dim::ONE;
+                let rule = InOrder::Rule {
+                    n,
+                    a: a.clone(),
+                    b: b.clone(),
+                };
+                self.in_order(&rule, &[], vec![], Origin::default(), vec![]);
+            }
+            at = self.program.steps.len() + 1;
+            place.push(at - 1);
+            self.program.steps.extend(step);
+        }
+        let kept: Vec<usize> = self.program.counts.iter().map(|c| c.step).collect();
+        let steps = self.program.steps.len();
+        self.program.renumber(&place, steps);
+        for (c, step) in self.program.counts.iter_mut().zip(kept) {
+            c.step = step;
+        }
     }
 
     /// Gives tensors whose size a run decides room for the largest size.

@@ -433,7 +433,13 @@ impl Former<'_> {
         // Operands of contractions are read many times and by address.
         if matches!(
             class,
-            Class::View | Class::Scan | Class::Ragged | Class::Compact | Class::Custom | Class::Contraction
+            Class::View
+                | Class::Scan
+                | Class::Ragged
+                | Class::Compact
+                | Class::Number
+                | Class::Custom
+                | Class::Contraction
         ) {
             return None;
         }

@@ -14,10 +14,9 @@
 
 use std::sync::Arc;
 
-use cameo_ir::dim::COUNTED;
 use cameo_ir::ops::scan::{Parts, Turns};
 use cameo_ir::structured::Expr;
-use cameo_ir::{Bounds, DType, Def, Dim, Graph, OpError, Origin, Sym, ValueId};
+use cameo_ir::{Bounds, DType, Def, Dim, Graph, OpError, Origin, ValueId};
 use rustc_hash::FxHashMap;
 
 use crate::build::{Builder, Draft};
@@ -348,10 +347,8 @@ impl Builder<'_> {
 
     /// Requires `a <= b` of a loop of so many iterations: of a branch only where it is taken, if that is known before.
     fn require_in(&mut self, length: &Dim, a: Dim, b: Dim) {
-        let mut counted = false;
-        length.visit(&mut |s| counted |= matches!(s, Sym::Named(n) if n.starts_with(COUNTED)));
         match Bounds::of(&[]).range(length) {
-            (0, 1) if !counted => self.require(a * length.clone(), b * length.clone()),
+            (0, 1) => self.require(a * length.clone(), b * length.clone()),
             _ => self.require(a, b),
         }
     }

@@ -98,6 +98,7 @@ fn accesses(kernel: &Kernel) -> Vec<[Dim; 2]> {
                 );
                 add(w.b, 0, &Dim::product(&kernel.buffers[w.b].extents));
             }
+            KernelBody::InOrder(InOrder::Rule { .. }) => {}
             KernelBody::InOrder(o) => {
                 add(0, 0, o.n());
                 for written in InOrder::OUTPUTS..kernel.buffers.len() {

@@ -194,7 +194,7 @@ impl<'m> Importer<'m> {
         self.apply("cameo::Fit", vec![("shape", Attr::Dims(joined))], &[x], origin)
     }
 
-    fn cast(&mut self, x: ValueId, to: DType, origin: &Origin) -> Result<ValueId, Fault> {
+    pub(crate) fn cast(&mut self, x: ValueId, to: DType, origin: &Origin) -> Result<ValueId, Fault> {
         if self.graph.fact(x).dtype == to {
             return Ok(x);
         }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cameo_ir::{DType, Dim, Fact, Graph, Tensor, ValueId};
+use cameo_ir::{DType, Dim, Fact, Graph, Origin, Tensor, ValueId};
 
 use crate::error::{Fault, Site};
 use crate::import::Importer;
@@ -15,6 +15,7 @@ use crate::scope::{Scope, Slot};
 use crate::stacked::{List, Part, Stacked};
 
 /// What a body's input is.
+#[derive(Clone)]
 pub(crate) enum Formal {
     Input(Fact),
     /// The number of the iteration, of so many.
@@ -86,6 +87,28 @@ impl<'m> Importer<'m> {
         formals: Vec<Formal>,
         outputs: &[&'m str],
     ) -> Result<Option<Body>, Fault> {
+        loop {
+            let problems = self.problems.clone();
+            let mut counted = false;
+            let body = self.body_once(scope, site, graph, formals.clone(), outputs, &mut counted)?;
+            if !counted {
+                return Ok(body);
+            }
+            // What it wanted to know is known now.
+            self.problems = problems;
+        }
+    }
+
+    /// [`Importer::body`]; whether it wanted to know numbers that are dimensions around it from now on.
+    fn body_once(
+        &mut self,
+        scope: &mut Scope<'m>,
+        site: &Site,
+        graph: &'m GraphProto,
+        formals: Vec<Formal>,
+        outputs: &[&'m str],
+        counted: &mut bool,
+    ) -> Result<Option<Body>, Fault> {
         let mut inner = scope.body(format!("{}/", site.origin));
         let mut around: BTreeMap<&'m str, ()> = BTreeMap::new();
         captures(graph, &mut |name| {
@@ -112,7 +135,7 @@ impl<'m> Importer<'m> {
             inner.set(&input.name, slot);
         }
         let (mut captured, mut names): (Vec<ValueId>, Vec<String>) = (vec![], vec![]);
-        for name in around.into_keys() {
+        for name in around.keys().copied() {
             match scope.get(name) {
                 // A name of a subgraph further inside.
                 None => {}
@@ -157,8 +180,10 @@ impl<'m> Importer<'m> {
             let counter = self.counters.iter().find(|(counter, _)| counter == v);
             counters.extend(counter.map(|(_, count)| (*input, count.clone())));
         }
-        let around = std::mem::replace(&mut self.graph, body);
+        let outside = std::mem::replace(&mut self.graph, body);
         std::mem::swap(&mut self.counters, &mut counters);
+        let mut formals = self.graph.inputs()[..own].iter().copied().collect();
+        std::mem::swap(&mut self.formals, &mut formals);
         self.loop_depth += 1;
         self.initializers(graph, &mut inner);
         self.nodes(&mut inner, &graph.node, outputs, scope.in_function());
@@ -204,12 +229,20 @@ impl<'m> Importer<'m> {
                 }
             }
         }
-        let mut graph = std::mem::replace(&mut self.graph, around);
+        let mut graph = std::mem::replace(&mut self.graph, outside);
         self.counters = counters;
+        self.formals = formals;
         // What decides shapes inside comes from around.
         for (name, v) in names.iter().zip(&captured) {
             if self.wanted.forget(name.as_str()) {
                 self.want_elements(*v);
+                if self.elements.covers(&self.wanted)
+                    && let Some(known) = self.counted(*v, &Origin::new(&site.origin))?
+                    && let Some(name) = around.keys().find(|around| **around == name.as_str())
+                {
+                    scope.update(name, Slot::Value(known));
+                    *counted = true;
+                }
             }
         }
         self.share_ranges(&mut graph);

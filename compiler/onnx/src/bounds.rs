@@ -41,7 +41,7 @@ impl Importer<'_> {
                 return Err(too_complex());
             }
         }
-        let mut given = inputs;
+        let (mut given, mut cut) = (inputs, false);
         let values = loop {
             let added = self
                 .graph
@@ -57,6 +57,25 @@ impl Importer<'_> {
                 Some(t) => given[*input] = Some(self.graph.add_weight("", t)),
                 None => {
                     self.want_elements(v);
+                    let news = !self.elements.covers(&self.wanted);
+                    if !news
+                        && op == "Range"
+                        && let Some(y) = self.range_by_data(&given, origin)?
+                    {
+                        break vec![y];
+                    }
+                    if !news
+                        && op == "Slice"
+                        && !cut
+                        && let Some([from, to]) = self.cut_by_data(&given, origin)?
+                    {
+                        (given[1], given[2], cut) = (Some(from), Some(to), true);
+                        continue;
+                    }
+                    if !news && let Some(known) = self.counted(v, origin)? {
+                        given[*input] = Some(known);
+                        continue;
+                    }
                     self.unknown = Some(*input);
                     break added?;
                 }
@@ -91,11 +110,43 @@ impl Importer<'_> {
     }
 }
 
-/// The value, where it follows from constants in few steps.
+/// The value, where it follows from constants and fixed extents in few steps.
 pub(crate) fn computed(g: &Graph, v: ValueId) -> Option<Tensor> {
-    interp::constant_cost(g, v)
-        .filter(|cost| *cost < 1000)
-        .and_then(|_| interp::eval_constant(g, v).ok())
+    const MOST: u64 = 1000;
+    if let Some(cost) = interp::constant_cost(g, v) {
+        return (cost < MOST).then(|| interp::eval_constant(g, v).ok()).flatten();
+    }
+    let (mut given, mut left, mut cost) = (vec![], vec![v], 0);
+    while let Some(x) = left.pop() {
+        if g.constant(x).is_some() {
+            continue;
+        }
+        if let Some(t) = numbers(g.fact(x)) {
+            given.push((x, t));
+            continue;
+        }
+        let (n, _) = g.producer(x)?;
+        cost += 1 + interp::cost(g, n);
+        if cost > MOST {
+            return None;
+        }
+        left.extend(g.node(n).inputs.iter().flatten());
+    }
+    interp::eval_from(g, v, &given).ok()
+}
+
+/// Known elements that are all constants.
+fn numbers(fact: &Fact) -> Option<Tensor> {
+    let (known, shape) = (fact.known.as_ref()?, fact.static_shape()?);
+    let all: Vec<i64> = known.iter().map(Dim::as_const).collect::<Option<_>>()?;
+    Some(match fact.dtype.is_float() {
+        true => Tensor::from_f64(
+            fact.dtype,
+            &shape,
+            all.into_iter().map(|bits| f64::from_bits(bits as u64)),
+        ),
+        false => Tensor::from_i64(fact.dtype, &shape, all),
+    })
 }
 
 fn too_complex() -> Fault {

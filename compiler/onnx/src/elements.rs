@@ -45,6 +45,11 @@ impl Elements {
         *self != before
     }
 
+    /// Whether an import wanted more.
+    pub fn covers(&self, wanted: &Self) -> bool {
+        !self.clone().extend(wanted.clone())
+    }
+
     /// Takes a name out; whether it was in.
     pub fn forget(&mut self, name: &str) -> bool {
         self.inputs.remove(name)
@@ -142,7 +147,7 @@ impl<'m> Importer<'m> {
                         self.as_long_as_others(&node.inputs.iter().copied().flatten().collect::<Vec<_>>());
                     }
                 }
-                None if self.graph.inputs().contains(&v) => {
+                None if fact.known.is_none() && !self.formals.contains(&v) && self.graph.inputs().contains(&v) => {
                     self.wanted.inputs.insert(self.graph.value(v).name.to_string());
                 }
                 None => {}

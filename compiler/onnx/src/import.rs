@@ -57,6 +57,10 @@ pub(crate) struct Importer<'m> {
     pub custom_ops: &'m [CustomOp],
     /// In bodies of a `Loop`, the number of the iteration, and how many there are.
     pub counters: Vec<(ValueId, Dim)>,
+    /// Whether what follows from the number of an iteration may be a dimension of its own.
+    pub turns_count: bool,
+    /// The inputs of the body around the node that are not captured.
+    pub formals: BTreeSet<ValueId>,
     /// Bodies of loops around the node.
     pub loop_depth: usize,
     /// A limit was hit; it is reported and nothing more is read.
@@ -102,6 +106,8 @@ pub(crate) fn model(
             lists: vec![],
             custom_ops: &options.custom_ops,
             counters: vec![],
+            turns_count: true,
+            formals: BTreeSet::new(),
             loop_depth: 0,
             stopped: false,
         };
@@ -670,6 +676,9 @@ impl<'m> Importer<'m> {
             return Err(one(unknown(&op)));
         };
         let mut attrs = attributes::adapt(op.schema(), attrs)?;
+        if let Some(values) = self.counted_before(op, &attrs, &inputs) {
+            return Ok(values);
+        }
         for (name, def) in op.schema().attrs {
             let prefix = match def {
                 AttrDef::Symbol(prefix) => prefix,

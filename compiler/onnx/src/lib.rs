@@ -23,6 +23,7 @@
 //! | `bodies` | bodies of both as graphs of their own |
 //! | `lists`, `stacked` | sequences and optionals, of which no graph has any |
 //! | `attention` | attention with graphs that change scores |
+//! | `numbers` | integers of a run that decide shapes |
 //! | `gradient` | the derivatives of nodes |
 //! | `bounds` | limits of what inference is asked to do |
 //! | `import` | the walk that ties them together |
@@ -45,6 +46,7 @@ mod import;
 mod lists;
 mod loops;
 mod moving;
+mod numbers;
 pub mod operators;
 pub mod opset;
 mod plan;

@@ -40,6 +40,8 @@ enum Way {
     Copies,
     /// Over time, where only the number of iterations ends it.
     Counted,
+    /// The same, with extents that depend on the iteration: copies have each its own instead.
+    Turning,
     /// Over time, and data may end it.
     Until,
 }
@@ -237,18 +239,20 @@ impl<'m> Importer<'m> {
         // one way: the ways of each would multiply.
         let ways: &[Way] = match (lists, self.loop_depth > 0) {
             (true, true) => &[Way::Copies, Way::Until],
-            (true, false) => &[Way::Copies, Way::Counted, Way::Until],
+            (true, false) => &[Way::Copies, Way::Turning, Way::Until],
             (false, true) => &[Way::Until],
-            (false, false) => &[Way::Counted, Way::Copies, Way::Until],
+            (false, false) => &[Way::Counted, Way::Copies, Way::Turning, Way::Until],
         };
         let problems = self.problems.clone();
         let mut refused = None;
         for way in ways {
+            let turns = std::mem::replace(&mut self.turns_count, !matches!(way, Way::Counted));
             let made = match way {
                 Way::Copies => self.copies(scope, node, site, graph),
-                Way::Counted => self.repeat(scope, node, site, attrs, false),
+                Way::Counted | Way::Turning => self.repeat(scope, node, site, attrs, false),
                 Way::Until => self.repeat(scope, node, site, attrs, true),
             };
+            self.turns_count = turns;
             if matches!(made, Ok(Some(_))) || self.stopped {
                 return made;
             }

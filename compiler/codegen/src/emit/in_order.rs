@@ -13,6 +13,15 @@ pub fn emit(b: &Builder, cx: &KernelCx, what: &InOrder, part: Val) {
             let top = Frame::new(b, cx, vec![], None);
             lengths(b, cx, what, top.dim(total), top.dim(most));
         }
+        InOrder::Rule { a, b: most, .. } => {
+            let top = Frame::new(b, cx, vec![], None);
+            let broken = b.cmp(Cmp::Gt, top.dim(a), top.dim(most));
+            fail_unless_zero(b, cx, b.select(broken, b.i64(1), b.i64(0)));
+        }
+        InOrder::Numbers { most, .. } => {
+            let top = Frame::new(b, cx, vec![], None);
+            numbers(b, cx, what, top.dim(most));
+        }
     });
 }
 
@@ -34,6 +43,22 @@ fn compact(b: &Builder, cx: &KernelCx, what: &InOrder) {
     b.store(total, zero, found[0]);
 }
 
+fn numbers(b: &Builder, cx: &KernelCx, what: &InOrder, most: Val) {
+    let [given, checked] = cx.ptrs[..] else {
+        return;
+    };
+    let n = Frame::new(b, cx, vec![], None).dim(what.n());
+    let (zero, one) = (b.i64(0), b.i64(1));
+    let wrong = b.for_(zero, n, one, &[zero], |b, i, wrong| {
+        let number = b.load(given, Elem::I64, i, 0);
+        let legal = b.max(b.min(number, most), zero);
+        b.store(checked, i, legal);
+        let here = b.select(b.cmp(Cmp::Ne, legal, number), one, zero);
+        vec![b.or(wrong[0], here)]
+    });
+    fail_unless_zero(b, cx, wrong[0]);
+}
+
 fn lengths(b: &Builder, cx: &KernelCx, what: &InOrder, total: Val, most: Val) {
     let [given, checked] = cx.ptrs[..] else {
         return;
@@ -48,7 +73,11 @@ fn lengths(b: &Builder, cx: &KernelCx, what: &InOrder, total: Val, most: Val) {
         let here = b.select(b.cmp(Cmp::Ne, legal, length), one, zero);
         vec![b.sub(left, legal), b.or(wrong, here)]
     });
-    let wrong = b.or(sums[0], sums[1]);
+    fail_unless_zero(b, cx, b.or(sums[0], sums[1]));
+}
+
+fn fail_unless_zero(b: &Builder, cx: &KernelCx, wrong: Val) {
+    let zero = b.i64(0);
     b.when(b.cmp(Cmp::Ne, wrong, zero), |b| {
         b.store(cx.status, zero, b.int(Ty::I32, 1));
     });

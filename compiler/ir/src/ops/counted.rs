@@ -10,7 +10,7 @@ use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, inv
 use crate::ops::composed::reshape;
 use crate::ops::fragment::Fragment;
 use crate::structured::{Compute, Expr};
-use crate::{Attr, DType, Dim, Fact, Tensor};
+use crate::{Attr, Attrs, DType, Dim, Fact, Tensor};
 
 pub const OPS: &[&dyn OpDef] = &[
     &NonZero,
@@ -18,6 +18,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &super::unique::UNIQUE,
     &super::suppression::NON_MAX_SUPPRESSION,
     &Compact,
+    &Number,
     &Unravel,
 ];
 
@@ -121,6 +122,59 @@ impl OpDef for Compact {
             Tensor::i64(&[at.len()], at.iter().map(|i| *i as i64).collect::<Vec<_>>()),
             Tensor::i64(&[flags.len()], ranks.collect::<Vec<_>>()),
         ])
+    }
+
+    fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
+        Ok(Lowering::Compact)
+    }
+}
+
+/// `cameo::Number`: an integer that data gives becomes a dimension. The kernel that checks it is where the dimension is known
+/// from; the second result is the same number to whoever wants to know it before.
+pub struct Number;
+
+impl Number {
+    /// The largest value that it may have.
+    pub fn most(attrs: &Attrs) -> Result<&Dim, OpError> {
+        match attrs.get("most") {
+            Some(Attr::Dims(most)) if most.len() == 1 => Ok(&most[0]),
+            _ => invalid("`most` is one dim"),
+        }
+    }
+}
+
+impl OpDef for Number {
+    fn schema(&self) -> &'static Schema {
+        static S: Schema = Schema::new(
+            "cameo::Number",
+            "checked = known = x, an integer from 0 to most that is also the dimension `count`",
+            &[Param::new("x", Types::I64)],
+            &[
+                Param::new("checked", Types::I64).group(0),
+                Param::new("known", Types::I64).group(0),
+            ],
+            &[(COUNT, AttrDef::Symbol(COUNTED)), ("most", AttrDef::ReqDims)],
+        );
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let x = cx.fact(0)?;
+        if x.rank() > 0 {
+            return invalid(format!("{x} is no integer"));
+        }
+        Self::most(cx.attrs)?;
+        let known = Fact::with_known(DType::I64, vec![], vec![length(cx.str(COUNT)?)?]);
+        Ok(vec![Fact::new(DType::I64, vec![]), known])
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let x = cx.tensor(0)?;
+        let most = Self::most(cx.attrs)?.as_const().unwrap_or(i64::MAX);
+        match x.to_i64().as_slice() {
+            [n] if (0..=most).contains(n) => Ok(vec![x.clone(), x.clone()]),
+            n => invalid(format!("a length of {n:?}, at most {most} can be")),
+        }
     }
 
     fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {

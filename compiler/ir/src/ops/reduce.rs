@@ -13,7 +13,7 @@ use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{self, RESULT, int_range, working};
 use crate::ops::unary::copy;
 use crate::structured::{Binary, Combine, Compute, Unary};
-use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
+use crate::{Attr, DType, Dim, Fact, Real, Tensor, ValueId};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[
@@ -23,6 +23,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| a + b,
         int: |a, b| a + b,
         known: add,
+        real: Real::Add,
     },
     &Primitive {
         schema: &schema("ReduceProd", "product over axes", NUMBERS),
@@ -30,6 +31,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| a * b,
         int: i128::wrapping_mul,
         known: multiply,
+        real: Real::Mul,
     },
     &Primitive {
         schema: &schema("ReduceMax", "maximum over axes", ANYTHING),
@@ -37,6 +39,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| if a.is_nan() || a > b { a } else { b },
         int: i128::max,
         known: |a, b| Some(larger(a, b)),
+        real: Real::Max,
     },
     &Primitive {
         schema: &schema("ReduceMin", "minimum over axes", ANYTHING),
@@ -44,6 +47,7 @@ pub const OPS: &[&dyn OpDef] = &[
         float: |a, b| if a.is_nan() || a < b { a } else { b },
         int: i128::min,
         known: |a, b| Some(smaller(a, b)),
+        real: Real::Min,
     },
     &Derived {
         schema: &schema("ReduceMean", "mean over axes", NUMBERS),
@@ -322,6 +326,7 @@ struct Primitive {
     float: fn(f64, f64) -> f64,
     int: fn(i128, i128) -> i128,
     known: fn(&Dim, &Dim) -> Option<Dim>,
+    real: Real,
 }
 
 impl Primitive {
@@ -341,14 +346,22 @@ impl Primitive {
         }
     }
 
-    fn known(&self, x: &Fact, over: &Over) -> Option<Vec<Dim>> {
-        let (elements, shape) = (pointwise::in_range(x)?, x.static_shape()?);
+    fn known(&self, cx: &Cx, x: &Fact, over: &Over) -> Option<Vec<Dim>> {
+        let (elements, shape) = match x.dtype.is_float() {
+            // Floats that are all constants are data.
+            true => (x.known.as_ref().and_then(|_| cx.reals(0))?, x.static_shape()?),
+            false => (pointwise::in_range(x)?.clone(), x.static_shape()?),
+        };
+        let join = |a: &Dim, b: &Dim| match x.dtype.is_float() {
+            true => pointwise::rounded(x.dtype, &Dim::apply(self.real, a, b)),
+            false => (self.known)(a, b),
+        };
         let groups = over.groups(&shape);
         let reduced = groups.iter().map(|g| {
             let mut values = g.iter().filter_map(|i| elements.get(*i));
             let first = values.next()?.clone();
-            let joined = values.try_fold(first, |a, b| (self.known)(&a, b));
-            joined.filter(|d| pointwise::fits(x.dtype, d))
+            let joined = values.try_fold(first, |a, b| join(&a, b));
+            joined.filter(|d| x.dtype.is_float() || pointwise::fits(x.dtype, d))
         });
         reduced.collect()
     }
@@ -370,7 +383,7 @@ impl OpDef for Primitive {
         }
         let over = Over::new(cx)?;
         let mut out = Fact::new(x.dtype, over.shape(&x.shape, &Dim::ONE));
-        out.known = self.known(x, &over);
+        out.known = self.known(cx, x, &over);
         Ok(vec![out])
     }
 

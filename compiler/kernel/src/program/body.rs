@@ -15,6 +15,8 @@ impl KernelBody {
             Self::Chain(_) => "chain",
             Self::InOrder(InOrder::Compact { .. }) => "compact",
             Self::InOrder(InOrder::Lengths { .. }) => "lengths",
+            Self::InOrder(InOrder::Numbers { .. }) => "numbers",
+            Self::InOrder(InOrder::Rule { .. }) => "rule",
             Self::Custom(_) => "custom",
         }
     }
@@ -166,6 +168,8 @@ impl KernelBody {
             Self::Custom(_) => {}
             Self::InOrder(InOrder::Compact { n }) => *n = f(n),
             Self::InOrder(InOrder::Lengths { n, total, most }) => [n, total, most].into_iter().for_each(|d| *d = f(d)),
+            Self::InOrder(InOrder::Numbers { n, most }) => [n, most].into_iter().for_each(|d| *d = f(d)),
+            Self::InOrder(InOrder::Rule { n, a, b }) => [n, a, b].into_iter().for_each(|d| *d = f(d)),
         }
     }
 

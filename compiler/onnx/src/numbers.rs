@@ -1,0 +1,533 @@
+//! Integers that a run computes and that decide shapes: the end of a slice, the limit of a range, a part of a new shape.
+//!
+//! ```text
+//! n = ReduceSum(mask)                     n = ReduceSum(mask)
+//! y = Slice(x, [0], [n], [1])      →      _, k = cameo::Number(n) {count=count.n, most=S}
+//!                                         y = Slice(x, [0], [k], [1]) : f32[B,count.n]
+//! ```
+//!
+//! What is known of a list stays known: `Concat(4, n)` is `4, count.n`. Laws: a number is one dimension wherever it is asked for;
+//! it is not negative (slices and ranges are told how long they are); what it may be at most follows from how it is computed, or
+//! is [`LONGEST`], for which memory is reserved and not used.
+
+use cameo_ir::dim::COUNTED;
+use cameo_ir::op::{AttrDef, OpDef, normalize_axis};
+use cameo_ir::ops::counted::Number;
+use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Node, Op, Origin, Tensor, ValueId};
+
+use crate::bounds::computed;
+use crate::error::Fault;
+use crate::import::Importer;
+
+/// The largest number that data may give where nothing bounds it.
+pub(crate) const LONGEST: i64 = 1 << 16;
+
+/// A list of more numbers is no shape.
+const MAX_NUMBERS: i64 = 8;
+
+/// Nodes on the way up to what a number is computed from.
+const MAX_DEPTH: usize = 32;
+
+/// Operators that move integers, so that what is known of some remains known.
+const MOVING: [&str; 12] = [
+    "Cast",
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// Those of two integers where one is known.
+const ARITHMETIC: [&str; 6] = ["Add", "Div", "Max", "Min", "Mul", "Sub"];
+
+impl Importer<'_> {
+    /// The same integers as dimensions that a run counts; `None` where they cannot be.
+    pub(crate) fn counted(&mut self, v: ValueId, origin: &Origin) -> Result<Option<ValueId>, Fault> {
+        let known = self.as_dims(v, MAX_DEPTH, origin)?;
+        Ok(known.filter(|known| *known != v))
+    }
+
+    fn as_dims(&mut self, v: ValueId, depth: usize, origin: &Origin) -> Result<Option<ValueId>, Fault> {
+        let fact = self.graph.fact(v);
+        if self.graph.constant(v).is_some() || fact.known.is_some() && !fact.is_open() {
+            return Ok(Some(v));
+        }
+        let few = fact.element_count().as_const().is_some_and(|n| n <= MAX_NUMBERS);
+        if !few || depth == 0 || !fact.dtype.is_int() || fact.dtype.bits() < 8 {
+            return Ok(None);
+        }
+        if let Some((n, k)) = self.graph.producer(v) {
+            let Node {
+                op,
+                attrs,
+                inputs,
+                outputs,
+                ..
+            } = self.graph.node(n).clone();
+            let told = |v: &Option<ValueId>| v.is_some_and(|v| self.is_told(v));
+            let moves =
+                MOVING.contains(&op.name()) && inputs[1..].iter().all(|v| v.is_none() || op == "Concat" || told(v));
+            let counts = ARITHMETIC.contains(&op.name()) && inputs.iter().any(told);
+            if moves || counts {
+                let mut known = vec![];
+                for v in &inputs {
+                    known.push(match v {
+                        Some(v) => self.as_dims(*v, depth - 1, origin)?,
+                        None => None,
+                    });
+                }
+                let all = inputs.iter().zip(&known).all(|(v, k)| v.is_some() == k.is_some());
+                if all && let Ok(made) = self.graph.add_node(op, attrs, known, outputs.len(), origin.clone()) {
+                    let made = made[k];
+                    if self.graph.fact(made).known.is_some() {
+                        return Ok(Some(made));
+                    }
+                }
+            }
+        }
+        self.numbers_of(v, origin)
+    }
+
+    /// Whether elements are known before a run, or when it begins.
+    fn is_told(&self, v: ValueId) -> bool {
+        self.graph.constant(v).is_some() || self.graph.fact(v).known.is_some() || computed(&self.graph, v).is_some()
+    }
+
+    /// Each integer as a dimension.
+    fn numbers_of(&mut self, v: ValueId, origin: &Origin) -> Result<Option<ValueId>, Fault> {
+        if !self.turns_count && self.turns(v, MAX_DEPTH) {
+            return Ok(None);
+        }
+        let fact = self.graph.fact(v).clone();
+        let Some(count) = fact.element_count().as_const() else {
+            return Ok(None);
+        };
+        let most = upper(&self.graph, v, MAX_DEPTH).map_or(Dim::from(LONGEST), |d| d.maximum(&Dim::ZERO));
+        let mut all = vec![];
+        for i in 0..count {
+            let x = self.element(v, i, origin)?;
+            let known = self.number(x, &most, origin)?;
+            all.push(self.reshaped(known, &[Dim::ONE], origin)?);
+        }
+        let list = self.list_of(&all, origin)?;
+        let shaped = self.reshaped(list, &fact.shape, origin)?;
+        self.cast(shaped, fact.dtype, origin).map(Some)
+    }
+
+    fn reshaped(&mut self, v: ValueId, shape: &[Dim], origin: &Origin) -> Result<ValueId, Fault> {
+        match self.graph.fact(v).shape == shape {
+            true => Ok(v),
+            false => self.apply("Reshape", vec![("shape", Attr::Dims(shape.to_vec()))], &[v], origin),
+        }
+    }
+
+    fn list_of(&mut self, all: &[ValueId], origin: &Origin) -> Result<ValueId, Fault> {
+        match all {
+            [one] => Ok(*one),
+            all => self.apply("Concat", vec![("axis", Attr::Int(0))], all, origin),
+        }
+    }
+
+    /// Element `i` of the integers as an `i64` of rank 0: what was joined is taken apart.
+    fn element(&mut self, v: ValueId, i: i64, origin: &Origin) -> Result<ValueId, Fault> {
+        let count = |g: &Graph, v: ValueId| g.fact(v).element_count().as_const();
+        let (mut v, mut i) = (v, i);
+        while let Some((n, _)) = self.graph.producer(v) {
+            let node = self.graph.node(n);
+            let one = count(&self.graph, v) == Some(1);
+            match node.op.name() {
+                "Concat" if self.graph.fact(v).rank() == 1 => {
+                    let mut parts = node.inputs.iter().flatten();
+                    let here = parts.find_map(|x| {
+                        let n = count(&self.graph, *x).unwrap_or(i64::MAX);
+                        let found = (i < n).then_some(*x);
+                        i -= if found.is_some() { 0 } else { n };
+                        found
+                    });
+                    let Some(here) = here else { break };
+                    v = here;
+                }
+                "Unsqueeze" | "Squeeze" | "Reshape" | "Identity" if one => match node.inputs[0] {
+                    Some(x) => v = x,
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+        let wide = self.cast(v, DType::I64, origin)?;
+        match count(&self.graph, wide) {
+            Some(1) => self.reshaped(wide, &[], origin),
+            Some(n) => {
+                let flat = self.reshaped(wide, &[Dim::from(n)], origin)?;
+                let at = self.graph.add_weight("", Tensor::i64(&[], [i]));
+                self.apply("Gather", vec![("axis", Attr::Int(0))], &[flat, at], origin)
+            }
+            None => Err(Fault::unsupported("a list of integers whose length is not known")),
+        }
+    }
+
+    /// A slice whose starts or ends are data, as starts and ends that are known: each begins and is as long as a number says.
+    pub(crate) fn cut_by_data(
+        &mut self,
+        inputs: &[Option<ValueId>],
+        origin: &Origin,
+    ) -> Result<Option<[ValueId; 2]>, Fault> {
+        let [Some(x), Some(starts), Some(ends), rest @ ..] = inputs else {
+            return Ok(None);
+        };
+        let (x, starts, ends) = (*x, *starts, *ends);
+        let ints = |v: Option<ValueId>| v.map(|v| computed(&self.graph, v).map(|t| t.to_i64()));
+        let count = self.graph.fact(starts).element_count().as_const();
+        let Some(count) = count.filter(|n| *n <= MAX_NUMBERS) else {
+            return Ok(None);
+        };
+        let axes = ints(rest.first().copied().flatten()).unwrap_or_else(|| Some((0..count).collect()));
+        let steps = ints(rest.get(1).copied().flatten()).unwrap_or_else(|| Some(vec![1; count as usize]));
+        let (Some(axes), Some(steps)) = (axes, steps) else {
+            return Ok(None);
+        };
+        let fits = self.graph.fact(ends).element_count().as_const() == Some(count) && axes.len() as i64 == count;
+        if !fits || steps.iter().any(|s| *s != 1) {
+            return Ok(None);
+        }
+        let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
+        let (mut from, mut to) = (vec![], vec![]);
+        for (k, axis) in axes.iter().enumerate() {
+            let axis = normalize_axis(*axis, self.graph.fact(x).rank())?;
+            let extent = self.graph.fact(x).shape[axis].clone();
+            let [start, end] = [starts, ends].map(|v| self.element(v, k as i64, origin));
+            let (start, end) = (start?, end?);
+            let (mut first, mut stop) = (start, end);
+            if !(self.is_told(start) && self.is_told(end)) {
+                if !self.turns_count && (self.turns(start, MAX_DEPTH) || self.turns(end, MAX_DEPTH)) {
+                    return Ok(None);
+                }
+                let ones = [("start", Attr::Int(axis as i64)), ("end", Attr::Int(axis as i64 + 1))];
+                let whole = self.apply("Shape", ones.into(), &[x], origin)?;
+                let whole = self.reshaped(whole, &[], origin)?;
+                first = self.within(start, whole, zero, origin)?;
+                let last = self.within(end, whole, zero, origin)?;
+                let span = self.apply("Sub", vec![], &[last, first], origin)?;
+                let span = self.apply("Max", vec![], &[span, zero], origin)?;
+                if !self.is_told(start) {
+                    first = self.number(first, &extent, origin)?;
+                }
+                let span = self.number(span, &extent, origin)?;
+                stop = self.apply("Add", vec![], &[first, span], origin)?;
+            }
+            from.push(self.reshaped(first, &[Dim::ONE], origin)?);
+            to.push(self.reshaped(stop, &[Dim::ONE], origin)?);
+        }
+        Ok(Some([self.list_of(&from, origin)?, self.list_of(&to, origin)?]))
+    }
+
+    /// A position on an axis of so many elements, of which negative ones count from the end.
+    fn within(&mut self, at: ValueId, whole: ValueId, zero: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+        let mut at = at;
+        if !at_least_none(&self.graph, at, MAX_DEPTH) {
+            let back = self.apply("Less", vec![], &[at, zero], origin)?;
+            let counted = self.apply("Add", vec![], &[at, whole], origin)?;
+            let from_start = self.apply("Where", vec![], &[back, counted, at], origin)?;
+            at = self.apply("Max", vec![], &[from_start, zero], origin)?;
+        }
+        self.apply("Min", vec![], &[at, whole], origin)
+    }
+
+    /// A range whose ends are data, of as many numbers as a run says.
+    pub(crate) fn range_by_data(
+        &mut self,
+        inputs: &[Option<ValueId>],
+        origin: &Origin,
+    ) -> Result<Option<ValueId>, Fault> {
+        let [Some(start), Some(limit), Some(delta)] = inputs else {
+            return Ok(None);
+        };
+        let dtype = self.graph.fact(*start).dtype;
+        let mut given = vec![];
+        for v in [start, limit, delta] {
+            if self.graph.fact(*v).element_count().as_const() != Some(1) {
+                return Ok(None);
+            }
+            if !self.turns_count && self.turns(*v, MAX_DEPTH) {
+                return Ok(None);
+            }
+            given.push(self.reshaped(*v, &[], origin)?);
+        }
+        let [start, limit, delta] = given[..] else {
+            return Ok(None);
+        };
+        let one = computed(&self.graph, delta).and_then(|t| t.scalar_f64()) == Some(1.0);
+        let none = computed(&self.graph, start).and_then(|t| t.scalar_f64()) == Some(0.0);
+        let span = match none {
+            true => limit,
+            false => self.apply("Sub", vec![], &[limit, start], origin)?,
+        };
+        let steps = match (one, dtype.is_float()) {
+            (true, false) => span,
+            (true, true) => self.apply("Ceil", vec![], &[span], origin)?,
+            (false, true) => {
+                let steps = self.apply("Div", vec![], &[span, delta], origin)?;
+                self.apply("Ceil", vec![], &[steps], origin)?
+            }
+            (false, false) => {
+                // Rounded up, which integer division does not do.
+                let wide = [span, delta].map(|v| self.cast(v, DType::F64, origin));
+                let [span, delta] = wide;
+                let steps = self.apply("Div", vec![], &[span?, delta?], origin)?;
+                self.apply("Ceil", vec![], &[steps], origin)?
+            }
+        };
+        let steps = self.cast(steps, DType::I64, origin)?;
+        let most = upper(&self.graph, steps, MAX_DEPTH).map_or(Dim::from(LONGEST), |d| d.maximum(&Dim::ZERO));
+        let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
+        let steps = match at_least_none(&self.graph, steps, MAX_DEPTH) {
+            true => steps,
+            false => self.apply("Max", vec![], &[steps, zero], origin)?,
+        };
+        let count = self.number(steps, &most, origin)?;
+        let step = self.graph.add_weight("", Tensor::i64(&[], [1]));
+        let numbers = self.apply("Range", vec![], &[zero, count, step], origin)?;
+        let mut y = self.cast(numbers, dtype, origin)?;
+        if !one {
+            y = self.apply("Mul", vec![], &[y, delta], origin)?;
+        }
+        if !none {
+            y = self.apply("Add", vec![], &[y, start], origin)?;
+        }
+        Ok(Some(y))
+    }
+
+    /// One integer as a dimension, the same for all who ask.
+    pub(crate) fn number(&mut self, x: ValueId, most: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
+        let exact = most.as_const().is_some_and(|most| most <= 1 << 24);
+        let plain = plain(&self.graph, x, exact);
+        let wide = self.cast(plain, DType::I64, origin)?;
+        let x = self.reshaped(wide, &[], origin)?;
+        let before = self.graph.nodes().find_map(|(_, node)| {
+            let known = *node.outputs.get(1)?;
+            let of = node.inputs[0].filter(|_| node.op == Number.schema().name)?;
+            same(&self.graph, of, x, MAX_DEPTH).then_some(known)
+        });
+        if let Some(known) = before {
+            return Ok(known);
+        }
+        let Some(op) = Op::find(Number.schema().name) else {
+            return Err(Fault::unsupported("lengths that data gives"));
+        };
+        let symbol = Attr::Str(self.new_symbol(COUNTED, "number"));
+        let attrs = [("count", symbol), ("most", Attr::Dims(vec![most.clone()]))];
+        let attrs: Attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
+        Ok(self.typed(op, &attrs, vec![Some(x)], 2, origin)?[1])
+    }
+
+    /// What a node that counts the same gives: what is as long as one list is as long as the other then.
+    pub(crate) fn counted_before(&self, op: Op, attrs: &Attrs, inputs: &[Option<ValueId>]) -> Option<Vec<ValueId>> {
+        let counts = |def: &AttrDef| matches!(def, AttrDef::Symbol(_));
+        let symbols = || op.schema().attrs.iter().filter(|(_, def)| counts(def)).map(|(name, _)| *name);
+        symbols().next()?;
+        let alike = |node: &Node| {
+            let mut others = node.attrs.clone();
+            symbols().for_each(|name| drop(others.remove(name)));
+            let pairs = node.inputs.iter().zip(inputs);
+            node.op == op
+                && others == *attrs
+                && node.inputs.len() == inputs.len()
+                && pairs.into_iter().all(|pair| match pair {
+                    (Some(a), Some(b)) => same(&self.graph, *a, *b, MAX_DEPTH),
+                    (a, b) => a == b,
+                })
+        };
+        self.graph.nodes().find(|(_, node)| alike(node)).map(|(_, node)| node.outputs.clone())
+    }
+
+    /// Whether a value follows from the number of an iteration.
+    fn turns(&self, v: ValueId, depth: usize) -> bool {
+        if self.counters.iter().any(|(counter, _)| *counter == v) {
+            return true;
+        }
+        let node = self.graph.producer(v).filter(|_| depth > 0);
+        node.is_some_and(|(n, _)| {
+            let operands = self.graph.node(n).inputs.iter().flatten();
+            operands.copied().any(|x| self.turns(x, depth - 1))
+        })
+    }
+}
+
+/// What one integer was before it was moved; where `exact`, through floats too: those of 32 bits have every one up to 2^24.
+fn plain(g: &Graph, v: ValueId, exact: bool) -> ValueId {
+    let (mut v, mut rounded, mut integer) = (v, false, v);
+    while let Some((n, _)) = g.producer(v) {
+        let node = g.node(n);
+        let Some(Some(x)) = node.inputs.first().copied() else { break };
+        if g.fact(x).element_count().as_const() != Some(1) {
+            break;
+        }
+        let (from, to) = (g.fact(x).dtype, g.fact(v).dtype);
+        let float = |t: DType| exact && matches!(t, DType::F32 | DType::F64);
+        let same = match node.op.name() {
+            "Reshape" | "Squeeze" | "Unsqueeze" | "Identity" | "Flatten" | "Gather" => true,
+            "Concat" => node.inputs.len() == 1,
+            "Cast" if from.is_int() && to.is_int() => from == to || to == DType::I64 && from != DType::U64,
+            "Cast" if float(from) && to == DType::I64 => {
+                rounded = true;
+                true
+            }
+            "Cast" => float(to) && rounded && matches!(from, DType::I32 | DType::I64),
+            "Ceil" | "Floor" | "Round" => rounded,
+            _ => false,
+        };
+        if !same {
+            break;
+        }
+        v = x;
+        if from.is_int() {
+            (integer, rounded) = (v, false);
+        }
+    }
+    integer
+}
+
+/// Whether two values are computed alike.
+fn same(g: &Graph, a: ValueId, b: ValueId, depth: usize) -> bool {
+    if a == b {
+        return true;
+    }
+    if let (Some(a), Some(b)) = (g.constant(a), g.constant(b)) {
+        return a.dtype() == b.dtype() && a.shape() == b.shape() && a.bytes() == b.bytes();
+    }
+    let (Some((n, i)), Some((m, j))) = (g.producer(a), g.producer(b)) else {
+        return false;
+    };
+    let (x, y) = (g.node(n), g.node(m));
+    let draws =
+        |node: &Node| node.op.name().starts_with("Random") || matches!(node.op.name(), "Bernoulli" | "Multinomial");
+    depth > 0
+        && i == j
+        && x.op == y.op
+        && !draws(x)
+        && x.attrs == y.attrs
+        && x.inputs.len() == y.inputs.len()
+        && x.inputs.iter().zip(&y.inputs).all(|pair| match pair {
+            (Some(a), Some(b)) => same(g, *a, *b, depth - 1),
+            (a, b) => a == b,
+        })
+}
+
+/// What a value is computed from, if it is by one of those operators.
+struct Made<'a> {
+    node: &'a Node,
+    result: usize,
+}
+
+fn made(g: &Graph, v: ValueId) -> Option<Made<'_>> {
+    let (n, result) = g.producer(v)?;
+    Some(Made {
+        node: g.node(n),
+        result,
+    })
+}
+
+impl Made<'_> {
+    fn operand(&self, i: usize) -> Option<ValueId> {
+        self.node.inputs.get(i).copied().flatten()
+    }
+}
+
+/// Operators whose result has elements of their first operand only.
+fn picks(op: &str) -> bool {
+    MOVING.contains(&op) && op != "Concat"
+        || matches!(op, "ReduceMax" | "ReduceMin" | "ReduceMean" | "Compress" | "Tile")
+}
+
+fn extremes(t: &Tensor) -> Option<(f64, f64)> {
+    let all = t.to_f64();
+    let (lo, hi) = all.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| {
+        (lo.min(*x), hi.max(*x))
+    });
+    (!all.is_empty() && all.iter().all(|x| x.is_finite())).then_some((lo, hi))
+}
+
+/// Whether no element is negative.
+fn at_least_none(g: &Graph, v: ValueId, depth: usize) -> bool {
+    let fact = g.fact(v);
+    if matches!(
+        fact.dtype,
+        DType::Bool | DType::U8 | DType::U16 | DType::U32 | DType::U64
+    ) {
+        return true;
+    }
+    if let Some(t) = g.constant(v) {
+        return extremes(t).is_some_and(|(lo, _)| lo >= 0.0);
+    }
+    if let Some(known) = fact.known.as_ref().filter(|_| !fact.dtype.is_float()) {
+        return known.iter().all(|d| cameo_ir::Bounds::of(&[]).range(d).0 >= 0);
+    }
+    let Some(m) = made(g, v).filter(|_| depth > 0) else {
+        return false;
+    };
+    let of = |i: usize| m.operand(i).is_some_and(|x| at_least_none(g, x, depth - 1));
+    let all = || m.node.inputs.iter().flatten().all(|x| at_least_none(g, *x, depth - 1));
+    match m.node.op.name() {
+        "Abs" | "Relu" | "Exp" | "Sqrt" | "Sigmoid" | "Softplus" | "ArgMax" | "ArgMin" | "NonZero" | "Shape"
+        | "Size" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" => true,
+        "TopK" | "Unique" if m.result > 0 => true,
+        "Ceil" | "Floor" | "Round" | "CumSum" | "ReduceSum" | "ReduceProd" => of(0),
+        "Max" => m.node.inputs.iter().flatten().any(|x| at_least_none(g, *x, depth - 1)),
+        "Clip" => of(1) || of(0) && (m.operand(2).is_none() || of(2)),
+        "Add" | "Mul" | "Div" | "Min" | "Concat" | "Mod" => all(),
+        "Where" => of(1) && of(2),
+        op => picks(op) && of(0),
+    }
+}
+
+/// A dim that no element is larger than.
+fn upper(g: &Graph, v: ValueId, depth: usize) -> Option<Dim> {
+    let fact = g.fact(v);
+    if fact.dtype == DType::Bool {
+        return Some(Dim::ONE);
+    }
+    if let Some(t) = g.constant(v) {
+        return extremes(t)
+            .filter(|(_, hi)| *hi < 1e15)
+            .map(|(_, hi)| Dim::from(hi.ceil() as i64));
+    }
+    if let Some(known) = fact.known.as_ref().filter(|_| !fact.dtype.is_float()) {
+        return known.iter().cloned().reduce(|a, b| a.maximum(&b));
+    }
+    let m = made(g, v).filter(|_| depth > 0)?;
+    let of = |i: usize| upper(g, m.operand(i)?, depth - 1);
+    let whole = |i: usize| m.operand(i).is_some_and(|x| at_least_none(g, x, depth - 1));
+    let extents = |x: &Fact| x.shape.iter().cloned().reduce(|a, b| a.maximum(&b));
+    match m.node.op.name() {
+        // What does not fit becomes something else.
+        "Cast" if fact.dtype.is_int() && fact.dtype.bits() < 32 => None,
+        "ArgMax" | "ArgMin" | "NonZero" => extents(g.fact(m.operand(0)?)),
+        "TopK" if m.result > 0 => extents(g.fact(m.operand(0)?)),
+        "ReduceSum" => Some(of(0)?.maximum(&Dim::ZERO) * g.fact(m.operand(0)?).element_count()),
+        "Ceil" | "Floor" | "Round" | "Identity" => of(0),
+        "Relu" => of(0).map(|d| d.maximum(&Dim::ZERO)),
+        "Sub" if whole(1) => of(0),
+        "Add" => Some(of(0)? + of(1)?),
+        "Mul" if whole(0) && whole(1) => Some(of(0)? * of(1)?),
+        "Div" if whole(0) && !fact.dtype.is_float() => of(0),
+        "Min" => (0..m.node.inputs.len()).filter_map(of).reduce(|a, b| a.minimum(&b)),
+        "Max" => {
+            let all: Option<Vec<Dim>> = (0..m.node.inputs.len()).map(of).collect();
+            all?.into_iter().reduce(|a, b| a.maximum(&b))
+        }
+        "Clip" => of(2).or_else(|| Some(of(0)?.maximum(&of(1)?))),
+        "Where" => Some(of(1)?.maximum(&of(2)?)),
+        "Concat" => {
+            let all: Option<Vec<Dim>> = (0..m.node.inputs.len()).map(of).collect();
+            all?.into_iter().reduce(|a, b| a.maximum(&b))
+        }
+        op => picks(op).then(|| of(0)).flatten(),
+    }
+}
