@@ -15,6 +15,7 @@ use std::ops::{Add, Mul, Neg, Sub};
 use std::sync::Arc;
 
 mod bounds;
+pub mod counts;
 mod real;
 
 pub use bounds::{Bounds, COUNTED, CUSTOM, ELEMENT};
@@ -333,7 +334,11 @@ impl Dim {
             f(a);
             match a {
                 Atom::Sym(_) => {}
-                Atom::FloorDiv(x, y) | Atom::Min(x, y) | Atom::Max(x, y) | Atom::Broadcast(x, y) | Atom::Real(_, x, y) => {
+                Atom::FloorDiv(x, y)
+                | Atom::Min(x, y)
+                | Atom::Max(x, y)
+                | Atom::Broadcast(x, y)
+                | Atom::Real(_, x, y) => {
                     x.visit_atoms(f);
                     y.visit_atoms(f);
                 }

@@ -13,10 +13,11 @@
 //!
 //! Memory is planned for the largest value that each such symbol can have, so that nothing moves when it is known.
 
+use cameo_ir::dim::counts::{at_most, largest};
+use cameo_ir::op::Rule;
 use cameo_ir::ops::counted::Number;
 use cameo_ir::ops::ragged::Parts;
-use cameo_ir::op::Rule;
-use cameo_ir::{Atom, Bounds, DType, Dim, OpError, Origin, Sym, ValueId};
+use cameo_ir::{Atom, DType, Dim, OpError, Origin, Sym, ValueId};
 
 use crate::build::Builder;
 use crate::expand::LowerError;
@@ -245,7 +246,13 @@ impl Builder<'_> {
         let (mut place, mut at) = (vec![], 0);
         let counts: Vec<usize> = p.counts.iter().map(|c| c.step).collect();
         for (i, step) in steps.into_iter().map(Some).chain([None]).enumerate() {
-            for (c, _) in self.program.counts.iter_mut().zip(&counts).filter(|(_, before)| **before == i) {
+            for (c, _) in self
+                .program
+                .counts
+                .iter_mut()
+                .zip(&counts)
+                .filter(|(_, before)| **before == i)
+            {
                 c.step = at;
             }
             for (_, (a, b)) in late.iter().filter(|(step, _)| *step == Some(i)) {
@@ -272,7 +279,7 @@ impl Builder<'_> {
     /// Gives tensors whose size a run decides room for the largest size.
     pub(crate) fn bound_storages(&mut self) -> Result<(), LowerError> {
         let program = &mut self.program;
-        let symbols: Vec<Symbol> = program.counted().cloned().collect();
+        let symbols: Vec<_> = program.counted().map(|s| (s.name.clone(), s.most.clone())).collect();
         if symbols.is_empty() {
             return Ok(());
         }
@@ -336,70 +343,6 @@ fn used_late(p: &Program) -> Result<(), LowerError> {
     Ok(())
 }
 
-/// A dim with the counted symbols at their largest.
-fn largest(d: &Dim, counted: &[Symbol]) -> Dim {
-    let mut out = d.clone();
-    // What one is bounded by may be counted before.
-    for _ in counted {
-        out = out.subst(&|s| match s {
-            Sym::Named(name) => counted.iter().find(|c| c.name == *name).map(|c| c.most.clone()),
-            _ => None,
-        });
-    }
-    out
-}
-
-/// A dim that is never below `d`, without the counted symbols; `None` where none is found.
-fn at_most(d: &Dim, counted: &[Symbol]) -> Option<Dim> {
-    let of = |s: &Sym| match s {
-        Sym::Named(name) => counted.iter().find(|c| c.name == *name),
-        _ => None,
-    };
-    let uses = |d: &Dim| {
-        let mut any = false;
-        d.visit(&mut |s| any |= of(s).is_some());
-        any
-    };
-    if !uses(d) {
-        return Some(d.clone());
-    }
-    let atom = |a: &Atom| -> Option<Dim> {
-        let most = |d: &Dim| at_most(d, counted);
-        Some(match a {
-            Atom::Sym(s) => match of(s) {
-                // What it is bounded by may be counted before.
-                Some(c) => most(&c.most)?,
-                None => Dim::atom(a.clone()),
-            },
-            Atom::FloorDiv(x, y) if !uses(y) => most(x)?.floor_div(y),
-            Atom::FloorDiv(..) | Atom::Real(..) => return None,
-            Atom::Min(x, y) => most(x)?.minimum(&most(y)?),
-            Atom::Max(x, y) => most(x)?.maximum(&most(y)?),
-            // One of them, when the other is 1.
-            Atom::Broadcast(x, y) => most(x)?.maximum(&most(y)?),
-        })
-    };
-    let mut out = Dim::ZERO;
-    for (monomial, c) in d.terms() {
-        let product = monomial.iter().fold(Dim::ONE, |p, a| p * Dim::atom(a.clone()));
-        if !uses(&product) {
-            out = out + product * Dim::from(*c);
-            continue;
-        }
-        let at_least_none = Bounds::of(&[]).range(&product).0 >= 0;
-        match (*c > 0, at_least_none) {
-            (true, _) => {
-                let each: Option<Vec<Dim>> = monomial.iter().map(atom).collect();
-                out = out + Dim::product(&each?) * Dim::from(*c);
-            }
-            // At least 0 is taken away.
-            (false, true) => {}
-            (false, false) => return None,
-        }
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,35 +369,5 @@ mod tests {
         assert!(symbols.iter().all(|s| s == "N"), "{}", plan.size);
         let uses = |s: &Step| s.dims.iter().any(|d| d.to_string().contains("count.t"));
         assert_eq!(p.steps.iter().position(uses), Some(p.counts[0].step));
-    }
-
-    #[test]
-    fn bounds_of_sizes() {
-        let counted = [
-            Symbol {
-                name: "T".into(),
-                storage: 0,
-                most: Dim::sym("B") * Dim::sym("S"),
-            },
-            Symbol {
-                name: "U".into(),
-                storage: 0,
-                most: Dim::sym("T"),
-            },
-        ];
-        let [t, s, u] = ["T", "S", "U"].map(Dim::sym);
-        let most = |d: Dim| at_most(&d, &counted).map(|d| d.to_string());
-        assert_eq!(
-            most(t.clone() * Dim::from(3i64) + Dim::from(7i64)).as_deref(),
-            Some("3*B*S+7")
-        );
-        assert_eq!(most(u.clone() * s.clone()).as_deref(), Some("B*S*S"));
-        assert_eq!(most(s.clone() - t.clone()).as_deref(), Some("S"));
-        assert_eq!(most(t.floor_div(&Dim::from(2i64))).as_deref(), Some("fdiv(B*S,2)"));
-        assert_eq!(largest(&(u.clone() + s.clone() - t.clone()), &counted).to_string(), "S");
-        assert_eq!(most(s.floor_div(&t)), None);
-        assert_eq!(most(s.clone() - t.maximum(&s)).as_deref(), Some("S"));
-        let any = Dim::sym("element.e").minimum(&t);
-        assert_eq!(most(s - any), None, "what is taken away may be negative");
     }
 }

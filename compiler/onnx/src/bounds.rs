@@ -41,7 +41,7 @@ impl Importer<'_> {
                 return Err(too_complex());
             }
         }
-        let (mut given, mut cut) = (inputs, false);
+        let mut given = inputs;
         let values = loop {
             let added = self
                 .graph
@@ -66,11 +66,9 @@ impl Importer<'_> {
                     }
                     if !news
                         && op == "Slice"
-                        && !cut
-                        && let Some([from, to]) = self.cut_by_data(&given, origin)?
+                        && let Some(y) = self.cut_by_data(&given, origin)?
                     {
-                        (given[1], given[2], cut) = (Some(from), Some(to), true);
-                        continue;
+                        break vec![y];
                     }
                     if !news && let Some(known) = self.counted(v, origin)? {
                         given[*input] = Some(known);

@@ -1,7 +1,7 @@
 //! `If` whose condition only a run knows: two loops that run once or not at all.
 
 use cameo_ir::dim::COUNTED;
-use cameo_ir::{Attr, DType, Dim, Fact, Graph, Origin, Tensor, ValueId};
+use cameo_ir::{Attr, DType, Dim, Fact, Graph, Origin, Sym, ValueId};
 
 use crate::bodies::{Held, of_sequences};
 use crate::error::{Fault, Site};
@@ -9,6 +9,7 @@ use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
 use crate::lists::item;
 use crate::loops::Attributes;
+use crate::open::open_axes;
 use crate::proto::{GraphProto, NodeProto};
 use crate::scope::{Scope, Slot};
 
@@ -82,9 +83,13 @@ impl<'m> Importer<'m> {
             Held::Tensor => vec![name.clone()],
             held => (0..held.outputs()).map(|i| item(name, i)).collect(),
         });
-        let mut states = vec![];
+        let (mut states, mut open) = (vec![], vec![]);
         for (i, name) in names.enumerate() {
             let [a, b] = [0, 1].map(|k| taken[k].graph.fact(taken[k].graph.outputs()[i].1));
+            let counts = [a, b]
+                .iter()
+                .zip(&taken)
+                .any(|(f, body)| counts_of(&body.graph, &f.shape));
             let chosen = |d: &Dim| {
                 let pairs = a.shape.iter().zip(&b.shape);
                 pairs
@@ -93,11 +98,27 @@ impl<'m> Importer<'m> {
             };
             // Known before the run begins, the condition decides about extents as well, unless one branch may be presumed.
             let shape = match &known {
-                _ if a.shape == b.shape => Some(a.shape.clone()),
-                Some(d) if a.rank() == b.rank() && self.presumed(d).is_none() => Some(chosen(d)),
+                _ if a.shape == b.shape && !counts => Some(a.shape.clone()),
+                Some(d) if a.rank() == b.rank() && !counts && self.presumed(d).is_none() => Some(chosen(d)),
                 _ => None,
             };
-            let Some(shape) = shape.filter(|_| a.dtype == b.dtype) else {
+            let mut axes = vec![];
+            // What the run of another import may know is not decided by data.
+            let mut shape = shape.filter(|_| a.dtype == b.dtype);
+            if shape.is_none() && a.dtype == b.dtype && a.rank() == b.rank() {
+                let told = !self.elements.covers(&self.wanted);
+                let both = [
+                    (&taken[0].graph, a.shape.as_slice()),
+                    (&taken[1].graph, b.shape.as_slice()),
+                ];
+                if let Some(found) = open_axes(&both).filter(|_| !told) {
+                    let mut largest = a.shape.clone();
+                    found.iter().for_each(|(axis, most)| largest[*axis] = most.clone());
+                    (shape, axes) = (Some(largest), found);
+                }
+            }
+            open.push(axes);
+            let Some(shape) = shape else {
                 self.want_number(condition);
                 return Err(
                     Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other")).hint(
@@ -106,18 +127,29 @@ impl<'m> Importer<'m> {
                     ),
                 );
             };
-            let zero = Tensor::from_f64(a.dtype, &[], [0.0]);
-            let zero = self.graph.add_weight("", zero);
-            states.push(self.apply("Expand", vec![("shape", Attr::Dims(shape))], &[zero], &origin)?);
+            let like = Fact::new(a.dtype, shape);
+            states.push(self.zeros(&like, &origin)?);
+        }
+        let results = states.len();
+        for _ in open.iter().flatten() {
+            states.push(self.zeros(&Fact::new(DType::I64, vec![]), &origin)?);
         }
         for (body, (length, flags)) in taken.into_iter().zip(times) {
             let facts: Vec<Fact> = states.iter().map(|v| self.graph.fact(*v).clone()).collect();
-            let graph = with_states(body.graph, &facts, flags.len());
+            let whole = self.with_extents(body.graph, &open, &origin)?;
+            let graph = with_states(whole, &facts, flags.len());
             let (count, slices) = (states.len(), flags.len());
             let operands = states.iter().copied().chain(flags).chain(body.captured).collect();
             states = self.time(graph, count, slices, &length, operands, &origin)?;
         }
-        let mut left = states.into_iter();
+        let mut extents = &states[results..];
+        let mut cut = vec![];
+        for (v, axes) in states.iter().zip(&open) {
+            let (own, rest) = extents.split_at(axes.len());
+            cut.push(self.cut(*v, axes, own, &origin)?);
+            extents = rest;
+        }
+        let mut left = cut.into_iter();
         let mut slots = vec![];
         for held in held {
             match held {
@@ -145,6 +177,12 @@ impl<'m> Importer<'m> {
         };
         Ok([count(yes)?, count(no)?])
     }
+}
+
+/// Whether a graph counts what is in a shape of its own.
+fn counts_of(g: &Graph, shape: &[Dim]) -> bool {
+    g.counted()
+        .any(|name| shape.iter().any(|d| d.uses(&Sym::Named(name.clone()))))
 }
 
 /// A body with inputs before its own, which it does not read: the states that it replaces, and numbers for each step.

@@ -24,6 +24,7 @@
 //! | `lists`, `stacked` | sequences and optionals, of which no graph has any |
 //! | `attention` | attention with graphs that change scores |
 //! | `numbers` | integers of a run that decide shapes |
+//! | `open` | results of bodies whose extents a run decides |
 //! | `gradient` | the derivatives of nodes |
 //! | `bounds` | limits of what inference is asked to do |
 //! | `import` | the walk that ties them together |
@@ -47,6 +48,7 @@ mod lists;
 mod loops;
 mod moving;
 mod numbers;
+mod open;
 pub mod operators;
 pub mod opset;
 mod plan;

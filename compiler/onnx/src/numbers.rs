@@ -59,6 +59,9 @@ impl Importer<'_> {
         if self.graph.constant(v).is_some() || fact.known.is_some() && !fact.is_open() {
             return Ok(Some(v));
         }
+        if let Some(t) = computed(&self.graph, v) {
+            return Ok(Some(self.graph.add_weight("", t)));
+        }
         let few = fact.element_count().as_const().is_some_and(|n| n <= MAX_NUMBERS);
         if !few || depth == 0 || !fact.dtype.is_int() || fact.dtype.bits() < 8 {
             return Ok(None);
@@ -173,12 +176,12 @@ impl Importer<'_> {
         }
     }
 
-    /// A slice whose starts or ends are data, as starts and ends that are known: each begins and is as long as a number says.
+    /// A slice whose starts or ends are data: it begins where a number says, and is as long as another says.
     pub(crate) fn cut_by_data(
         &mut self,
         inputs: &[Option<ValueId>],
         origin: &Origin,
-    ) -> Result<Option<[ValueId; 2]>, Fault> {
+    ) -> Result<Option<ValueId>, Fault> {
         let [Some(x), Some(starts), Some(ends), rest @ ..] = inputs else {
             return Ok(None);
         };
@@ -198,34 +201,40 @@ impl Importer<'_> {
             return Ok(None);
         }
         let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
-        let (mut from, mut to) = (vec![], vec![]);
+        let (mut from, mut lengths, mut cut) = (vec![], vec![], vec![]);
         for (k, axis) in axes.iter().enumerate() {
             let axis = normalize_axis(*axis, self.graph.fact(x).rank())?;
             let extent = self.graph.fact(x).shape[axis].clone();
             let [start, end] = [starts, ends].map(|v| self.element(v, k as i64, origin));
             let (start, end) = (start?, end?);
-            let (mut first, mut stop) = (start, end);
-            if !(self.is_told(start) && self.is_told(end)) {
-                if !self.turns_count && (self.turns(start, MAX_DEPTH) || self.turns(end, MAX_DEPTH)) {
-                    return Ok(None);
-                }
-                let ones = [("start", Attr::Int(axis as i64)), ("end", Attr::Int(axis as i64 + 1))];
-                let whole = self.apply("Shape", ones.into(), &[x], origin)?;
-                let whole = self.reshaped(whole, &[], origin)?;
-                first = self.within(start, whole, zero, origin)?;
-                let last = self.within(end, whole, zero, origin)?;
-                let span = self.apply("Sub", vec![], &[last, first], origin)?;
-                let span = self.apply("Max", vec![], &[span, zero], origin)?;
-                if !self.is_told(start) {
-                    first = self.number(first, &extent, origin)?;
-                }
-                let span = self.number(span, &extent, origin)?;
-                stop = self.apply("Add", vec![], &[first, span], origin)?;
+            if !self.turns_count && (self.turns(start, MAX_DEPTH) || self.turns(end, MAX_DEPTH)) {
+                return Ok(None);
             }
-            from.push(self.reshaped(first, &[Dim::ONE], origin)?);
-            to.push(self.reshaped(stop, &[Dim::ONE], origin)?);
+            let ones = [("start", Attr::Int(axis as i64)), ("end", Attr::Int(axis as i64 + 1))];
+            let whole = self.apply("Shape", ones.into(), &[x], origin)?;
+            let whole = self.reshaped(whole, &[], origin)?;
+            let mut first = self.within(start, whole, zero, origin)?;
+            let last = self.within(end, whole, zero, origin)?;
+            let span = self.apply("Sub", vec![], &[last, first], origin)?;
+            let span = self.apply("Max", vec![], &[span, zero], origin)?;
+            if self.graph.fact(first).known.is_none() {
+                first = self.number(first, &extent, origin)?;
+            }
+            let span = match self.graph.fact(span).known {
+                None => self.number(span, &extent, origin)?,
+                Some(_) => span,
+            };
+            for (list, v) in [(&mut from, first), (&mut lengths, span)] {
+                list.extend(self.graph.fact(v).known.iter().flatten().cloned());
+            }
+            cut.push(Dim::from(axis));
         }
-        Ok(Some([self.list_of(&from, origin)?, self.list_of(&to, origin)?]))
+        let attrs = vec![
+            ("axes", Attr::Dims(cut)),
+            ("extents", Attr::Dims(lengths)),
+            ("starts", Attr::Dims(from)),
+        ];
+        self.apply("cameo::Cut", attrs, &[x], origin).map(Some)
     }
 
     /// A position on an axis of so many elements, of which negative ones count from the end.
@@ -330,7 +339,13 @@ impl Importer<'_> {
     /// What a node that counts the same gives: what is as long as one list is as long as the other then.
     pub(crate) fn counted_before(&self, op: Op, attrs: &Attrs, inputs: &[Option<ValueId>]) -> Option<Vec<ValueId>> {
         let counts = |def: &AttrDef| matches!(def, AttrDef::Symbol(_));
-        let symbols = || op.schema().attrs.iter().filter(|(_, def)| counts(def)).map(|(name, _)| *name);
+        let symbols = || {
+            op.schema()
+                .attrs
+                .iter()
+                .filter(|(_, def)| counts(def))
+                .map(|(name, _)| *name)
+        };
         symbols().next()?;
         let alike = |node: &Node| {
             let mut others = node.attrs.clone();
@@ -344,7 +359,10 @@ impl Importer<'_> {
                     (a, b) => a == b,
                 })
         };
-        self.graph.nodes().find(|(_, node)| alike(node)).map(|(_, node)| node.outputs.clone())
+        self.graph
+            .nodes()
+            .find(|(_, node)| alike(node))
+            .map(|(_, node)| node.outputs.clone())
     }
 
     /// Whether a value follows from the number of an iteration.
@@ -365,7 +383,9 @@ fn plain(g: &Graph, v: ValueId, exact: bool) -> ValueId {
     let (mut v, mut rounded, mut integer) = (v, false, v);
     while let Some((n, _)) = g.producer(v) {
         let node = g.node(n);
-        let Some(Some(x)) = node.inputs.first().copied() else { break };
+        let Some(Some(x)) = node.inputs.first().copied() else {
+            break;
+        };
         if g.fact(x).element_count().as_const() != Some(1) {
             break;
         }

@@ -5,12 +5,13 @@
 //! its name begins with [`COUNTED`] says so wherever it is met.
 
 use crate::dim::COUNTED;
+use crate::dim::counts::Most;
 use crate::index::strides;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::reshape;
 use crate::ops::fragment::Fragment;
 use crate::structured::{Compute, Expr};
-use crate::{Attr, Attrs, DType, Dim, Fact, Tensor};
+use crate::{Attr, Attrs, DType, Dim, Fact, Graph, Tensor};
 
 pub const OPS: &[&dyn OpDef] = &[
     &NonZero,
@@ -127,6 +128,30 @@ impl OpDef for Compact {
     fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
         Ok(Lowering::Compact)
     }
+}
+
+/// What a graph's nodes count, with the largest value of each.
+pub fn counts(g: &Graph) -> Vec<Most> {
+    let mut out = vec![];
+    for n in g.order() {
+        let node = g.node(n);
+        if crate::graph::counted(node.op, &node.attrs).next().is_none() {
+            continue;
+        }
+        let name = || crate::graph::counted(node.op, &node.attrs).next().cloned();
+        let most = match (node.op.name(), node.inputs.first().copied().flatten()) {
+            ("cameo::Compact", Some(flags)) => g.fact(flags).shape.first().cloned(),
+            ("cameo::Number" | "cameo::While", _) => Number::most(&node.attrs).ok().cloned(),
+            _ => {
+                if let Ok(Lowering::Decompose(inner)) = g.with_cx(n, |cx| node.op.0.lower(cx)) {
+                    out.extend(counts(&inner));
+                }
+                None
+            }
+        };
+        out.extend(name().zip(most));
+    }
+    out
 }
 
 /// `cameo::Number`: an integer that data gives becomes a dimension. The kernel that checks it is where the dimension is known

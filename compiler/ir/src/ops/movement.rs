@@ -19,6 +19,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &super::reshape::FLATTEN,
     &EXPAND,
     &super::slice::SLICE,
+    &super::slice::CUT,
     &TILE,
     &FIT,
     &super::chosen::APART,

@@ -2,7 +2,7 @@
 //!
 //! Law: extents stay symbolic; a clamp remains in one only where no range decides it.
 
-use crate::op::{Cx, OpError, Param, Rule, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, OpError, Param, Rule, Schema, Types, invalid, unsupported};
 use crate::{Bounds, Dim};
 
 use super::chosen::{self, any_symbolic, equal, named, named_by_open, negative};
@@ -75,6 +75,70 @@ pub(super) const SLICE: View = View {
         Ok(rules)
     },
 };
+
+/// A slice that says how long it is, where that is no formula of what it is told.
+pub(super) const CUT: View = View {
+    schema: &Schema::new(
+        "cameo::Cut",
+        "extents[i] elements of axis axes[i], from starts[i] on",
+        &[DATA],
+        OUT,
+        &[
+            ("axes", AttrDef::ReqDims),
+            ("extents", AttrDef::ReqDims),
+            ("starts", AttrDef::ReqDims),
+        ],
+    ),
+    shape: |cx| {
+        let mut shape = cx.fact(0)?.shape.clone();
+        for (axis, _, extent) in parts(cx)? {
+            shape[axis] = extent;
+        }
+        Ok(shape)
+    },
+    source: |cx, from, to| {
+        let mut starts = vec![0; from.len()];
+        for (axis, start, extent) in parts(cx)? {
+            let start = start.as_const().and_then(|s| usize::try_from(s).ok());
+            match (start, extent.as_const()) {
+                (Some(start), Some(_)) if start + to[axis] <= from[axis] => starts[axis] = start,
+                _ => return invalid(format!("{extent} elements of axis {axis} from {from:?}")),
+            }
+        }
+        let from = from.to_vec();
+        Ok(Box::new(move |ix| {
+            let axes = from.iter().zip(&starts).zip(ix);
+            axes.fold(0, |a, ((d, start), i)| a * d + start + i)
+        }))
+    },
+    index: |cx, _, _, it| {
+        let mut index = it.to_vec();
+        for (axis, start, _) in parts(cx)? {
+            index[axis] = start + index[axis].clone();
+        }
+        Ok(index)
+    },
+    rules: |cx| {
+        let x = cx.fact(0)?.shape.clone();
+        let all = parts(cx)?.into_iter();
+        Ok(all
+            .map(|(axis, start, extent)| (start + extent, x[axis].clone()))
+            .collect())
+    },
+};
+
+/// Axis, start and extent of each part of a [`CUT`].
+fn parts(cx: &Cx) -> Result<Vec<(usize, Dim, Dim)>, OpError> {
+    let [axes, starts, extents] = ["axes", "starts", "extents"].map(|name| cx.dim_list(name));
+    let (axes, starts, extents) = (axes?, starts?, extents?);
+    let axes: Option<Vec<i64>> = axes.iter().map(Dim::as_const).collect();
+    let axes = axes_of(&axes.unwrap_or_default(), cx.fact(0)?.rank())?;
+    if axes.len() != starts.len() || axes.len() != extents.len() {
+        return mismatch();
+    }
+    let all = axes.into_iter().zip(starts).zip(extents);
+    Ok(all.map(|((axis, start), extent)| (axis, start, extent)).collect())
+}
 
 /// What a slice is told, one entry per axis that it cuts.
 struct Lists {

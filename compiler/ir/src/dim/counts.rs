@@ -1,0 +1,99 @@
+//! The largest values of what a run counts.
+
+use std::sync::Arc;
+
+use super::{Atom, Bounds, Dim, Sym};
+
+/// A counted symbol and what it is at most, which may name others.
+pub type Most = (Arc<str>, Dim);
+
+/// A dim with the counted symbols at their largest.
+pub fn largest(d: &Dim, counted: &[Most]) -> Dim {
+    let mut out = d.clone();
+    // What one is bounded by may be counted before.
+    for _ in counted {
+        out = out.subst(&|s| match s {
+            Sym::Named(name) => counted.iter().find(|c| c.0 == *name).map(|c| c.1.clone()),
+            _ => None,
+        });
+    }
+    out
+}
+
+/// A dim that is never below `d`, without the counted symbols; `None` where none is found.
+pub fn at_most(d: &Dim, counted: &[Most]) -> Option<Dim> {
+    let of = |s: &Sym| match s {
+        Sym::Named(name) => counted.iter().find(|c| c.0 == *name),
+        _ => None,
+    };
+    let uses = |d: &Dim| {
+        let mut any = false;
+        d.visit(&mut |s| any |= of(s).is_some());
+        any
+    };
+    if !uses(d) {
+        return Some(d.clone());
+    }
+    let atom = |a: &Atom| -> Option<Dim> {
+        let most = |d: &Dim| at_most(d, counted);
+        Some(match a {
+            Atom::Sym(s) => match of(s) {
+                // What it is bounded by may be counted before.
+                Some(c) => most(&c.1)?,
+                None => Dim::atom(a.clone()),
+            },
+            Atom::FloorDiv(x, y) if !uses(y) => most(x)?.floor_div(y),
+            Atom::FloorDiv(..) | Atom::Real(..) => return None,
+            Atom::Min(x, y) => most(x)?.minimum(&most(y)?),
+            Atom::Max(x, y) => most(x)?.maximum(&most(y)?),
+            // One of them, when the other is 1.
+            Atom::Broadcast(x, y) => most(x)?.maximum(&most(y)?),
+        })
+    };
+    let mut out = Dim::ZERO;
+    for (monomial, c) in d.terms() {
+        let product = monomial.iter().fold(Dim::ONE, |p, a| p * Dim::atom(a.clone()));
+        if !uses(&product) {
+            out = out + product * Dim::from(*c);
+            continue;
+        }
+        let at_least_none = Bounds::of(&[]).range(&product).0 >= 0;
+        match (*c > 0, at_least_none) {
+            (true, _) => {
+                let each: Option<Vec<Dim>> = monomial.iter().map(atom).collect();
+                out = out + Dim::product(&each?) * Dim::from(*c);
+            }
+            // At least 0 is taken away.
+            (false, true) => {}
+            (false, false) => return None,
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_of_sizes() {
+        let counted = [
+            (Arc::from("T"), Dim::sym("B") * Dim::sym("S")),
+            (Arc::from("U"), Dim::sym("T")),
+        ];
+        let [t, s, u] = ["T", "S", "U"].map(Dim::sym);
+        let most = |d: Dim| at_most(&d, &counted).map(|d| d.to_string());
+        assert_eq!(
+            most(t.clone() * Dim::from(3i64) + Dim::from(7i64)).as_deref(),
+            Some("3*B*S+7")
+        );
+        assert_eq!(most(u.clone() * s.clone()).as_deref(), Some("B*S*S"));
+        assert_eq!(most(s.clone() - t.clone()).as_deref(), Some("S"));
+        assert_eq!(most(t.floor_div(&Dim::from(2i64))).as_deref(), Some("fdiv(B*S,2)"));
+        assert_eq!(largest(&(u.clone() + s.clone() - t.clone()), &counted).to_string(), "S");
+        assert_eq!(most(s.floor_div(&t)), None);
+        assert_eq!(most(s.clone() - t.maximum(&s)).as_deref(), Some("S"));
+        let any = Dim::sym("element.e").minimum(&t);
+        assert_eq!(most(s - any), None, "what is taken away may be negative");
+    }
+}
