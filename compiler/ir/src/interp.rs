@@ -344,8 +344,9 @@ fn cone_from(g: &Graph, v: ValueId, there: &dyn Fn(ValueId) -> bool) -> Result<V
         stack.push((n, true));
         for x in g.node(n).inputs.iter().flatten() {
             match g.producer(*x) {
+                _ if there(*x) => {}
                 Some((p, _)) => stack.push((p, false)),
-                None if g.constant(*x).is_some() || there(*x) => {}
+                None if g.constant(*x).is_some() => {}
                 None => return Err(RunError::NoValue(*x)),
             }
         }

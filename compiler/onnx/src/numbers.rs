@@ -10,10 +10,12 @@
 //! it is not negative (slices and ranges are told how long they are); what it may be at most follows from how it is computed, or
 //! is [`LONGEST`], for which memory is reserved and not used.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use cameo_ir::dim::COUNTED;
 use cameo_ir::op::{AttrDef, OpDef, normalize_axis};
 use cameo_ir::ops::counted::Number;
-use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Node, Op, Origin, Tensor, ValueId};
+use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Node, Op, Origin, Tensor, ValueId, interp};
 
 use crate::bounds::computed;
 use crate::error::Fault;
@@ -27,6 +29,9 @@ const MAX_NUMBERS: i64 = 8;
 
 /// Nodes on the way up to what a number is computed from.
 const MAX_DEPTH: usize = 32;
+
+/// Nodes to look at before a value counts as data.
+const MAX_NODES: usize = 1000;
 
 /// Operators that move integers, so that what is known of some remains known.
 const MOVING: [&str; 12] = [
@@ -44,6 +49,16 @@ const MOVING: [&str; 12] = [
     "Unsqueeze",
 ];
 
+/// Those that move integers to where other operands say.
+const PICKING: [&str; 6] = [
+    "GatherElements",
+    "GatherND",
+    "OneHot",
+    "ScatterElements",
+    "ScatterND",
+    "Tile",
+];
+
 /// Those of two integers where one is known.
 const ARITHMETIC: [&str; 6] = ["Add", "Div", "Max", "Min", "Mul", "Sub"];
 
@@ -55,47 +70,142 @@ impl Importer<'_> {
     }
 
     fn as_dims(&mut self, v: ValueId, depth: usize, origin: &Origin) -> Result<Option<ValueId>, Fault> {
+        if let Some(known) = self.told(v, depth, &mut BTreeMap::new(), origin)? {
+            return Ok(Some(known));
+        }
         let fact = self.graph.fact(v);
-        if self.graph.constant(v).is_some() || fact.known.is_some() && !fact.is_open() {
-            return Ok(Some(v));
-        }
-        if let Some(t) = computed(&self.graph, v) {
-            return Ok(Some(self.graph.add_weight("", t)));
-        }
         let few = fact.element_count().as_const().is_some_and(|n| n <= MAX_NUMBERS);
         if !few || depth == 0 || !fact.dtype.is_int() || fact.dtype.bits() < 8 {
             return Ok(None);
         }
         if let Some((n, k)) = self.graph.producer(v) {
-            let Node {
-                op,
-                attrs,
-                inputs,
-                outputs,
-                ..
-            } = self.graph.node(n).clone();
+            let node = self.graph.node(n).clone();
             let told = |v: &Option<ValueId>| v.is_some_and(|v| self.is_told(v));
-            let moves =
-                MOVING.contains(&op.name()) && inputs[1..].iter().all(|v| v.is_none() || op == "Concat" || told(v));
-            let counts = ARITHMETIC.contains(&op.name()) && inputs.iter().any(told);
+            let others = || node.inputs[1..].iter().all(|v| v.is_none() || told(v));
+            let op = node.op.name();
+            let moves = MOVING.contains(&op) && (op == "Concat" || others());
+            let counts = ARITHMETIC.contains(&op) && node.inputs.iter().any(told);
             if moves || counts {
                 let mut known = vec![];
-                for v in &inputs {
+                for v in &node.inputs {
                     known.push(match v {
                         Some(v) => self.as_dims(*v, depth - 1, origin)?,
                         None => None,
                     });
                 }
-                let all = inputs.iter().zip(&known).all(|(v, k)| v.is_some() == k.is_some());
-                if all && let Ok(made) = self.graph.add_node(op, attrs, known, outputs.len(), origin.clone()) {
-                    let made = made[k];
-                    if self.graph.fact(made).known.is_some() {
-                        return Ok(Some(made));
-                    }
+                if let Some(made) = self.made_of(&node, known, k, origin) {
+                    return Ok(Some(made));
                 }
             }
         }
         self.numbers_of(v, origin)
+    }
+
+    /// The same elements as dimensions, where they follow from shapes, constants and what a run is told when it begins.
+    fn told(
+        &mut self,
+        v: ValueId,
+        depth: usize,
+        seen: &mut BTreeMap<ValueId, Option<ValueId>>,
+        origin: &Origin,
+    ) -> Result<Option<ValueId>, Fault> {
+        let fact = self.graph.fact(v);
+        if self.graph.constant(v).is_some() || fact.known.is_some() && !fact.is_open() {
+            return Ok(Some(v));
+        }
+        if let Some(known) = seen.get(&v) {
+            return Ok(*known);
+        }
+        seen.insert(v, None);
+        let few = fact
+            .element_count()
+            .as_const()
+            .is_some_and(|n| n <= Fact::KNOWN_MAX as i64);
+        let (Some((n, k)), true) = (
+            self.graph.producer(v).filter(|_| few && depth > 0),
+            seen.len() < MAX_NODES,
+        ) else {
+            return Ok(None);
+        };
+        if let Some(t) = computed(&self.graph, v) {
+            let known = self.graph.add_weight("", t);
+            seen.insert(v, Some(known));
+            return Ok(Some(known));
+        }
+        let node = self.graph.node(n).clone();
+        let mut known = vec![];
+        for x in &node.inputs {
+            let Some(x) = x else {
+                known.push(None);
+                continue;
+            };
+            match self.told(*x, depth - 1, seen, origin)? {
+                None => return Ok(None),
+                told => known.push(told),
+            }
+        }
+        let made = match PICKING.contains(&node.op.name()) {
+            true => self.picked(v, &node.inputs, &known, origin)?,
+            false => self.made_of(&node, known, k, origin),
+        };
+        seen.insert(v, made);
+        Ok(made)
+    }
+
+    /// The node's result of these operands, if it has known elements.
+    fn made_of(&mut self, node: &Node, known: Vec<Option<ValueId>>, k: usize, origin: &Origin) -> Option<ValueId> {
+        if node.inputs.iter().zip(&known).any(|(v, k)| v.is_some() != k.is_some()) || counts(node) {
+            return None;
+        }
+        let made = self
+            .graph
+            .add_node(node.op, node.attrs.clone(), known, node.outputs.len(), origin.clone());
+        let made = made.ok()?[k];
+        self.graph.fact(made).known.is_some().then_some(made)
+    }
+
+    /// What an operator that only picks elements gives of known ones: it is asked which by what takes their place.
+    fn picked(
+        &mut self,
+        v: ValueId,
+        inputs: &[Option<ValueId>],
+        known: &[Option<ValueId>],
+        origin: &Origin,
+    ) -> Result<Option<ValueId>, Fault> {
+        const FIRST: i64 = 1 << 40;
+        let (mut given, mut marked) = (vec![], vec![]);
+        for (x, known) in inputs.iter().flatten().zip(known.iter().flatten()) {
+            if let Some(t) = computed(&self.graph, *x) {
+                given.push((*x, t));
+                continue;
+            }
+            let fact = self.graph.fact(*known).clone();
+            let (Some(shape), DType::I64) = (fact.static_shape(), fact.dtype) else {
+                return Ok(None);
+            };
+            let count = shape.iter().product::<usize>() as i64;
+            let first = FIRST + marked.len() as i64;
+            marked.extend((0..count).map(|i| (*known, i)));
+            given.push((*x, Tensor::i64(&shape, (first..first + count).collect::<Vec<_>>())));
+        }
+        let Ok(picked) = interp::eval_from(&self.graph, v, &given) else {
+            return Ok(None);
+        };
+        let fact = self.graph.fact(v).clone();
+        let mut all = vec![];
+        for x in picked.to_i64() {
+            let one = match usize::try_from(x - FIRST).ok().and_then(|i| marked.get(i)) {
+                Some((of, i)) => self.element(*of, *i, origin)?,
+                None => self.graph.add_weight("", Tensor::i64(&[], [x])),
+            };
+            all.push(self.reshaped(one, &[Dim::ONE], origin)?);
+        }
+        if all.is_empty() || fact.dtype != DType::I64 {
+            return Ok(None);
+        }
+        let list = self.list_of(&all, origin)?;
+        let made = self.reshaped(list, &fact.shape, origin)?;
+        Ok(self.graph.fact(made).known.is_some().then_some(made))
     }
 
     /// Whether elements are known before a run, or when it begins.
@@ -106,6 +216,10 @@ impl Importer<'_> {
     /// Each integer as a dimension.
     fn numbers_of(&mut self, v: ValueId, origin: &Origin) -> Result<Option<ValueId>, Fault> {
         if !self.turns_count && self.turns(v, MAX_DEPTH) {
+            return Ok(None);
+        }
+        // What shapes decide has a formula; that nobody found it is no reason to ask a run.
+        if !reads_data(&self.graph, v) {
             return Ok(None);
         }
         let fact = self.graph.fact(v).clone();
@@ -319,6 +433,11 @@ impl Importer<'_> {
         let plain = plain(&self.graph, x, exact);
         let wide = self.cast(plain, DType::I64, origin)?;
         let x = self.reshaped(wide, &[], origin)?;
+        if let Some(mask) = summed_mask(&self.graph, x) {
+            // As many as there are positions, which have a name of their own.
+            let found = self.counting("NonZero", mask, origin)?;
+            return self.extent(found, 1, origin);
+        }
         let before = self.graph.nodes().find_map(|(_, node)| {
             let known = *node.outputs.get(1)?;
             let of = node.inputs[0].filter(|_| node.op == Number.schema().name)?;
@@ -334,6 +453,18 @@ impl Importer<'_> {
         let attrs = [("count", symbol), ("most", Attr::Dims(vec![most.clone()]))];
         let attrs: Attrs = attrs.into_iter().map(|(k, a)| (k.into(), a)).collect();
         Ok(self.typed(op, &attrs, vec![Some(x)], 2, origin)?[1])
+    }
+
+    /// What an operator of one operand counts.
+    fn counting(&mut self, op: &str, of: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+        let before = Op::find(op).and_then(|op| self.counted_before(op, &Attrs::new(), &[Some(of)]));
+        match before {
+            Some(found) => Ok(found[0]),
+            None => {
+                let symbol = Attr::Str(self.new_symbol(COUNTED, op));
+                self.apply(op, vec![("count", symbol)], &[of], origin)
+            }
+        }
     }
 
     /// What a node that counts the same gives: what is as long as one list is as long as the other then.
@@ -412,6 +543,52 @@ fn plain(g: &Graph, v: ValueId, exact: bool) -> ValueId {
         }
     }
     integer
+}
+
+/// Whether a value depends on more than shapes and constants.
+fn reads_data(g: &Graph, v: ValueId) -> bool {
+    let (mut left, mut seen) = (vec![v], BTreeSet::new());
+    while let Some(v) = left.pop() {
+        if g.constant(v).is_some() || g.fact(v).known.is_some() || !seen.insert(v) {
+            continue;
+        }
+        match g.producer(v) {
+            Some((n, _)) if seen.len() < MAX_NODES => left.extend(g.node(n).inputs.iter().flatten()),
+            _ => return true,
+        }
+    }
+    false
+}
+
+/// The flags of which a number says how many are set.
+fn summed_mask(g: &Graph, v: ValueId) -> Option<ValueId> {
+    let of = |v: ValueId, op: &str| {
+        let (n, _) = g.producer(v)?;
+        let node = g.node(n);
+        (node.op == op)
+            .then(|| node.inputs.first().copied().flatten())
+            .flatten()
+    };
+    let whole = |v: ValueId| g.fact(v).element_count().as_const() == Some(1);
+    let mut v = v;
+    while let Some(x) = ["Reshape", "Squeeze", "Unsqueeze"]
+        .iter()
+        .find_map(|op| of(v, op))
+        .filter(|x| whole(*x))
+    {
+        v = x;
+    }
+    let flags = of(of(v, "ReduceSum")?, "Cast")?;
+    (g.fact(flags).dtype == DType::Bool && g.fact(flags).rank() > 0).then_some(flags)
+}
+
+/// Whether a node gives dimensions names, of which each is given once.
+fn counts(node: &Node) -> bool {
+    node.op
+        .schema()
+        .attrs
+        .iter()
+        .any(|(_, def)| matches!(def, AttrDef::Symbol(_) | AttrDef::Probe))
 }
 
 /// Whether two values are computed alike.
