@@ -54,7 +54,7 @@ impl Region {
         let base = map(
             mapped,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
             -1,
         )
         .ok_or(Error::OutOfMemory { bytes })?;

@@ -24,6 +24,8 @@ pub(crate) enum Formal {
     Condition,
     /// The sequence that is this state of the loop, to append to.
     Grown(usize),
+    /// What nothing reads.
+    Unread,
 }
 
 /// What a result of a body is.
@@ -87,19 +89,33 @@ impl<'m> Importer<'m> {
         formals: Vec<Formal>,
         outputs: &[&'m str],
     ) -> Result<Option<Body>, Fault> {
+        self.data.push(BTreeSet::new());
+        let body = self.body_of(scope, site, graph, formals, outputs);
+        self.data.pop();
+        body
+    }
+
+    fn body_of(
+        &mut self,
+        scope: &mut Scope<'m>,
+        site: &Site,
+        graph: &'m GraphProto,
+        formals: Vec<Formal>,
+        outputs: &[&'m str],
+    ) -> Result<Option<Body>, Fault> {
         loop {
             let problems = self.problems.clone();
-            let mut counted = false;
-            let body = self.body_once(scope, site, graph, formals.clone(), outputs, &mut counted)?;
-            if !counted {
+            let mut again = false;
+            let body = self.body_once(scope, site, graph, formals.clone(), outputs, &mut again)?;
+            if !again {
                 return Ok(body);
             }
-            // What it wanted to know is known now.
+            // What it wanted to know is known now, or will not be.
             self.problems = problems;
         }
     }
 
-    /// [`Importer::body`]; whether it wanted to know numbers that are dimensions around it from now on.
+    /// [`Importer::body`]; whether it wanted to know numbers that are dimensions around it from now on, or stay data.
     fn body_once(
         &mut self,
         scope: &mut Scope<'m>,
@@ -107,7 +123,7 @@ impl<'m> Importer<'m> {
         graph: &'m GraphProto,
         formals: Vec<Formal>,
         outputs: &[&'m str],
-        counted: &mut bool,
+        again: &mut bool,
     ) -> Result<Option<Body>, Fault> {
         let mut inner = scope.body(format!("{}/", site.origin));
         let mut around: BTreeMap<&'m str, ()> = BTreeMap::new();
@@ -125,6 +141,7 @@ impl<'m> Importer<'m> {
                 }
                 Formal::Condition => Slot::Value(body.add_weight(&input.name, Tensor::bool(&[], [true]))),
                 Formal::Grown(state) => self.add_list(List::Grown { state, new: vec![] }),
+                Formal::Unread => Slot::Absent,
             };
             if inner.defines(&input.name) {
                 return Err(Fault::invalid(format!(
@@ -233,18 +250,24 @@ impl<'m> Importer<'m> {
         self.counters = counters;
         self.formals = formals;
         // What decides shapes inside comes from around.
+        let mut data = self.data.pop().unwrap_or_default();
         for (name, v) in names.iter().zip(&captured) {
             if self.wanted.forget(name.as_str()) {
                 self.want_elements(*v);
-                if self.elements.covers(&self.wanted)
-                    && let Some(known) = self.counted(*v, &Origin::new(&site.origin))?
-                    && let Some(name) = around.keys().find(|around| **around == name.as_str())
-                {
-                    scope.update(name, Slot::Value(known));
-                    *counted = true;
+                if !self.elements.covers(&self.wanted) {
+                    continue;
+                }
+                let known = self.counted(*v, &Origin::new(&site.origin))?;
+                match (known, around.keys().find(|around| **around == name.as_str())) {
+                    (Some(known), Some(name)) => {
+                        scope.update(name, Slot::Value(known));
+                        *again = true;
+                    }
+                    _ => *again |= data.insert(name.clone()),
                 }
             }
         }
+        self.data.push(data);
         self.share_ranges(&mut graph);
         Ok((!failed).then_some(Body { graph, captured, held }))
     }

@@ -148,7 +148,10 @@ impl<'m> Importer<'m> {
                     }
                 }
                 None if fact.known.is_none() && !self.formals.contains(&v) && self.graph.inputs().contains(&v) => {
-                    self.wanted.inputs.insert(self.graph.value(v).name.to_string());
+                    let name = self.graph.value(v).name.to_string();
+                    if self.data.last().is_none_or(|data| !data.contains(&name)) {
+                        self.wanted.inputs.insert(name);
+                    }
                 }
                 None => {}
             }

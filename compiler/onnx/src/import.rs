@@ -61,6 +61,8 @@ pub(crate) struct Importer<'m> {
     pub turns_count: bool,
     /// The inputs of the body around the node that are not captured.
     pub formals: BTreeSet<ValueId>,
+    /// Captured values that stay data, by name, of each body around the node.
+    pub data: Vec<BTreeSet<String>>,
     /// Bodies of loops around the node.
     pub loop_depth: usize,
     /// A limit was hit; it is reported and nothing more is read.
@@ -108,6 +110,7 @@ pub(crate) fn model(
             counters: vec![],
             turns_count: true,
             formals: BTreeSet::new(),
+            data: vec![],
             loop_depth: 0,
             stopped: false,
         };

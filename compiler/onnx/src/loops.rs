@@ -13,11 +13,13 @@ use crate::bodies::{Formal, Held, of_sequences};
 use crate::bounds::computed;
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
+use crate::numbers::LONGEST;
+use crate::open::{Open, Rows, open_axes};
 use crate::import::Importer;
 use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot};
-use crate::stacked::{List, Stacked};
+use crate::stacked::List;
 
 /// What inputs of a loop are called.
 const TRIPS: &str = "the number of iterations";
@@ -69,6 +71,8 @@ enum State {
     Tensor(ValueId),
     /// A sequence that grows, with what it has before, stacked along a first axis.
     Sequence(Option<ValueId>),
+    /// A tensor that each iteration only appends to along this axis, with what it is before.
+    Appended(ValueId, usize),
 }
 
 fn body_of<'m>(attrs: &Attributes<'m>) -> Result<&'m GraphProto, Fault> {
@@ -257,8 +261,8 @@ impl<'m> Importer<'m> {
                 return made;
             }
             let said = std::mem::replace(&mut self.problems, problems.clone());
-            let uncounted = |made: &Result<_, Fault>| matches!(made, Err(f) if f.uncounted);
-            if refused.as_ref().is_none_or(|(first, _)| uncounted(first)) {
+            // What goes furthest says most.
+            if refused.is_none() || !matches!(&made, Err(f) if f.uncounted) {
                 refused = Some((made, said));
             }
         }
@@ -474,7 +478,7 @@ impl<'m> Importer<'m> {
                 graph.output.len()
             )));
         }
-        let Some(trips) = self.trips(scope, &inputs)? else {
+        let Some(mut trips) = self.trips(scope, &inputs)? else {
             return Ok(None);
         };
         if !until && (trips.most.is_none() || trips.open) {
@@ -483,9 +487,14 @@ impl<'m> Importer<'m> {
         let length = trips.most.clone().unwrap_or(Dim::from(MAX_TURNS));
         let origin = Origin::new(&site.origin);
         let (mut carried, mut operands) = (vec![], vec![]);
-        for name in &inputs[2..] {
+        let mut outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+        for (i, name) in inputs[2..].iter().enumerate() {
             carried.push(match self.slot(scope, name)? {
                 Slot::Failed => return Ok(None),
+                Slot::Value(v) if let Some((new, axis)) = appended(graph, i) => {
+                    outputs[i + 1] = new;
+                    State::Appended(v, cameo_ir::op::normalize_axis(axis, self.graph.fact(v).rank())?)
+                }
                 Slot::Value(v) => {
                     operands.push(v);
                     State::Tensor(v)
@@ -507,10 +516,10 @@ impl<'m> Importer<'m> {
         let state = |(i, state): (usize, &State)| match state {
             State::Tensor(v) => Formal::Input(Fact::new(self.graph.fact(*v).dtype, self.graph.fact(*v).shape.clone())),
             State::Sequence(_) => Formal::Grown(i),
+            State::Appended(..) => Formal::Unread,
         };
         let mut formals = vec![Formal::Counter(length.clone()), Formal::Condition];
         formals.extend(carried.iter().enumerate().map(state));
-        let outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
         let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
             return Ok(None);
         };
@@ -536,7 +545,7 @@ impl<'m> Importer<'m> {
         for (i, held) in held.iter().enumerate() {
             match (carried.get(i), *held) {
                 (Some(State::Tensor(_)), Held::Tensor) => last.push(at),
-                (None, Held::Tensor) => stacked.push(at),
+                (None | Some(State::Appended(..)), Held::Tensor) => stacked.push(at),
                 (Some(State::Sequence(_)), Held::Grown(state, 0..=1)) if state == i => {
                     stacked.extend(at..at + held.outputs());
                 }
@@ -546,37 +555,79 @@ impl<'m> Importer<'m> {
         }
         if ends && trips.most.is_none() && !stacked.is_empty() {
             trips.number.into_iter().for_each(|v| self.want_number(v));
-            return Err(Fault::unsupported(
-                "a loop that stacks results and whose largest number of iterations is not known",
-            )
-            .hint("a number of iterations that is constant, or an input, bounds it: input 0 of the `Loop`"));
+            if !self.elements.covers(&self.wanted) {
+                return Err(endless());
+            }
+            trips.most = Some(Dim::from(LONGEST));
         }
+        // Along other axes it is what there was before, whatever data says of it.
+        let mut inside = body.graph;
+        for (i, state) in carried.iter().enumerate() {
+            if let State::Appended(before, axis) = state {
+                let at: usize = 1 + held[..i].iter().map(|h| h.outputs()).sum::<usize>();
+                let shape = self.graph.fact(*before).shape.clone();
+                inside = self.shaped_as(inside, at, &shape, *axis, &origin)?;
+            }
+        }
+        // What an iteration gives may have extents of its own.
+        let mut open = vec![vec![]; inside.outputs().len()];
+        for at in &stacked {
+            let fact = inside.fact(inside.outputs()[*at].1);
+            let axes = open_axes(&[(&inside, &fact.shape)]);
+            open[*at] = axes.ok_or_else(|| Fault::unsupported(format!("an iteration gives {fact}, of no largest size")))?;
+        }
+        let extents = inside.outputs().len()..;
+        let graph = self.with_extents(inside, &open, &origin)?;
+        let open: Vec<Vec<Open>> = stacked.iter().map(|at| open[*at].clone()).collect();
         last.extend(stacked);
+        last.extend(extents.take(open.iter().map(Vec::len).sum()));
         let made = if ends {
             operands.extend(&body.captured);
-            self.until(&body.graph, tensors, &last, &trips, operands, &origin)?
+            self.until(&graph, tensors, &last, &trips, operands, &origin)?
         } else {
             operands.push(self.numbers(&trips, &length, &origin)?);
             operands.extend(&body.captured);
-            let graph = ordered(&body.graph, tensors, &last);
+            let graph = ordered(&graph, tensors, &last);
             self.time(graph, tensors, 1, &length, operands, &origin)?
         };
         let (last, stacked) = made.split_at(tensors);
-        let (mut last, mut stacked) = (last.iter().copied(), stacked.iter().copied());
+        let (stacked, mut extents) = stacked.split_at(open.len());
+        let mut rows = vec![];
+        for (v, axes) in stacked.iter().zip(open) {
+            let (own, rest) = extents.split_at(axes.len());
+            rows.push(Rows {
+                of: *v,
+                axes,
+                extents: own.to_vec(),
+            });
+            extents = rest;
+        }
+        let (mut last, mut stacked) = (last.iter().copied(), rows.into_iter());
         let mut slots = vec![];
         for (i, held) in held.iter().enumerate() {
             let slot = match (carried.get(i), *held) {
                 (Some(State::Tensor(_)), _) => last.next().map(Slot::Value),
                 (Some(State::Sequence(_)), Held::Grown(_, 0)) => Some(self.slot(scope, inputs[2 + i])?),
                 (Some(State::Sequence(before)), _) => match (before, stacked.next()) {
-                    (Some(before), Some(v)) => {
-                        let all = self.stacked_both(*before, v, &origin)?;
+                    (Some(before), Some(rows)) if rows.axes.is_empty() => {
+                        let all = self.stacked_both(*before, rows.of, &origin)?;
                         Some(self.new_stacked(all))
                     }
-                    (None, v) => v.map(|v| self.new_stacked(Stacked::rows(v))),
+                    (None, Some(rows)) => {
+                        let all = self.sequence_of(&rows, &origin)?;
+                        Some(self.new_stacked(all))
+                    }
+                    (Some(_), Some(_)) => return Err(of_sequences()),
                     _ => None,
                 },
-                (None, _) => stacked.next().map(Slot::Value),
+                (Some(State::Appended(before, axis)), _) => match stacked.next() {
+                    Some(rows) => Some(Slot::Value(self.appended_to(*before, *axis, &rows, &origin)?)),
+                    None => None,
+                },
+                (None, _) => match stacked.next() {
+                    Some(rows) => Some(Slot::Value(self.alike(&rows, &origin)?)),
+                    None => None,
+                },
             };
             slots.extend(slot);
         }
@@ -594,7 +645,7 @@ impl<'m> Importer<'m> {
                     let after = body.outputs().get(output).map(|(_, o)| &body.fact(*o).shape);
                     *held != Held::Tensor || after == Some(&self.graph.fact(*v).shape)
                 }
-                State::Sequence(_) => true,
+                State::Sequence(_) | State::Appended(..) => true,
             }
         })
     }
@@ -755,6 +806,29 @@ pub(crate) fn of_values<'m>(made: Option<Vec<ValueId>>) -> Option<Vec<Slot<'m>>>
 fn push(mut list: Vec<usize>, axis: usize) -> Vec<usize> {
     list.push(axis);
     list
+}
+
+/// What a body appends to a state in each iteration, and along which axis, where it does nothing else with it.
+fn appended(graph: &GraphProto, i: usize) -> Option<(&str, i64)> {
+    let (state, result) = (&graph.input.get(i + 2)?.name, &graph.output.get(i + 1)?.name);
+    let node = graph.node.iter().find(|n| n.output.first() == Some(result))?;
+    let [before, new] = node.input.as_slice() else { return None };
+    // Scripts cast it to what it is.
+    let cast = graph.node.iter().find(|n| n.op_type == "Cast" && n.output.first() == Some(before) && n.input[..] == [state.clone()]);
+    if node.op_type != "Concat" || !node.domain.is_empty() || before != state && cast.is_none() || new == before {
+        return None;
+    }
+    let reads = |name: &String| name == state || name == result || name == before;
+    let others = graph.node.iter().filter(|n| !std::ptr::eq(*n, node) && !cast.is_some_and(|c| std::ptr::eq(*n, c)));
+    let mut read = others.into_iter().any(|n| n.input.iter().any(reads));
+    for a in graph.node.iter().flat_map(|n| &n.attribute) {
+        for inner in a.g.iter().map(|g| &**g).chain(&a.graphs) {
+            captures(inner, &mut |name| read |= name == state || name == result || name == before);
+        }
+    }
+    let given = graph.output.iter().filter(|o| reads(&o.name)).count();
+    let axis = node.attribute.iter().find(|a| a.name == "axis")?.i;
+    (!read && given == 1).then_some((new, axis))
 }
 
 /// Whether a value is known to be true, or false.

@@ -560,6 +560,18 @@ fn reads_data(g: &Graph, v: ValueId) -> bool {
     false
 }
 
+/// The integer that all elements are.
+pub(crate) fn all_of(g: &Graph, v: ValueId) -> Option<i64> {
+    let (n, _) = g.producer(v)?;
+    let node = g.node(n);
+    let one = |t: &Tensor| (t.len() == 1 && t.dtype().is_int()).then(|| t.to_i64()[0]);
+    match (node.op.name(), node.attrs.get("value")) {
+        ("ConstantOfShape", Some(Attr::Tensor(t))) => one(t),
+        ("Expand", _) => one(g.constant(node.inputs[0]?)?),
+        _ => None,
+    }
+}
+
 /// The flags of which a number says how many are set.
 fn summed_mask(g: &Graph, v: ValueId) -> Option<ValueId> {
     let of = |v: ValueId, op: &str| {

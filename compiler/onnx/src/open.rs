@@ -1,7 +1,7 @@
 //! Results of bodies whose extents a run decides: branches of different lengths, states that grow.
 //!
 //! ```text
-//! If(c) then x[k] else y[m]      →      each branch gives its result filled up to max(most(k), most(m)), and k or m beside it;
+//! If(c) then x[k] else y[m]      →      each branch gives its result with room for max(most(k), most(m)), and k or m beside it;
 //!                                       z = the first n, n = cameo::Number(what was beside it)
 //! ```
 //!
@@ -9,13 +9,22 @@
 
 use cameo_ir::dim::counts::at_most;
 use cameo_ir::ops::counted::counts;
-use cameo_ir::{Attr, Dim, Graph, Origin, Sym, Tensor, ValueId};
+use cameo_ir::{Attr, DType, Dim, Graph, Origin, Sym, Tensor, ValueId};
 
 use crate::error::Fault;
 use crate::import::Importer;
+use crate::numbers::LONGEST;
+use crate::stacked::{Part, Stacked};
 
 /// An axis whose extent data decides, and its largest extent.
 pub(crate) type Open = (usize, Dim);
+
+/// What the iterations of a loop give, along a first axis: filled up along open axes, with the real extents of each.
+pub(crate) struct Rows {
+    pub of: ValueId,
+    pub axes: Vec<Open>,
+    pub extents: Vec<ValueId>,
+}
 
 /// The axes whose extents differ among shapes, or are counted by the graph that computes them; `None` where a largest extent is
 /// not known.
@@ -66,6 +75,37 @@ impl Importer<'_> {
         Ok(body.with_ends(&inputs, &order))
     }
 
+    /// A body whose output has these extents but for one axis, where it counts them itself.
+    pub(crate) fn shaped_as(
+        &mut self,
+        body: Graph,
+        at: usize,
+        shape: &[Dim],
+        axis: usize,
+        origin: &Origin,
+    ) -> Result<Graph, Fault> {
+        let (name, v) = body.outputs()[at].clone();
+        let mut wanted = body.fact(v).shape.clone();
+        let own = |d: &Dim| body.counted().any(|name| d.uses(&Sym::Named(name.clone())));
+        for (i, d) in wanted.iter_mut().enumerate().filter(|(i, _)| *i != axis && *i < shape.len()) {
+            if own(d) {
+                *d = shape[i].clone();
+            }
+        }
+        if wanted == body.fact(v).shape {
+            return Ok(body);
+        }
+        let attrs = vec![("allowzero", Attr::Int(1)), ("shape", Attr::Dims(wanted))];
+        let around = std::mem::replace(&mut self.graph, body);
+        let made = self.apply("Reshape", attrs, &[v], origin);
+        let mut body = std::mem::replace(&mut self.graph, around);
+        let mut order: Vec<usize> = (0..body.outputs().len()).collect();
+        order[at] = order.len();
+        body.add_output(&name, made?);
+        let inputs: Vec<usize> = (0..body.inputs().len()).collect();
+        Ok(body.with_ends(&inputs, &order))
+    }
+
     fn fill(&mut self, open: &[Vec<Open>], origin: &Origin) -> Result<(Vec<ValueId>, Vec<ValueId>), Fault> {
         let (mut results, mut extents) = (vec![], vec![]);
         for (i, axes) in open.iter().enumerate() {
@@ -78,28 +118,15 @@ impl Importer<'_> {
         Ok((results, extents))
     }
 
-    /// A value with zeros behind it up to the largest extents.
+    /// A value at the beginning of one of the largest extents.
     pub(crate) fn filled_up(&mut self, v: ValueId, axes: &[Open], origin: &Origin) -> Result<ValueId, Fault> {
-        let shape = self.graph.fact(v).shape.clone();
-        let mut pads = vec![Dim::ZERO; 2 * shape.len()];
+        let mut shape = self.graph.fact(v).shape.clone();
         for (axis, most) in axes {
-            pads[shape.len() + axis] = most.clone() - shape[*axis].clone();
+            shape[*axis] = most.clone();
         }
-        if pads.iter().all(Dim::is_zero) {
-            return Ok(v);
-        }
-        let padded = self.apply("Pad", vec![("pads", Attr::Dims(pads))], &[v], origin)?;
-        // What it is padded by is no part of its name.
-        let mut whole = shape;
-        for (axis, most) in axes {
-            whole[*axis] = most.clone();
-        }
-        match self.graph.fact(padded).shape == whole {
-            true => Ok(padded),
-            false => Err(Fault::unsupported(format!(
-                "a result of shape {} that data decides",
-                self.graph.fact(v)
-            ))),
+        match shape == self.graph.fact(v).shape {
+            true => Ok(v),
+            false => self.apply("cameo::Room", vec![("shape", Attr::Dims(shape))], &[v], origin),
         }
     }
 
@@ -133,6 +160,104 @@ impl Importer<'_> {
             ("starts", dims(&mut axes.iter().map(|_| Dim::ZERO))),
         ];
         self.apply("cameo::Cut", attrs, &[v], origin)
+    }
+
+    /// As a sequence of tensors.
+    pub(crate) fn sequence_of(&mut self, rows: &Rows, origin: &Origin) -> Result<Stacked, Fault> {
+        let [(axis, _)] = rows.axes.as_slice() else {
+            return match rows.axes.is_empty() {
+                true => Ok(Stacked::rows(rows.of)),
+                false => Err(Fault::unsupported("a sequence of tensors whose extents along several axes data decides")),
+            };
+        };
+        Ok(Stacked {
+            of: self.one_behind_the_other(rows, *axis, origin)?,
+            axis: *axis,
+            part: Part::Listed(rows.extents[0]),
+        })
+    }
+
+    /// Behind what there was before, along an axis.
+    pub(crate) fn appended_to(
+        &mut self,
+        before: ValueId,
+        axis: usize,
+        rows: &Rows,
+        origin: &Origin,
+    ) -> Result<ValueId, Fault> {
+        if rows.axes.iter().any(|(open, _)| *open != axis) {
+            return Err(Fault::unsupported("a state that grows along one axis, and data decides about another"));
+        }
+        let new = self.one_behind_the_other(rows, axis, origin)?;
+        self.variadic("Concat", vec![("axis", Attr::Int(axis as i64))], vec![before, new], origin)
+    }
+
+    /// As one tensor of rows of the same extents, which those of the longest are.
+    pub(crate) fn alike(&mut self, rows: &Rows, origin: &Origin) -> Result<ValueId, Fault> {
+        let (mut behind, mut longest) = (vec![], vec![]);
+        for ((axis, most), extents) in rows.axes.iter().zip(&rows.extents) {
+            let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
+            let largest = self.apply("ReduceMax", vec![("keepdims", Attr::Int(0))], &[*extents], origin)?;
+            longest.push(self.apply("Max", vec![], &[largest, zero], origin)?);
+            behind.push((axis + 1, most.clone()));
+        }
+        self.cut(rows.of, &behind, &longest, origin)
+    }
+
+    /// Rows without a first axis, one behind the other along an axis of theirs.
+    fn one_behind_the_other(&mut self, rows: &Rows, axis: usize, origin: &Origin) -> Result<ValueId, Fault> {
+        let rank = self.graph.fact(rows.of).rank();
+        if axis + 1 >= rank {
+            return Err(Fault::invalid(format!("axis {axis} of {}", self.graph.fact(rows.of))));
+        }
+        let mut order = vec![0, axis + 1];
+        order.extend((1..rank).filter(|a| *a != axis + 1));
+        let turned = self.turned(rows.of, &order, origin)?;
+        let mut shape = self.graph.fact(turned).shape.clone();
+        let (count, each) = (shape.remove(0), shape.remove(0));
+        shape.insert(0, count * each.clone());
+        let list = vec![("allowzero", Attr::Int(1)), ("shape", Attr::Dims(shape))];
+        let mut flat = self.apply("Reshape", list, &[turned], origin)?;
+        if let [extents] = rows.extents.as_slice() {
+            let at = self.places(*extents, &each, origin)?;
+            flat = self.apply("Gather", vec![("axis", Attr::Int(0))], &[flat, at], origin)?;
+        }
+        let mut back: Vec<usize> = (1..rank - 1).collect();
+        back.insert(axis, 0);
+        self.turned(flat, &back, origin)
+    }
+
+    /// Where the elements of rows are that have room for so many, one row behind the other: those that are there.
+    fn places(&mut self, extents: ValueId, each: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
+        let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
+        let [zero, room] = [Dim::ZERO, each.clone()].map(|d| self.whole_number(&d, origin));
+        let (zero, room) = (zero?, room?);
+        let total = self.apply("ReduceSum", vec![("keepdims", Attr::Int(0))], &[extents], origin)?;
+        let total = self.number(total, &Dim::from(LONGEST), origin)?;
+        let one = self.whole_number(&Dim::ONE, origin)?;
+        let all = self.apply("Range", vec![], &[zero, total, one], origin)?;
+        let ends = self.apply("CumSum", vec![], &[extents, zero], origin)?;
+        // As many rows as end before an element are before it.
+        let column = self.apply("Unsqueeze", vec![("axes", dims(&Dim::ONE))], &[all], origin)?;
+        let before = self.apply("LessOrEqual", vec![], &[ends, column], origin)?;
+        let before = self.cast(before, DType::I64, origin)?;
+        let axes = vec![("axes", dims(&Dim::ONE)), ("keepdims", Attr::Int(0))];
+        let row = self.apply("ReduceSum", axes, &[before], origin)?;
+        let starts = self.apply("Sub", vec![], &[ends, extents], origin)?;
+        let start = self.apply("Gather", vec![("axis", Attr::Int(0))], &[starts, row], origin)?;
+        let inside = self.apply("Sub", vec![], &[all, start], origin)?;
+        let base = self.apply("Mul", vec![], &[row, room], origin)?;
+        self.apply("Add", vec![], &[base, inside], origin)
+    }
+
+    /// A dim as an `i64`.
+    fn whole_number(&mut self, d: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
+        if let Some(n) = d.as_const() {
+            return Ok(self.graph.add_weight("", Tensor::i64(&[], [n])));
+        }
+        let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
+        let like = self.apply("Expand", vec![("shape", Attr::Dims(vec![d.clone()]))], &[zero], origin)?;
+        self.extent(like, 0, origin)
     }
 
     /// A zero of the type, in that shape.

@@ -7,7 +7,7 @@
 //! Law: what would need the tensors one by one is refused.
 
 use cameo_ir::op::normalize_axis;
-use cameo_ir::{Attr, Dim, Fact, Origin, Tensor, ValueId};
+use cameo_ir::{Attr, DType, Dim, Fact, Origin, Tensor, ValueId};
 
 use crate::bodies::Formal;
 use crate::error::{Fault, Site};
@@ -97,10 +97,41 @@ impl<'m> Importer<'m> {
         let shape = match s.part {
             Part::Index => vec![],
             Part::Slice(1) => vec![Dim::ONE],
-            _ => return Err(open()),
+            Part::Slice(_) | Part::Listed(_) => return self.part_at(s, position, origin),
         };
         let at = self.apply("Reshape", vec![("shape", Attr::Dims(shape))], &[position], origin)?;
         self.apply("Gather", vec![("axis", Attr::Int(s.axis as i64))], &[s.of, at], origin)
+    }
+
+    /// [`Importer::stacked_at`] where the tensors are of different lengths.
+    fn part_at(&mut self, s: Stacked, position: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+        let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[1], [n])));
+        let list = || vec![("shape", Attr::Dims(vec![Dim::ONE]))];
+        let position = self.cast(position, DType::I64, origin)?;
+        let mut at = self.apply("Reshape", list(), &[position], origin)?;
+        let count = self.stacked_length(s, origin)?;
+        let count = self.apply("Reshape", list(), &[count], origin)?;
+        let back = self.apply("Less", vec![], &[at, zero], origin)?;
+        let counted = self.apply("Add", vec![], &[at, count], origin)?;
+        at = self.apply("Where", vec![], &[back, counted, at], origin)?;
+        let (start, end) = match s.part {
+            Part::Listed(lengths) => {
+                let lengths = self.cast(lengths, DType::I64, origin)?;
+                let first = self.graph.add_weight("", Tensor::i64(&[], [0]));
+                let ends = self.apply("CumSum", vec![], &[lengths, first], origin)?;
+                let own = |this: &mut Self, of: ValueId| this.apply("Gather", vec![("axis", Attr::Int(0))], &[of, at], origin);
+                let (end, length) = (own(self, ends)?, own(self, lengths)?);
+                (self.apply("Sub", vec![], &[end, length], origin)?, end)
+            }
+            Part::Slice(n) => {
+                let size = self.graph.add_weight("", Tensor::i64(&[1], [n]));
+                let start = self.apply("Mul", vec![], &[at, size], origin)?;
+                (start, self.apply("Add", vec![], &[start, size], origin)?)
+            }
+            Part::Index => (at, self.apply("Add", vec![], &[at, one], origin)?),
+        };
+        let axis = self.graph.add_weight("", Tensor::i64(&[1], [s.axis as i64]));
+        self.apply("Slice", vec![], &[s.of, start, end, axis], origin)
     }
 
     /// All tensors along a first axis that they do not have.

@@ -7,7 +7,7 @@
 use crate::dim::COUNTED;
 use crate::dim::counts::Most;
 use crate::index::strides;
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
 use crate::ops::composed::reshape;
 use crate::ops::fragment::Fragment;
 use crate::structured::{Compute, Expr};
@@ -20,6 +20,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &super::suppression::NON_MAX_SUPPRESSION,
     &Compact,
     &Number,
+    &Room,
     &Unravel,
 ];
 
@@ -204,6 +205,54 @@ impl OpDef for Number {
 
     fn lower(&self, _: &Cx) -> Result<Lowering, OpError> {
         Ok(Lowering::Compact)
+    }
+}
+
+/// `cameo::Room`: a tensor at the beginning of a larger one, whose rest is whatever is there: nobody reads it, and what is not
+/// written takes no memory.
+struct Room;
+
+impl OpDef for Room {
+    fn schema(&self) -> &'static Schema {
+        static S: Schema = Schema::new(
+            "cameo::Room",
+            "y[i] = x[i] where x has an element i; other elements have no meaning",
+            &[Param::new("x", Types::MOVED)],
+            &[Param::new("y", Types::MOVED)],
+            &[("shape", AttrDef::ReqDims)],
+        );
+        &S
+    }
+
+    fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        let (x, shape) = (cx.fact(0)?, cx.dim_list("shape")?);
+        if shape.len() != x.rank() {
+            return invalid(format!("{x} in a tensor of {} axes", shape.len()));
+        }
+        Ok(vec![Fact::new(x.dtype, shape)])
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let shape = cx.dim_list("shape")?;
+        Ok(cx.fact(0)?.shape.iter().cloned().zip(shape).filter(|(d, most)| d != most).collect())
+    }
+
+    fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
+        let x = cx.tensor(0)?;
+        let shape: Option<Vec<usize>> = cx.dim_list("shape")?.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect();
+        let Some(shape) = shape.filter(|s| s.iter().zip(x.shape()).all(|(most, d)| d <= most)) else {
+            return invalid(format!("shape {:?} has no room in it", x.shape()));
+        };
+        Ok(vec![x.rearranged(&shape, None, |ix| {
+            let inside = ix.iter().zip(x.shape()).all(|(i, d)| i < d);
+            inside.then(|| crate::index::linear(x.shape(), ix))
+        })])
+    }
+
+    fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
+        let x = cx.fact(0)?;
+        let copy = Compute::map(x.dtype, &x.shape, |b, it| b.load(0, x.dtype, it.to_vec()));
+        Ok(Lowering::Compute(vec![copy]))
     }
 }
 

@@ -57,15 +57,17 @@ impl Sharing {
         let (x, scale) = (cx.fact(0)?, cx.fact(1)?);
         if cx.has(2) {
             let zero = cx.fact(2)?;
-            // One zero point may be a vector of one where the scale is a scalar.
-            let single = scale.rank() == 0 && zero.rank() == 1 && zero.shape[0].as_const().is_none_or(|n| n == 1);
+            // One of them may be a vector of one where the other is a scalar.
+            let one = |f: &Fact| f.rank() == 1 && f.shape[0].as_const().is_none_or(|n| n == 1);
+            let single = scale.rank() == 0 && one(zero) || zero.rank() == 0 && one(scale) && cx.int("block_size")? == 0;
             let apart = scale.shape.iter().zip(&zero.shape).any(|(a, b)| differ(a, b));
             if (zero.rank() != scale.rank() || apart) && !single {
                 return invalid(format!("zero points {zero} with scales {scale}"));
             }
         }
         let block = cx.int("block_size")?;
-        if block == 0 && (scale.rank() == 0 || (scale.rank() == 1 && scale.shape[0].is_one())) {
+        let scalar = cx.has(2) && cx.fact(2)?.rank() == 0;
+        if block == 0 && (scale.rank() == 0 || scale.rank() == 1 && (scale.shape[0].is_one() || scalar)) {
             return Ok(Self::All);
         }
         let axis = normalize_axis(cx.int("axis")?, x.rank())?;
