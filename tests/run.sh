@@ -121,6 +121,7 @@ check "recurrent layers" "$python" "$tests/oracle/recurrent.py"
 check "cut networks" "$python" "$tests/oracle/slice.py"
 check "computed sizes" "$python" "$tests/oracle/sizes.py"
 check "results as long as data says" "$python" "$tests/oracle/counted.py"
+check "sizes that a run computes" "$python" "$tests/oracle/lengths.py"
 check "images" "$python" "$tests/oracle/images.py"
 check "strings" "$python" "$tests/oracle/strings.py"
 check "padded sequences" "$python" "$tests/oracle/packed.py" ${CAMEO_ZOO:+--zoo "$CAMEO_ZOO"} \

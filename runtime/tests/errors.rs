@@ -151,7 +151,7 @@ fn wrong_inputs() {
         (
             Inputs { index: 5, ..right() },
             Status::IndexOutOfRange,
-            "a value used as an index is outside its axis, in kernel \"lookup\"",
+            "a value used as an index is outside its axis, or as a size is none that can be, in kernel \"lookup\"",
         ),
     ];
     for (inputs, status, message) in &cases {

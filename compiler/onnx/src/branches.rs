@@ -106,12 +106,14 @@ impl<'m> Importer<'m> {
             // What the run of another import may know is not decided by data.
             let mut shape = shape.filter(|_| a.dtype == b.dtype);
             if shape.is_none() && a.dtype == b.dtype && a.rank() == b.rank() {
+                self.want_number(condition);
                 let told = !self.elements.covers(&self.wanted);
                 let both = [
                     (&taken[0].graph, a.shape.as_slice()),
                     (&taken[1].graph, b.shape.as_slice()),
                 ];
-                if let Some(found) = open_axes(&both).filter(|_| !told) {
+                let presumed = known.as_ref().is_some_and(|d| self.presumed(d).is_some());
+                if let Some(found) = open_axes(&both).filter(|_| !told && !presumed) {
                     let mut largest = a.shape.clone();
                     found.iter().for_each(|(axis, most)| largest[*axis] = most.clone());
                     (shape, axes) = (Some(largest), found);

@@ -136,6 +136,11 @@ impl<'m> Importer<'m> {
             let float = matches!(fact.dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
             let whole = fact.dtype.is_int() || fact.dtype == DType::Bool;
             let read = float || whole && fact.dtype.bits() >= 8;
+            // Scales are lists; other floats are data, however few they are.
+            let input = self.graph.producer(v).is_none();
+            if input && float && fact.rank() > 1 {
+                continue;
+            }
             if !few || !read || !seen.insert(v) {
                 continue;
             }

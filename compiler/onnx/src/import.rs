@@ -675,6 +675,13 @@ impl<'m> Importer<'m> {
         {
             return Ok(vec![moving]);
         }
+        // A program gives tensors: the maps' keys are an attribute, the same for all rows.
+        if op == "ai.onnx.ml::ZipMap" {
+            let values = inputs.first().copied().flatten();
+            return values
+                .map(|v| vec![v])
+                .ok_or_else(|| one(Fault::invalid("the values are missing")));
+        }
         let Some(op) = Op::find(&op) else {
             return Err(one(unknown(&op)));
         };

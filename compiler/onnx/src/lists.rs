@@ -577,9 +577,8 @@ impl<'m> Importer<'m> {
                     (Some(_), rank) => return Err(Fault::invalid(format!("`split` has rank {rank}"))),
                     (None, 1) if fact.static_shape().is_none() && fact.dtype.is_int() => {
                         // Sizes that are all the same, as exporters write it.
-                        let each = numbers::all_of(&self.graph, v).filter(|size| {
-                            *size > 0 && fact.shape[0].clone() * Dim::from(*size) == shape[axis]
-                        });
+                        let each = numbers::all_of(&self.graph, v)
+                            .filter(|size| *size > 0 && fact.shape[0].clone() * Dim::from(*size) == shape[axis]);
                         return Ok(stacked(each.map_or(Part::Listed(v), Part::Slice)));
                     }
                     (None, _) => {

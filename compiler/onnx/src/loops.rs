@@ -13,9 +13,9 @@ use crate::bodies::{Formal, Held, of_sequences};
 use crate::bounds::computed;
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
+use crate::import::Importer;
 use crate::numbers::LONGEST;
 use crate::open::{Open, Rows, open_axes};
-use crate::import::Importer;
 use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot};
@@ -574,7 +574,8 @@ impl<'m> Importer<'m> {
         for at in &stacked {
             let fact = inside.fact(inside.outputs()[*at].1);
             let axes = open_axes(&[(&inside, &fact.shape)]);
-            open[*at] = axes.ok_or_else(|| Fault::unsupported(format!("an iteration gives {fact}, of no largest size")))?;
+            open[*at] =
+                axes.ok_or_else(|| Fault::unsupported(format!("an iteration gives {fact}, of no largest size")))?;
         }
         let extents = inside.outputs().len()..;
         let graph = self.with_extents(inside, &open, &origin)?;
@@ -812,18 +813,28 @@ fn push(mut list: Vec<usize>, axis: usize) -> Vec<usize> {
 fn appended(graph: &GraphProto, i: usize) -> Option<(&str, i64)> {
     let (state, result) = (&graph.input.get(i + 2)?.name, &graph.output.get(i + 1)?.name);
     let node = graph.node.iter().find(|n| n.output.first() == Some(result))?;
-    let [before, new] = node.input.as_slice() else { return None };
+    let [before, new] = node.input.as_slice() else {
+        return None;
+    };
     // Scripts cast it to what it is.
-    let cast = graph.node.iter().find(|n| n.op_type == "Cast" && n.output.first() == Some(before) && n.input[..] == [state.clone()]);
+    let cast = graph
+        .node
+        .iter()
+        .find(|n| n.op_type == "Cast" && n.output.first() == Some(before) && n.input[..] == [state.clone()]);
     if node.op_type != "Concat" || !node.domain.is_empty() || before != state && cast.is_none() || new == before {
         return None;
     }
     let reads = |name: &String| name == state || name == result || name == before;
-    let others = graph.node.iter().filter(|n| !std::ptr::eq(*n, node) && !cast.is_some_and(|c| std::ptr::eq(*n, c)));
+    let others = graph
+        .node
+        .iter()
+        .filter(|n| !std::ptr::eq(*n, node) && !cast.is_some_and(|c| std::ptr::eq(*n, c)));
     let mut read = others.into_iter().any(|n| n.input.iter().any(reads));
     for a in graph.node.iter().flat_map(|n| &n.attribute) {
         for inner in a.g.iter().map(|g| &**g).chain(&a.graphs) {
-            captures(inner, &mut |name| read |= name == state || name == result || name == before);
+            captures(inner, &mut |name| {
+                read |= name == state || name == result || name == before
+            });
         }
     }
     let given = graph.output.iter().filter(|o| reads(&o.name)).count();

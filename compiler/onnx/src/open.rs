@@ -87,7 +87,11 @@ impl Importer<'_> {
         let (name, v) = body.outputs()[at].clone();
         let mut wanted = body.fact(v).shape.clone();
         let own = |d: &Dim| body.counted().any(|name| d.uses(&Sym::Named(name.clone())));
-        for (i, d) in wanted.iter_mut().enumerate().filter(|(i, _)| *i != axis && *i < shape.len()) {
+        for (i, d) in wanted
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| *i != axis && *i < shape.len())
+        {
             if own(d) {
                 *d = shape[i].clone();
             }
@@ -167,7 +171,9 @@ impl Importer<'_> {
         let [(axis, _)] = rows.axes.as_slice() else {
             return match rows.axes.is_empty() {
                 true => Ok(Stacked::rows(rows.of)),
-                false => Err(Fault::unsupported("a sequence of tensors whose extents along several axes data decides")),
+                false => Err(Fault::unsupported(
+                    "a sequence of tensors whose extents along several axes data decides",
+                )),
             };
         };
         Ok(Stacked {
@@ -186,20 +192,32 @@ impl Importer<'_> {
         origin: &Origin,
     ) -> Result<ValueId, Fault> {
         if rows.axes.iter().any(|(open, _)| *open != axis) {
-            return Err(Fault::unsupported("a state that grows along one axis, and data decides about another"));
+            return Err(Fault::unsupported(
+                "a state that grows along one axis, and data decides about another",
+            ));
         }
         let new = self.one_behind_the_other(rows, axis, origin)?;
-        self.variadic("Concat", vec![("axis", Attr::Int(axis as i64))], vec![before, new], origin)
+        self.variadic(
+            "Concat",
+            vec![("axis", Attr::Int(axis as i64))],
+            vec![before, new],
+            origin,
+        )
     }
 
-    /// As one tensor of rows of the same extents, which those of the longest are.
+    /// As one tensor, of rows that all have the same extents.
     pub(crate) fn alike(&mut self, rows: &Rows, origin: &Origin) -> Result<ValueId, Fault> {
         let (mut behind, mut longest) = (vec![], vec![]);
-        for ((axis, most), extents) in rows.axes.iter().zip(&rows.extents) {
-            let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
-            let largest = self.apply("ReduceMax", vec![("keepdims", Attr::Int(0))], &[*extents], origin)?;
-            longest.push(self.apply("Max", vec![], &[largest, zero], origin)?);
-            behind.push((axis + 1, most.clone()));
+        for ((axis, room), extents) in rows.axes.iter().zip(&rows.extents) {
+            let [zero, wrong] = [0, -1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
+            let [most, least] = ["ReduceMax", "ReduceMin"]
+                .map(|op| self.apply(op, vec![("keepdims", Attr::Int(0))], &[*extents], origin));
+            let (most, least) = (most?, least?);
+            // Rows that differ have no tensor: that is a number which a run refuses.
+            let differ = self.apply("Greater", vec![], &[most, least], origin)?;
+            let extent = self.apply("Max", vec![], &[most, zero], origin)?;
+            longest.push(self.apply("Where", vec![], &[differ, wrong, extent], origin)?);
+            behind.push((axis + 1, room.clone()));
         }
         self.cut(rows.of, &behind, &longest, origin)
     }

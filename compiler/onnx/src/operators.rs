@@ -59,12 +59,12 @@ const OLDEST: i64 = *OPSETS.start();
 const NEWEST: i64 = *OPSETS.end();
 
 /// By name.
-pub const IMPORTED: [Imported; 19] = [
+pub const IMPORTED: [Imported; 20] = [
     of_lists("ConcatFromSequence", "`Concat`", 11),
     imported("Constant", "a weight", OLDEST, NEWEST),
     imported("If", "the nodes of a branch", OLDEST, NEWEST).limits(&[]),
     imported("Loop", "a loop over time", OLDEST, NEWEST)
-        .limits(&["what it stacks needs a largest number of iterations that follows from shapes, constants or inputs"]),
+        .limits(&["where nothing tells how often it runs, it may stack the results of 65,536 iterations"]),
     of_lists("Optional", "what it holds", 15),
     of_lists("OptionalGetElement", "what it holds", 15),
     of_lists("OptionalHasElement", "a weight", 15),
@@ -79,6 +79,12 @@ pub const IMPORTED: [Imported; 19] = [
     of_lists("SequenceMap", "the body for each tensor", 17),
     of_lists("SplitToSequence", "`Split`", 11),
     imported("Upsample", "`Resize`", OLDEST, 9),
+    imported(
+        "ai.onnx.ml::ZipMap",
+        "its operand: the values, a column for each key",
+        1,
+        5,
+    ),
     imported(GRADIENT, "the derivatives of nodes", 1, 1).limits(&[
         "at the values that `y` is computed of",
         "of element by element functions, products of matrices, and moved axes",
@@ -139,12 +145,6 @@ pub(crate) fn unknown(op: &str) -> Fault {
         ));
     }
     let fault = Fault::unsupported(said);
-    if op == "ai.onnx.ml::ZipMap" {
-        return fault.hint(
-            "a program gives tensors, not maps: convert with `options={'zipmap': False}`, or compile the model up to the operand \
-             of `ZipMap` (`--outputs NAME`)",
-        );
-    }
     match (nearest(op), domain) {
         (Some(near), _) => fault.hint(format!("did you mean `{near}`?")),
         (None, "") => fault.hint(

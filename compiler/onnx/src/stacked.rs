@@ -119,7 +119,9 @@ impl<'m> Importer<'m> {
                 let lengths = self.cast(lengths, DType::I64, origin)?;
                 let first = self.graph.add_weight("", Tensor::i64(&[], [0]));
                 let ends = self.apply("CumSum", vec![], &[lengths, first], origin)?;
-                let own = |this: &mut Self, of: ValueId| this.apply("Gather", vec![("axis", Attr::Int(0))], &[of, at], origin);
+                let own = |this: &mut Self, of: ValueId| {
+                    this.apply("Gather", vec![("axis", Attr::Int(0))], &[of, at], origin)
+                };
                 let (end, length) = (own(self, ends)?, own(self, lengths)?);
                 (self.apply("Sub", vec![], &[end, length], origin)?, end)
             }

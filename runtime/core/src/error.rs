@@ -29,7 +29,7 @@ pub enum Status {
     NotBound = 9,
     /// A shape rule of the model does not hold for these inputs, or a size overflows.
     ShapeRule = 10,
-    /// A value that the model uses as an index is outside its axis.
+    /// A value that the model uses as an index is outside its axis, or one that it uses as a size is negative or too large.
     IndexOutOfRange = 11,
     /// The weights file cannot be opened.
     WeightsMissing = 12,
@@ -410,7 +410,10 @@ impl<T: AsRef<str>> fmt::Display for Error<T> {
                 )
             }
             Self::IndexOutOfRange { step } => {
-                write!(f, "a value used as an index is outside its axis, in kernel {step:?}")
+                write!(
+                    f,
+                    "a value used as an index is outside its axis, or as a size is none that can be, in kernel {step:?}"
+                )
             }
             Self::WeightsMissing { path, reason } => {
                 let (path, reason) = (path.as_ref(), reason.as_ref());

@@ -234,12 +234,23 @@ impl OpDef for Room {
 
     fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
         let shape = cx.dim_list("shape")?;
-        Ok(cx.fact(0)?.shape.iter().cloned().zip(shape).filter(|(d, most)| d != most).collect())
+        Ok(cx
+            .fact(0)?
+            .shape
+            .iter()
+            .cloned()
+            .zip(shape)
+            .filter(|(d, most)| d != most)
+            .collect())
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
         let x = cx.tensor(0)?;
-        let shape: Option<Vec<usize>> = cx.dim_list("shape")?.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect();
+        let shape: Option<Vec<usize>> = cx
+            .dim_list("shape")?
+            .iter()
+            .map(|d| usize::try_from(d.as_const()?).ok())
+            .collect();
         let Some(shape) = shape.filter(|s| s.iter().zip(x.shape()).all(|(most, d)| d <= most)) else {
             return invalid(format!("shape {:?} has no room in it", x.shape()));
         };

@@ -236,8 +236,9 @@ fn slices_move_with_a_loop() {
         (vec![2, 2], vec![6.0, 9.0, 12.0, 15.0])
     );
     assert!(run(&g, 4, 4).is_none(), "the last slice is shorter");
-    // From the end where it is negative.
-    assert!(said(&windows(-1, 1)).contains("starts"), "{}", said(&windows(-1, 1)));
+    // From the end where it is negative: the first slice is empty, the others are not.
+    let g = import(&windows(-1, 1)).expect("imports");
+    assert!(run(&g, 4, 2).is_none(), "slices of different lengths");
 }
 
 #[test]
@@ -319,5 +320,6 @@ fn branches_by_whether_there_is_anything() {
     by_input[1] = node("Greater", &["most", "least"], &["data"], vec![]);
     by_input[2] = node("ReduceMax", &["x"], &["most"], vec![int("keepdims", 0)]);
     by_input[3] = node("ReduceMin", &["x"], &["least"], vec![int("keepdims", 0)]);
-    assert!(said(&of_rows(by_input, &["y"])).contains("of one branch"));
+    let g = import(&of_rows(by_input, &["y"])).expect("imports");
+    assert_eq!(run(&g, 2, 0).expect("runs")[0].1, [2.0, 3.0]);
 }

@@ -33,12 +33,15 @@ fn entry<T: Copy>(list: &[T], i: usize) -> T {
     list[i % list.len()]
 }
 
+/// What columns may be of.
+const COLUMNS: Types = Types(NUMBERS.0 | Types::STRING.0);
+
 pub(super) const ARRAY_FEATURE_EXTRACTOR: Composed = Composed {
     schema: &Schema::new(
         "ai.onnx.ml::ArrayFeatureExtractor",
         "the columns Y of X; a vector is one row",
-        &[Param::new("X", NUMBERS), Param::new("Y", Types::I64).group(2)],
-        &[Param::new("Z", NUMBERS)],
+        &[Param::new("X", COLUMNS), Param::new("Y", Types::I64).group(2)],
+        &[Param::new("Z", COLUMNS)],
         &[],
     ),
     build: |cx, g| {

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Compares models whose slices, ranges, shapes, branches and loops are as long as a run computes with ONNX Runtime.
+
+    python lengths.py [NAME...] [--threads N]
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+
+from compiled import Checks, Compiled, Failed, outputs, session
+
+SIGNATURE = "(float[N,4] x, int64[N] d) =>"
+CONSTANTS = """<int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4}, int64[1] minus = {-1}, int64 none = {0},
+    int64 step = {1}, int64 three = {3}, float half = {0.5}, float start = {0.25}, float[1] f = {2.0}, int64[1] to = {7}>"""
+# x > 0 at column 0: flags [N]
+FLAGS = "c = Slice(x, zero, one, one) sq = Squeeze(c, one) fz = Constant <value_float = 0.0> () m = Greater(sq, fz) "
+SUM = "n = ReduceSum <keepdims = 0> (d, zero) "
+
+# The outputs and nodes of models of x [N,4] and d [N], which are from 0 to 3.
+MODELS = {
+    "to a sum": ("(float[A,4] y)", SUM + "e = Reshape(n, one) h = Div(e, two) y = Slice(x, zero, h, zero)"),
+    "from the end": ("(float[A,4] y)", SUM + "e = Reshape(n, one) k = Neg(e) y = Slice(x, k, to, zero)"),
+    "between two": ("(float[A,B] y)",
+                    "i = ArgMax <axis = 0, keepdims = 1> (d) j = Add(i, two) a = Slice(x, i, j, zero) l = ReduceMax(d, zero) "
+                    "y = Slice(a, zero, l, one)"),
+    "range": ("(float[A] y)", SUM + "r = Range(none, n, step) g = Cast <to = 1> (r) y = Exp(g)"),
+    "range by halves": ("(float[A] y)", SUM + "g = Cast <to = 1> (n) r = Range(start, g, half) y = Neg(r)"),
+    "expand": ("(float[A,4] y, int64[2] s)",
+               "l = ReduceMax(d, zero) s = Concat <axis = 0> (l, four) row = Slice(x, zero, one, zero) y = Expand(row, s)"),
+    "durations": ("(float[A,4] y)",
+                  SUM + "r = Range(none, n, step) c = CumSum(d, none) col = Unsqueeze(r, one) b = LessOrEqual(c, col) k = Cast <to = 7> (b) "
+                  "i = ReduceSum <keepdims = 0> (k, one) y = Gather <axis = 0> (x, i)"),
+    "one mask twice": ("(float[A,4] y, float[A,4] z)",
+                       FLAGS + "p = NonZero(m) q = NonZero(m) s = Transpose(p) t = Transpose(q) a = GatherND(x, s) nx = Neg(x) "
+                       "b = GatherND(nx, t) y = Mul(a, b) e = Exp(b) z = Add(a, e)"),
+    "as many as flags": ("(float[N,4] y)",
+                         FLAGS + "k = Cast <to = 7> (m) n = ReduceSum <keepdims = 0> (k, zero) e = Reshape(n, one) s = Concat <axis = 0> (e, four) "
+                         "v = Expand(f, s) p = NonZero(m) t = Transpose(p) y = ScatterND(x, t, v)"),
+    "branches": ("(float[A,4] y)",
+                 SUM + "g = Greater(n, three) y = If(g) <then_branch = a () => (float[A,4] ya) { ya = Slice(x, zero, two, zero) }, "
+                 "else_branch = b () => (float[A,4] yb) { yb = Neg(x) }>"),
+    "a branch that counts": ("(int64[A] y)",
+                             FLAGS + "h = Slice(x, zero, two, zero) s = Shape(h) p = ReduceProd <keepdims = 0> (s) g = Equal(p, none) "
+                             "y = If(g) <then_branch = a () => (int64[A] ya) { ya = ConstantOfShape <value = int64[1] {0}> (zero) }, "
+                             "else_branch = b () => (int64[A] yb) { q = NonZero(m) yb = Squeeze(q, zero) }>"),
+    "appended": ("(float[A,4] y)",
+                 SUM + "b = Slice(x, zero, zero, zero) true = Constant <value = bool {1}> () y = Loop(n, true, b) <body = g (int64 i, bool c, float[A,4] s) => "
+                 "(bool o, float[A,4] t) { o = Identity(c) nx = Neg(x) j = Reshape(i, one) w = Slice(nx, zero, one, zero) t = Concat <axis = 0> (s, w) }>"),
+    "growing slices": ("(float[A,4] y, int64 k)",
+                       "l = ReduceMax <keepdims = 0> (d, zero) true = Constant <value = bool {1}> () q = SequenceEmpty() "
+                       "r = Loop(l, true, q) <body = g (int64 i, bool c, seq(float[A,4]) s) => (bool o, seq(float[A,4]) t) "
+                       "{ o = Identity(c) j = Reshape(i, one) e = Add(j, one) w = Slice(x, zero, e, zero) t = SequenceInsert(s, w) }> "
+                       "q1 = SequenceInsert(r, x) y = ConcatFromSequence <axis = 0> (r) k = SequenceLength(r)"),
+    "repeated": ("(float[A,4] y)",
+                 "sh = Shape(d) on = ConstantOfShape <value = int64[1] {1}> (sh) ds = SplitToSequence <axis = 0> (d, on) "
+                 "xs = SplitToSequence <axis = 0> (x, on) q = SequenceEmpty() true = Constant <value = bool {1}> () t = Squeeze(sh) "
+                 "r = Loop(t, true, q) <body = g (int64 i, bool c, seq(float[A,4]) s) => (bool o, seq(float[A,4]) u) "
+                 "{ o = Identity(c) dn = SequenceAt(ds, i) xi = SequenceAt(xs, i) both = Concat <axis = 0> (dn, four) w = Expand(xi, both) "
+                 "u = SequenceInsert(s, w) }> y = ConcatFromSequence <axis = 0> (r)"),
+    "tiles as one hot": ("(float[A,B] y)",
+                         "s = Shape(d) v = Concat <axis = 0> (one, s) o = OneHot(one, two, v) r = Reshape(o, minus) y = Tile(x, r)"),
+    "a shape with another extent": ("(float[A,4] y)", "s = Shape(x) t = ScatterElements(s, zero, two) row = Slice(x, zero, one, zero) y = Expand(row, t)"),
+    "the largest of shapes": ("(float[A,B] y)",
+                              "s = Shape(x) g = Cast <to = 1> (s) l = ReduceMax(g, zero) h = Mul(l, f) c = Ceil(h) i = Cast <to = 7> (c) b = Sub(i, s) "
+                              "z = Concat <axis = 0> (zero, zero) p = Concat <axis = 0> (z, b) y = Pad(x, p)"),
+}
+# Sequences that nobody can take apart are not asked for.
+UNUSED = "q1 = SequenceInsert(r, x) "
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("names", nargs="*", help="only models whose names contain one of these")
+    ap.add_argument("--threads", type=int, default=2)
+    args = ap.parse_args()
+    checks = Checks()
+    for name, (results, nodes) in MODELS.items():
+        if args.names and not any(n in name for n in args.names):
+            continue
+        text = f'<ir_version: 10, opset_import: ["" : 18]> {name.replace(" ", "_")} {SIGNATURE} {results} {CONSTANTS} {{ {nodes.replace(UNUSED, "")} }}'
+        model = onnx.parser.parse_model(text)
+        for flags in [[], ["--dim", "N=6"]]:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"{name}.onnx"
+                onnx.save(model, path)
+                what = f"{name}{' of fixed size' if flags else ''}"
+                try:
+                    compiled, reference = Compiled(path, folder, flags), session(path, args.threads)
+                    for seed, n in [(1, 6), (2, 6)] if flags else [(1, 6), (2, 3), (3, 9)]:
+                        random = np.random.default_rng(seed)
+                        feeds = {"x": random.standard_normal((n, 4)).astype(np.float32), "d": random.integers(0, 4, n)}
+                        feeds["d"][0] = 2
+                        checks.matches(f"{what}, {seed}", compiled.run(feeds, args.threads), outputs(reference, feeds))
+                except Failed as error:
+                    checks.add(False, f"{what}: {error}")
+    return checks.code()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
