@@ -45,6 +45,16 @@ MODELS = {
     "branches": ("(float[A,4] y)",
                  SUM + "g = Greater(n, three) y = If(g) <then_branch = a () => (float[A,4] ya) { ya = Slice(x, zero, two, zero) }, "
                  "else_branch = b () => (float[A,4] yb) { yb = Neg(x) }>"),
+    "truncated": ("(float[A,4] y)",
+                  "e = ReduceMax(d, zero) k = Squeeze(e) p = Greater(k, step) q = If(p) <then_branch = a () => (float[A,4] ya) "
+                  "{ ya = Slice(x, zero, e, zero) }, else_branch = b () => (float[A,4] yb) { yb = Identity(x) }> y = Exp(q)"),
+    "backwards": ("(float[A,4] y, float[B,4] z)",
+                  SUM + "far = Constant <value = int64[1] {-100}> () y = Slice(x, far, far, zero, minus) z0 = Slice(x, minus, far, zero, minus) "
+                  "e = Reshape(n, one) s = Neg(e) t = Slice(x, s, to, zero) z = Concat <axis = 0> (z0, t)"),
+    "a branch by what is counted": ("(float[A,4] y)",
+                                    FLAGS + "q = Compress <axis = 0> (x, m) s = Shape(q) k = Gather(s, none) p = Greater(k, step) "
+                                    "y = If(p) <then_branch = a () => (float[A,4] ya) { ya = Slice(q, zero, two, zero) }, "
+                                    "else_branch = b () => (float[A,4] yb) { yb = Neg(q) }>"),
     "a branch that counts": ("(int64[A] y)",
                              FLAGS + "h = Slice(x, zero, two, zero) s = Shape(h) p = ReduceProd <keepdims = 0> (s) g = Equal(p, none) "
                              "y = If(g) <then_branch = a () => (int64[A] ya) { ya = ConstantOfShape <value = int64[1] {0}> (zero) }, "

@@ -229,8 +229,8 @@ impl Graph {
         &self.dag
     }
 
-    /// All nodes so that producers come before consumers: depth first from the outputs in operand order, then what no
-    /// output needs. Independent of ids, so that equal graphs print equally.
+    /// All nodes so that producers come before consumers, and what counts a dimension before what has it: depth first from the
+    /// outputs in operand order, then what no output needs. Independent of ids, so that equal graphs print equally.
     pub fn order(&self) -> Vec<NodeId> {
         let mut seen = vec![0u8; self.dag.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
         let mut out = Vec::with_capacity(self.node_count());
@@ -240,6 +240,23 @@ impl Graph {
             .filter_map(|(_, v)| self.producer(*v))
             .map(|(n, _)| n);
         let rest = self.dag.node_indices().map(|i| NodeId(i.index() as u32));
+        let mut counting: rustc_hash::FxHashMap<&str, NodeId> = rustc_hash::FxHashMap::default();
+        for (n, node) in self.nodes() {
+            counting.extend(counted(node.op, &node.attrs).map(|name| (&**name, n)));
+        }
+        let sizes = |n: NodeId| {
+            let mut out: Vec<NodeId> = vec![];
+            if !counting.is_empty() {
+                self.visit_dims(n, &mut |d| {
+                    d.visit(&mut |s| {
+                        if let crate::Sym::Named(name) = s {
+                            out.extend(counting.get(&**name).filter(|c| **c != n).copied());
+                        }
+                    });
+                });
+            }
+            out
+        };
         for root in roots.chain(rest) {
             let mut stack = vec![(root, 0usize)];
             while let Some((n, next)) = stack.pop() {
@@ -250,9 +267,13 @@ impl Graph {
                     seen[n.0 as usize] = 1;
                 }
                 let inputs = &self.node(n).inputs;
-                let child = (next..inputs.len()).find_map(|i| {
+                let operand = (next..inputs.len()).find_map(|i| {
                     let (p, _) = self.producer(inputs[i]?)?;
                     (seen[p.0 as usize] == 0).then_some((i, p))
+                });
+                let child = operand.or_else(|| {
+                    let p = sizes(n).into_iter().find(|p| seen[p.0 as usize] == 0)?;
+                    Some((inputs.len(), p))
                 });
                 match child {
                     Some((i, p)) => {

@@ -120,9 +120,10 @@ impl Builder<'_> {
         }
         for (i, (_, inner)) in parts.body.outputs()[own..].iter().enumerate() {
             outputs.push(if i < parts.states {
+                // As large as the state that it replaces; a branch that is not taken would give another.
                 Bound {
                     storage: inputs[i].storage,
-                    way: Some((Way::Back, bytes(*inner))),
+                    way: Some((Way::Back, bytes(parts.body.inputs()[i]))),
                 }
             } else if let v = node.outputs[i]
                 && g.exits.contains(&v)

@@ -41,7 +41,7 @@ impl<'m> Importer<'m> {
         });
         let formals: Vec<Formal> = formals.collect();
         let outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
-        let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
+        let Some(body) = self.body(scope, site, graph, &formals, &outputs)? else {
             return Ok(None);
         };
         let body = body.of_tensors()?;

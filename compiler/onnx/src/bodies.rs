@@ -86,7 +86,7 @@ impl<'m> Importer<'m> {
         scope: &mut Scope<'m>,
         site: &Site,
         graph: &'m GraphProto,
-        formals: Vec<Formal>,
+        formals: &[Formal],
         outputs: &[&'m str],
     ) -> Result<Option<Body>, Fault> {
         self.data.push(BTreeSet::new());
@@ -100,13 +100,13 @@ impl<'m> Importer<'m> {
         scope: &mut Scope<'m>,
         site: &Site,
         graph: &'m GraphProto,
-        formals: Vec<Formal>,
+        formals: &[Formal],
         outputs: &[&'m str],
     ) -> Result<Option<Body>, Fault> {
         loop {
             let problems = self.problems.clone();
             let mut again = false;
-            let body = self.body_once(scope, site, graph, formals.clone(), outputs, &mut again)?;
+            let body = self.body_once(scope, site, graph, formals.to_vec(), outputs, &mut again)?;
             if !again {
                 return Ok(body);
             }

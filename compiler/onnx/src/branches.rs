@@ -58,7 +58,7 @@ impl<'m> Importer<'m> {
                 )));
             }
             let outputs: Vec<&'m str> = branch.output[..results].iter().map(|o| o.name.as_str()).collect();
-            match self.body(scope, site, branch, vec![], &outputs)? {
+            match self.body(scope, site, branch, &[], &outputs)? {
                 Some(body) => taken.push(body),
                 None => return Ok(None),
             }
@@ -99,7 +99,9 @@ impl<'m> Importer<'m> {
             // Known before the run begins, the condition decides about extents as well, unless one branch may be presumed.
             let shape = match &known {
                 _ if a.shape == b.shape && !counts => Some(a.shape.clone()),
-                Some(d) if a.rank() == b.rank() && !counts && self.presumed(d).is_none() => Some(chosen(d)),
+                Some(d) if a.rank() == b.rank() && !counts && !is_counted(d, a, b) && self.presumed(d).is_none() => {
+                    Some(chosen(d))
+                }
                 _ => None,
             };
             let mut axes = vec![];
@@ -179,6 +181,15 @@ impl<'m> Importer<'m> {
         };
         Ok([count(yes)?, count(no)?])
     }
+}
+
+/// Whether a run counts what decides extents: then nobody knows which of two is larger before.
+fn is_counted(d: &Dim, a: &Fact, b: &Fact) -> bool {
+    let mut found = false;
+    for d in std::iter::once(d).chain(&a.shape).chain(&b.shape) {
+        d.visit(&mut |s| found |= matches!(s, Sym::Named(name) if name.starts_with(COUNTED)));
+    }
+    found
 }
 
 /// Whether a graph counts what is in a shape of its own.

@@ -24,7 +24,9 @@
 //! | `lists`, `stacked` | sequences and optionals, of which no graph has any |
 //! | `attention` | attention with graphs that change scores |
 //! | `numbers` | integers of a run that decide shapes |
+//! | `integers` | what is known of integers before a run |
 //! | `open` | results of bodies whose extents a run decides |
+//! | `until` | loops that data ends |
 //! | `gradient` | the derivatives of nodes |
 //! | `bounds` | limits of what inference is asked to do |
 //! | `import` | the walk that ties them together |
@@ -44,6 +46,7 @@ mod external;
 mod functions;
 mod gradient;
 mod import;
+mod integers;
 mod lists;
 mod loops;
 mod moving;
@@ -55,6 +58,7 @@ mod plan;
 pub mod proto;
 mod scope;
 mod stacked;
+mod until;
 mod weights;
 
 use std::path::Path;

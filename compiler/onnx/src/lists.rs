@@ -13,7 +13,7 @@ use cameo_ir::{Attr, Attrs, Dim, Fact, Op, Origin, Tensor, ValueId};
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
-use crate::numbers;
+use crate::integers;
 use crate::proto::{
     AttributeProto, Dimension, DimensionValue, GraphProto, NodeProto, TensorShapeProto, TensorType, TypeProto,
     TypeValue, ValueInfoProto,
@@ -577,7 +577,7 @@ impl<'m> Importer<'m> {
                     (Some(_), rank) => return Err(Fault::invalid(format!("`split` has rank {rank}"))),
                     (None, 1) if fact.static_shape().is_none() && fact.dtype.is_int() => {
                         // Sizes that are all the same, as exporters write it.
-                        let each = numbers::all_of(&self.graph, v)
+                        let each = integers::all_of(&self.graph, v)
                             .filter(|size| *size > 0 && fact.shape[0].clone() * Dim::from(*size) == shape[axis]);
                         return Ok(stacked(each.map_or(Part::Listed(v), Part::Slice)));
                     }

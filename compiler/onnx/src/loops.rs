@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use cameo_ir::dim::COUNTED;
-use cameo_ir::ops::scan::{Parts, Turns};
+use cameo_ir::ops::scan::Parts;
 use cameo_ir::{Attr, Bounds, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId};
 
 use crate::bodies::{Formal, Held, of_sequences};
@@ -15,7 +14,7 @@ use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
 use crate::numbers::LONGEST;
-use crate::open::{Open, Rows, open_axes};
+use crate::open::{Open, Rows, appended, open_axes};
 use crate::plan::captures;
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::scope::{Scope, Slot};
@@ -26,7 +25,7 @@ const TRIPS: &str = "the number of iterations";
 const CONDITION: &str = "the condition";
 
 /// Iterations of a loop that nothing bounds: a run of more fails.
-const MAX_TURNS: i64 = 1 << 24;
+pub(crate) const MAX_TURNS: i64 = 1 << 24;
 
 /// From here on a number of iterations means that something else ends the loop.
 const ENDLESS: i64 = 1 << 31;
@@ -49,12 +48,12 @@ enum Way {
 }
 
 /// How often a `Loop` runs, as far as its inputs tell.
-struct Trips {
+pub(crate) struct Trips {
     /// Its largest number of iterations; `None` without one that is known before.
-    most: Option<Dim>,
+    pub most: Option<Dim>,
     /// The number, and whether there is a first iteration, where the node gives them.
-    number: Option<ValueId>,
-    start: Option<ValueId>,
+    pub number: Option<ValueId>,
+    pub start: Option<ValueId>,
     /// Whether `most` is no longer what `number` says.
     formula: bool,
     /// Whether data decides how often, up to `most`, or whether there is a first iteration.
@@ -208,7 +207,7 @@ impl<'m> Importer<'m> {
         });
         let formals: Vec<Formal> = formals.collect();
         let outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
-        let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
+        let Some(body) = self.body(scope, site, graph, &formals, &outputs)? else {
             return Ok(None);
         };
         let body = body.of_tensors()?;
@@ -520,7 +519,7 @@ impl<'m> Importer<'m> {
         };
         let mut formals = vec![Formal::Counter(length.clone()), Formal::Condition];
         formals.extend(carried.iter().enumerate().map(state));
-        let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
+        let Some(body) = self.body(scope, site, graph, &formals, &outputs)? else {
             return Ok(None);
         };
         let (condition, held) = body.held.split_at(1);
@@ -667,83 +666,11 @@ impl<'m> Importer<'m> {
     }
 
     /// One element as a scalar.
-    fn scalar(&mut self, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+    pub(crate) fn scalar(&mut self, v: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
         match self.graph.fact(v).rank() {
             0 => Ok(v),
             _ => self.apply("Reshape", vec![("shape", Attr::Dims(vec![]))], &[v], origin),
         }
-    }
-
-    /// A loop that data may end, of a body with the number of the iteration, states and captured values, whose outputs are the
-    /// condition and, by their numbers, states and what is stacked: final states, then what is stacked.
-    fn until(
-        &mut self,
-        body: &Graph,
-        states: usize,
-        outputs: &[usize],
-        trips: &Trips,
-        operands: Vec<ValueId>,
-        origin: &Origin,
-    ) -> Result<Vec<ValueId>, Fault> {
-        let number = |graph: &mut Graph, n: i64| graph.add_weight("", Tensor::i64(&[], [n]));
-        // There is one more step where the condition holds, and never more than the node allows.
-        let inputs: Vec<usize> = (0..body.inputs().len()).collect();
-        let mut inside = body.with_ends(&inputs, &[&[0], outputs].concat());
-        let (turn, going) = (inside.inputs()[0], inside.outputs()[0].1);
-        let limit = trips.number.map(|v| match self.graph.constant(v) {
-            Some(t) => (inside.add_weight("", Tensor::i64(&[], t.to_i64())), None),
-            None => {
-                let fact = self.graph.fact(v).clone();
-                (inside.add_input("trips", fact), Some(v))
-            }
-        });
-        let around = std::mem::replace(&mut self.graph, inside);
-        let made = (|| {
-            let [one, two] = [1, 2].map(|n| number(&mut self.graph, n));
-            let next = self.apply("Add", vec![], &[turn, one], origin)?;
-            let mut another = self.apply("Add", vec![], &[turn, two], origin)?;
-            if let Some((limit, _)) = limit {
-                let limit = self.scalar(limit, origin)?;
-                another = self.apply("Min", vec![], &[another, limit], origin)?;
-            }
-            let going = self.scalar(going, origin)?;
-            let steps = self.apply("Where", vec![], &[going, another, next], origin)?;
-            self.graph.add_output("steps", steps);
-            self.graph.add_output("turn", next);
-            Ok::<_, Fault>(())
-        })();
-        let inside = std::mem::replace(&mut self.graph, around);
-        made?;
-        let (inputs, own) = (inside.inputs().len(), outputs.len());
-        let order: Vec<usize> = [own + 1, own + 2].into_iter().chain(1..=own).collect();
-        let body = Arc::new(inside.with_ends(&(0..inputs).collect::<Vec<_>>(), &order));
-
-        let [zero, one] = [0, 1].map(|n| number(&mut self.graph, n));
-        let mut first = one;
-        if let Some(v) = trips.number {
-            let limit = self.scalar(v, origin)?;
-            let limit = self.apply("Max", vec![], &[limit, zero], origin)?;
-            first = self.apply("Min", vec![], &[limit, one], origin)?;
-        }
-        if let Some(v) = trips.start {
-            let start = self.scalar(v, origin)?;
-            first = self.apply("Where", vec![], &[start, first, zero], origin)?;
-        }
-        let count = self.new_symbol(COUNTED, "loop");
-        let turns = Turns {
-            body: &body,
-            states: states + 1,
-            count: &count,
-            most: &trips.most.clone().unwrap_or(Dim::from(MAX_TURNS)),
-        };
-        let Some(op) = Op::find("cameo::While") else {
-            return Err(Fault::unsupported("loops that data ends"));
-        };
-        let given = limit.and_then(|(_, v)| v);
-        let all = [first, zero].into_iter().chain(operands).chain(given);
-        let made = self.typed(op, &turns.attrs(), all.map(Some).collect(), own + 1, origin)?;
-        // But for the number of the iteration.
-        Ok(made[1..].to_vec())
     }
 
     /// The loop itself: final states, then what is stacked.
@@ -807,39 +734,6 @@ pub(crate) fn of_values<'m>(made: Option<Vec<ValueId>>) -> Option<Vec<Slot<'m>>>
 fn push(mut list: Vec<usize>, axis: usize) -> Vec<usize> {
     list.push(axis);
     list
-}
-
-/// What a body appends to a state in each iteration, and along which axis, where it does nothing else with it.
-fn appended(graph: &GraphProto, i: usize) -> Option<(&str, i64)> {
-    let (state, result) = (&graph.input.get(i + 2)?.name, &graph.output.get(i + 1)?.name);
-    let node = graph.node.iter().find(|n| n.output.first() == Some(result))?;
-    let [before, new] = node.input.as_slice() else {
-        return None;
-    };
-    // Scripts cast it to what it is.
-    let cast = graph
-        .node
-        .iter()
-        .find(|n| n.op_type == "Cast" && n.output.first() == Some(before) && n.input[..] == [state.clone()]);
-    if node.op_type != "Concat" || !node.domain.is_empty() || before != state && cast.is_none() || new == before {
-        return None;
-    }
-    let reads = |name: &String| name == state || name == result || name == before;
-    let others = graph
-        .node
-        .iter()
-        .filter(|n| !std::ptr::eq(*n, node) && !cast.is_some_and(|c| std::ptr::eq(*n, c)));
-    let mut read = others.into_iter().any(|n| n.input.iter().any(reads));
-    for a in graph.node.iter().flat_map(|n| &n.attribute) {
-        for inner in a.g.iter().map(|g| &**g).chain(&a.graphs) {
-            captures(inner, &mut |name| {
-                read |= name == state || name == result || name == before
-            });
-        }
-    }
-    let given = graph.output.iter().filter(|o| reads(&o.name)).count();
-    let axis = node.attribute.iter().find(|a| a.name == "axis")?.i;
-    (!read && given == 1).then_some((new, axis))
 }
 
 /// Whether a value is known to be true, or false.

@@ -14,6 +14,8 @@ use cameo_ir::{Attr, DType, Dim, Graph, Origin, Sym, Tensor, ValueId};
 use crate::error::Fault;
 use crate::import::Importer;
 use crate::numbers::LONGEST;
+use crate::plan::captures;
+use crate::proto::GraphProto;
 use crate::stacked::{Part, Stacked};
 
 /// An axis whose extent data decides, and its largest extent.
@@ -49,6 +51,39 @@ pub(crate) fn open_axes(results: &[(&Graph, &[Dim])]) -> Option<Vec<Open>> {
         out.push((axis, most.into_iter().reduce(|a, b| a.maximum(&b))?));
     }
     Some(out)
+}
+
+/// What a body appends to a state in each iteration, and along which axis, where it does nothing else with it.
+pub(crate) fn appended(graph: &GraphProto, i: usize) -> Option<(&str, i64)> {
+    let (state, result) = (&graph.input.get(i + 2)?.name, &graph.output.get(i + 1)?.name);
+    let node = graph.node.iter().find(|n| n.output.first() == Some(result))?;
+    let [before, new] = node.input.as_slice() else {
+        return None;
+    };
+    // Scripts cast it to what it is.
+    let cast = graph
+        .node
+        .iter()
+        .find(|n| n.op_type == "Cast" && n.output.first() == Some(before) && n.input[..] == [state.clone()]);
+    if node.op_type != "Concat" || !node.domain.is_empty() || before != state && cast.is_none() || new == before {
+        return None;
+    }
+    let reads = |name: &String| name == state || name == result || name == before;
+    let others = graph
+        .node
+        .iter()
+        .filter(|n| !std::ptr::eq(*n, node) && !cast.is_some_and(|c| std::ptr::eq(*n, c)));
+    let mut read = others.into_iter().any(|n| n.input.iter().any(reads));
+    for a in graph.node.iter().flat_map(|n| &n.attribute) {
+        for inner in a.g.iter().map(|g| &**g).chain(&a.graphs) {
+            captures(inner, &mut |name| {
+                read |= name == state || name == result || name == before;
+            });
+        }
+    }
+    let given = graph.output.iter().filter(|o| reads(&o.name)).count();
+    let axis = node.attribute.iter().find(|a| a.name == "axis")?.i;
+    (!read && given == 1).then_some((new, axis))
 }
 
 impl Importer<'_> {

@@ -228,7 +228,7 @@ impl<'m> Importer<'m> {
         let Some(first) = order.first() else { return Err(open()) };
         let length = self.graph.fact(operands[*first]).shape[0].clone();
         let outputs: Vec<&'m str> = graph.output[..results].iter().map(|o| o.name.as_str()).collect();
-        let Some(body) = self.body(scope, site, graph, formals, &outputs)? else {
+        let Some(body) = self.body(scope, site, graph, &formals, &outputs)? else {
             return Ok(None);
         };
         let body = body.of_tensors()?;

@@ -289,12 +289,11 @@ fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> Result<Cut, 
     let step = chosen::cut(step);
     let back = negative(&step);
     let size = step.maximum(&-step.clone()).maximum(&Dim::ONE);
-    // Forwards positions are cut to 0..=d, backwards to -1..=d-1.
+    // Forwards positions are cut to 0..=d, backwards to -1..=d-1, of which a start is at least 0.
     let (low, high) = (-back.clone(), d.clone() - back.clone());
-    let [first, stop] = [start, end].map(|v| {
-        let at = v.clone() + d.clone() * negative(v);
-        at.minimum(&high).maximum(&low)
-    });
+    let at = |v: &Dim| v.clone() + d.clone() * negative(v);
+    let first = at(start).maximum(&Dim::ZERO).minimum(&high);
+    let stop = at(end).minimum(&high).maximum(&low);
     let span = (stop - first.clone()) * (Dim::ONE - back * Dim::from(2i64));
     Ok(Cut {
         axis,
@@ -341,7 +340,7 @@ fn whole_span(d: &Dim, start: &Dim, end: &Dim, back: bool) -> (Dim, Dim) {
         let last = d.clone() - Dim::ONE;
         let first = match sentinel(start) {
             Some(s) if s >= END => last,
-            _ => b.simplify(&from_start(start).minimum(&last)),
+            _ => b.simplify(&from_start(start).maximum(&Dim::ZERO).minimum(&last)),
         };
         let stop = match sentinel(end) {
             Some(e) if e <= -END => Dim::from(-1i64),
