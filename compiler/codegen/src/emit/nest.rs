@@ -232,6 +232,12 @@ impl Emit<'_, '_> {
                 continue;
             };
             for (d, extent) in guards(&self.cx.buffers[*operand as usize], index, &self.cx.extents) {
+                // Where data says what is read, each point has a place of its own.
+                let mut told = false;
+                d.visit(&mut |s| told |= matches!(s, Sym::Aux(_)));
+                if told {
+                    return None;
+                }
                 let (mut low, mut high) = (d.clone(), d);
                 for (i, e) in self.nest.row.iter().enumerate() {
                     let s = Sym::Iter((n + i) as u32);
