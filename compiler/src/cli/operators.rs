@@ -344,11 +344,7 @@ mod tests {
                 .expect("an operator")
                 .starts_with("com.microsoft::FastGelu(")
         );
-        assert!(
-            one("Loop")
-                .expect("an operator")
-                .contains("largest number of iterations")
-        );
+        assert!(one("Loop").expect("an operator").contains("65,536 iterations"));
         let typo = one("Convv").expect_err("no operator");
         assert_eq!(typo, "there is no operator `Convv`; did you mean `Conv`?");
     }

@@ -9,6 +9,7 @@ pub const PROT_READ: c_int = 1;
 pub const PROT_WRITE: c_int = 2;
 pub const MAP_PRIVATE: c_int = 2;
 pub const MAP_ANONYMOUS: c_int = 0x20;
+pub const MAP_NORESERVE: c_int = 0x4000;
 pub const MAP_FAILED: *mut c_void = !0 as *mut c_void;
 pub const MADV_WILLNEED: c_int = 3;
 pub const MADV_HUGEPAGE: c_int = 14;
