@@ -114,7 +114,7 @@ pub(crate) fn computed(g: &Graph, v: ValueId) -> Option<Tensor> {
     if let Some(cost) = interp::constant_cost(g, v) {
         return (cost < MOST).then(|| interp::eval_constant(g, v).ok()).flatten();
     }
-    let (mut given, mut left, mut cost) = (vec![], vec![v], 0);
+    let (mut given, mut left, mut cost) = (vec![], vec![v], 0u64);
     while let Some(x) = left.pop() {
         if g.constant(x).is_some() {
             continue;
@@ -124,7 +124,7 @@ pub(crate) fn computed(g: &Graph, v: ValueId) -> Option<Tensor> {
             continue;
         }
         let (n, _) = g.producer(x)?;
-        cost += 1 + interp::cost(g, n);
+        cost = interp::cost(g, n).saturating_add(cost).saturating_add(1);
         if cost > MOST {
             return None;
         }
