@@ -240,8 +240,9 @@ const TESTED: &[(&str, fn())] = &[
 
 #[test]
 fn every_operation_has_a_case() {
-    // Nothing but a program of a caller can compute what is external.
-    let testable = |op: &cameo_ir::Op| !op.schema().external;
+    // Nothing but a program of a caller can compute what is external, and of what has room for more than is written only its
+    // reader knows what has a meaning (oracle/lengths.py).
+    let testable = |op: &cameo_ir::Op| !op.schema().external && op.name() != "cameo::Room";
     let families = ops::FAMILIES
         .iter()
         .filter(|(_, ops)| ops.iter().any(|o| testable(&cameo_ir::Op(*o))));

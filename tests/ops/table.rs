@@ -209,8 +209,6 @@ pub const CASES: &[&str] = &[
     "cameo::Place(T[3,7]) {axis=1} : f32 i64",
     "cameo::Cut(T[5,19]) {axes=dims[1,0], extents=dims[7,2], starts=dims[3,1]} : f32 i64 f16",
     "cameo::Number(i64[] = dense(3)) {count=\"count.n\", most=dims[5]} -> 2",
-    // What is behind the operand's elements has no meaning.
-    "cameo::Room(T[3,7]) {shape=dims[3,7]} : f32 i64",
     "cameo::AtPlace(i64[2,5] = dense(3,0,2,4,1,1,4,0,2,3)) {axis=1, count=dims[3]}",
     // Softmax
     "Softmax(T[3,19]) : f32 f64 f16",
