@@ -190,3 +190,15 @@ fn joins_of_empty_tensors() {
 }"#,
     );
 }
+
+/// The rows of a kernel that reads where data says: its first and last element say nothing of those between.
+#[test]
+fn offsets_leave_the_image_in_the_middle_of_a_row() {
+    check(
+        r#"graph @g (%0 "x": f32[2,2,6,9], %1 "w": f32[1,2,3,2], %2 "offset": f32[2,12,4,9]) {
+  %3 "far" = Add(%2, %2)
+  %4 "y" = DeformConv(%0, %1, %3) {dilations=[2,1], pads=[2,0,0,1]}
+  return %4 "y"
+}"#,
+    );
+}

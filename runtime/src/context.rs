@@ -249,7 +249,7 @@ impl Context {
         let input = &mut self.inputs[index];
         if memory > input.own.len() {
             // Both at once, so that nothing has changed when there is no memory.
-            input.own = Region::anonymous(memory)?;
+            input.own = Region::anonymous(memory, false)?;
         }
         let own = input.own.as_ptr();
         self.set_input(index, shape, Memory::Own(room), own, memory);
@@ -557,21 +557,23 @@ impl Context {
             if input.memory == Memory::Copied {
                 let dtype = tables.input(index).dtype;
                 let bytes = cache_bytes(dtype, &input.shape, cache.axis as usize, plan.room(cache))?;
-                grow(&mut input.own, bytes)?;
+                grow(&mut input.own, bytes, false)?;
             }
         }
         plan.split(self.threads, &mut self.parts);
 
         self.plan.sizes = sizes;
-        grow(&mut self.arena, sizes.arena_bytes)?;
+        // Planned for the largest counts, which are rarely met.
+        grow(&mut self.arena, sizes.arena_bytes, !tables.counts().is_empty())?;
         self.scratch_stride = sizes.scratch_stride().ok_or(Error::ShapeRule)?;
         let scratch = self.scratch_stride.checked_mul(self.threads).ok_or(Error::ShapeRule)?;
-        grow(&mut self.scratch, scratch)
+        grow(&mut self.scratch, scratch, false)
     }
 
     /// Memory for the outputs: the caller's, if it is large enough, or the context's.
     fn place_outputs(&mut self) -> Result<(), Error> {
         let tables = self.tables();
+        let sparse = !tables.counts().is_empty();
         for (index, output) in self.outputs.iter_mut().enumerate() {
             if output.grow_handles()? {
                 self.state = self.state.min(State::Planned);
@@ -581,7 +583,7 @@ impl Context {
                 if output.most > output.own.len() {
                     self.state = self.state.min(State::Planned);
                     self.ran = false;
-                    grow(&mut output.own, output.most)?;
+                    grow(&mut output.own, output.most, sparse)?;
                 }
             } else if output.capacity < output.most {
                 let (needed, capacity) = (output.most, output.capacity);
@@ -710,10 +712,10 @@ unsafe fn spread(rows: &[u8], to: *mut u8, shape: &[i64], axis: usize, room: i64
 }
 
 /// Makes a region at least `bytes` long. The old one goes first, so that both are never resident.
-fn grow(region: &mut Region, bytes: usize) -> Result<(), Error> {
+fn grow(region: &mut Region, bytes: usize, sparse: bool) -> Result<(), Error> {
     if bytes > region.len() {
         *region = Region::empty();
-        *region = Region::anonymous(bytes)?;
+        *region = Region::anonymous(bytes, sparse)?;
     }
     Ok(())
 }

@@ -38,8 +38,9 @@ impl Region {
         }
     }
 
-    /// Zeroed memory of at least `bytes`, physical pages only where it is touched.
-    pub fn anonymous(bytes: usize) -> Result<Self, Error> {
+    /// Zeroed memory of at least `bytes`, physical pages only where it is touched. Where most of it never is (`sparse`), more than
+    /// the machine has.
+    pub fn anonymous(bytes: usize, sparse: bool) -> Result<Self, Error> {
         if bytes == 0 {
             return Ok(Self::empty());
         }
@@ -54,7 +55,7 @@ impl Region {
         let base = map(
             mapped,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if sparse { libc::MAP_NORESERVE } else { 0 },
             -1,
         )
         .ok_or(Error::OutOfMemory { bytes })?;
@@ -185,7 +186,7 @@ mod tests {
             ((4 << 20) + 12345, 2),
         ] {
             assert_eq!(huge_bytes(bytes), huge * HUGE_PAGE);
-            let region = Region::anonymous(bytes).unwrap();
+            let region = Region::anonymous(bytes, false).unwrap();
             let alignment = if huge > 0 { HUGE_PAGE } else { ALIGNMENT };
             assert_eq!(region.as_ptr() as usize % alignment, 0);
             // SAFETY: the region has `bytes` bytes and this test is its only user.
@@ -195,9 +196,12 @@ mod tests {
         }
         assert_eq!(Region::empty().as_ptr() as usize % ALIGNMENT, 0);
         assert!(matches!(
-            Region::anonymous(usize::MAX - 5),
+            Region::anonymous(usize::MAX - 5, false),
             Err(Error::OutOfMemory { .. })
         ));
-        assert!(matches!(Region::anonymous(1 << 60), Err(Error::OutOfMemory { .. })));
+        assert!(matches!(
+            Region::anonymous(1 << 60, false),
+            Err(Error::OutOfMemory { .. })
+        ));
     }
 }

@@ -4,9 +4,11 @@ The other scripts here and in ../bench stand on this. CAMEO names the compiler; 
 this checkout.
 """
 
+import argparse
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +129,30 @@ class Checks:
     def code(self):
         print(f"{self.passed} passed, {self.failed} failed")
         return 1 if self.failed else 0
+
+
+def compare_models(doc, models):
+    """The command line of a script that compares models with ONNX Runtime; its exit code.
+
+    Each is (name, model, forms); a form is flags of the compiler with a list of (of what, feeds).
+    """
+    ap = argparse.ArgumentParser(description=doc.split("\n\n")[0])
+    ap.add_argument("names", nargs="*", help="only models whose names contain one of these")
+    ap.add_argument("--threads", type=int, default=2)
+    args = ap.parse_args()
+    checks = Checks()
+    for name, model, forms in models:
+        if args.names and not any(n in name for n in args.names):
+            continue
+        for flags, runs in forms:
+            what = f"{name}{' of fixed size' if flags else ''}"
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.onnx"
+                path.write_bytes(model.SerializeToString())
+                try:
+                    compiled, reference = Compiled(path, folder, flags), session(path, args.threads)
+                    for of, feeds in runs:
+                        checks.matches(f"{what}, {of}", compiled.run(feeds, args.threads), outputs(reference, feeds))
+                except Failed as error:
+                    checks.add(False, f"{what}: {error}")
+    return checks.code()

@@ -4,16 +4,13 @@
     python counted.py [NAME...] [--threads N]
 """
 
-import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from compiled import Checks, Compiled, Failed, outputs, session
+from compiled import compare_models
 
 # Nodes of models that read x [A,B] and y [A,B,4] and give the named results.
 MODELS = {
@@ -78,7 +75,7 @@ MODELS |= {
 SHARES = [0.5, 0.0, 1.0]  # of the elements of x that are not 0
 
 
-def write(nodes, results, path):
+def model(name, nodes, results):
     info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["A", "B"]),
             helper.make_tensor_value_info("y", TensorProto.FLOAT, ["A", "B", 4])]
     index = lambda n: helper.make_tensor(f"index{n}", TensorProto.INT64, [], [n])
@@ -87,35 +84,17 @@ def write(nodes, results, path):
                  helper.make_tensor("overlap", TensorProto.FLOAT, [1], [0.5]), helper.make_tensor("half", TensorProto.FLOAT, [1], [0.5]),
                  helper.make_tensor("two", TensorProto.INT64, [1], [2]), *map(index, (1, 2, 3, 9))]
     nodes = [helper.make_node(op, reads, gives, name=f"{op}_{i}", **attrs) for i, (op, reads, gives, attrs) in enumerate(nodes)]
-    graph = helper.make_graph(nodes, path.stem, info, [onnx.ValueInfoProto(name=r) for r in results], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    graph = helper.make_graph(nodes, name, info, [onnx.ValueInfoProto(name=r) for r in results], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    ap.add_argument("names", nargs="*", help="only models whose names contain one of these")
-    ap.add_argument("--threads", type=int, default=2)
-    args = ap.parse_args()
-    checks = Checks()
-    for name, (nodes, results) in MODELS.items():
-        if args.names and not any(n in name for n in args.names):
-            continue
-        for flags in [[], ["--dim", "A=5", "--dim", "B=7"]]:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"{name}.onnx"
-                write(nodes, results, path)
-                what = f"{name}{' of fixed size' if flags else ''}"
-                try:
-                    compiled, reference = Compiled(path, folder, flags), session(path, args.threads)
-                    for share in SHARES:
-                        random = np.random.default_rng(1)
-                        x = (random.random((5, 7)) < share).astype(np.float32)
-                        feeds = {"x": x, "y": random.standard_normal((5, 7, 4)).astype(np.float32)}
-                        checks.matches(f"{what}, {share} set", compiled.run(feeds, args.threads), outputs(reference, feeds))
-                except Failed as error:
-                    checks.add(False, f"{what}: {error}")
-    return checks.code()
+def feeds(share):
+    random = np.random.default_rng(1)
+    x = (random.random((5, 7)) < share).astype(np.float32)
+    return f"{share} set", {"x": x, "y": random.standard_normal((5, 7, 4)).astype(np.float32)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runs = [feeds(share) for share in SHARES]
+    forms = [([], runs), (["--dim", "A=5", "--dim", "B=7"], runs)]
+    sys.exit(compare_models(__doc__, ((name, model(name, *m), forms) for name, m in MODELS.items())))

@@ -4,16 +4,13 @@
     python sizes.py [NAME...] [--threads N]
 """
 
-import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from compiled import Checks, Compiled, Failed, outputs, session
+from compiled import compare_models
 
 FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
@@ -147,38 +144,19 @@ MODELS = {
 SIZES = [(10, 10), (7, 13), (4, 30), (2, 3), (25, 8)]
 
 
-def write(build, path):
+def model(build):
     m = Model()
     result = build(m)
     info = [helper.make_tensor_value_info("x", FLOAT, [1, 2, "H", "W"])]
-    graph = helper.make_graph(m.nodes, path.stem, info, [onnx.ValueInfoProto(name=result)], m.constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    graph = helper.make_graph(m.nodes, "sizes", info, [onnx.ValueInfoProto(name=result)], m.constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    ap.add_argument("names", nargs="*", help="only models whose names contain one of these")
-    ap.add_argument("--threads", type=int, default=2)
-    args = ap.parse_args()
-    checks = Checks()
-    for name, build in MODELS.items():
-        if args.names and not any(n in name for n in args.names):
-            continue
-        h, w = SIZES[0]
-        for flags, sizes in [([], SIZES), (["--dim", f"H={h}", "--dim", f"W={w}"], SIZES[:1])]:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.onnx"
-                write(build, path)
-                what = f"{name}{' of fixed size' if flags else ''}"
-                try:
-                    compiled, reference = Compiled(path, folder, flags), session(path, args.threads)
-                    for h, w in sizes:
-                        feeds = {"x": np.random.default_rng(1).standard_normal((1, 2, h, w)).astype(np.float32)}
-                        checks.matches(f"{what}, {h}x{w}", compiled.run(feeds, args.threads), outputs(reference, feeds))
-                except Failed as error:
-                    checks.add(False, f"{what}: {error}")
-    return checks.code()
+def feeds(h, w):
+    return f"{h}x{w}", {"x": np.random.default_rng(1).standard_normal((1, 2, h, w)).astype(np.float32)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runs = [feeds(*size) for size in SIZES]
+    forms = [([], runs), (["--dim", f"H={SIZES[0][0]}", "--dim", f"W={SIZES[0][1]}"], runs[:1])]
+    sys.exit(compare_models(__doc__, ((name, model(build), forms) for name, build in MODELS.items())))

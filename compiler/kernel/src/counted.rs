@@ -91,10 +91,7 @@ impl Builder<'_> {
             storage,
             most: most.clone(),
         };
-        let check = InOrder::Numbers {
-            n: Dim::ONE,
-            most: most.clone(),
-        };
+        let check = InOrder::Number { most: most.clone() };
         let values = g.exits.iter().filter(|v| **v == checked).map(|v| (*v, storage));
         self.in_order(
             &check,
@@ -132,7 +129,7 @@ impl Builder<'_> {
             kernel,
             buffers: storages,
             dims,
-            work: body.n().clone(),
+            work: body.n(),
             flops: Dim::ZERO,
             origin,
             values,
@@ -256,9 +253,7 @@ impl Builder<'_> {
                 c.step = at;
             }
             for (_, (a, b)) in late.iter().filter(|(step, _)| *step == Some(i)) {
-                let n = Dim::ONE;
                 let rule = InOrder::Rule {
-                    n,
                     a: a.clone(),
                     b: b.clone(),
                 };

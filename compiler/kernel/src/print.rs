@@ -233,8 +233,8 @@ fn write_kernel(out: &mut String, k: &Kernel, body: &KernelBody) -> fmt::Result 
         KernelBody::InOrder(InOrder::Lengths { n, total, most }) => {
             writeln!(out, "lengths [{n}] total {total} most {most}")
         }
-        KernelBody::InOrder(InOrder::Rule { a, b, .. }) => writeln!(out, "rule {a} <= {b}"),
-        KernelBody::InOrder(InOrder::Numbers { n, most }) => writeln!(out, "numbers [{n}] most {most}"),
+        KernelBody::InOrder(InOrder::Rule { a, b }) => writeln!(out, "rule {a} <= {b}"),
+        KernelBody::InOrder(InOrder::Number { most }) => writeln!(out, "number most {most}"),
         KernelBody::Winograd(w) => {
             writeln!(
                 out,

@@ -188,17 +188,18 @@ pub enum InOrder {
     /// Checks the lengths of sequences. Buffers: `n` lengths, the same where each is at most `most` and their sum `total`; else
     /// some for which that holds, and an error.
     Lengths { n: Dim, total: Dim, most: Dim },
-    /// Checks integers. Buffers: `n` of them, the same where each is from 0 to `most`; else the nearest that is, and an error.
-    Numbers { n: Dim, most: Dim },
-    /// Checks that `a` is at most `b`, `n` times the same. No buffers.
-    Rule { n: Dim, a: Dim, b: Dim },
+    /// Checks an integer. Buffers: it, and the same where it is from 0 to `most`; else the nearest that is, and an error.
+    Number { most: Dim },
+    /// Checks that `a` is at most `b`. No buffers.
+    Rule { a: Dim, b: Dim },
 }
 
 impl InOrder {
     /// Elements that it goes through.
-    pub const fn n(&self) -> &Dim {
+    pub fn n(&self) -> Dim {
         match self {
-            Self::Compact { n } | Self::Lengths { n, .. } | Self::Numbers { n, .. } | Self::Rule { n, .. } => n,
+            Self::Compact { n } | Self::Lengths { n, .. } => n.clone(),
+            Self::Number { .. } | Self::Rule { .. } => Dim::ONE,
         }
     }
 

@@ -100,9 +100,9 @@ fn accesses(kernel: &Kernel) -> Vec<[Dim; 2]> {
             }
             KernelBody::InOrder(InOrder::Rule { .. }) => {}
             KernelBody::InOrder(o) => {
-                add(0, 0, o.n());
+                add(0, 0, &o.n());
                 for written in InOrder::OUTPUTS..kernel.buffers.len() {
-                    add(written, 1, o.n());
+                    add(written, 1, &o.n());
                 }
             }
             KernelBody::Custom(results) => {

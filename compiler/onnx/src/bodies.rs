@@ -90,29 +90,17 @@ impl<'m> Importer<'m> {
         outputs: &[&'m str],
     ) -> Result<Option<Body>, Fault> {
         self.data.push(BTreeSet::new());
-        let body = self.body_of(scope, site, graph, formals, outputs);
-        self.data.pop();
-        body
-    }
-
-    fn body_of(
-        &mut self,
-        scope: &mut Scope<'m>,
-        site: &Site,
-        graph: &'m GraphProto,
-        formals: &[Formal],
-        outputs: &[&'m str],
-    ) -> Result<Option<Body>, Fault> {
-        loop {
-            let problems = self.problems.clone();
-            let mut again = false;
-            let body = self.body_once(scope, site, graph, formals.to_vec(), outputs, &mut again)?;
-            if !again {
-                return Ok(body);
+        let body = loop {
+            let (problems, mut again) = (self.problems.clone(), false);
+            let body = self.body_once(scope, site, graph, formals, outputs, &mut again);
+            if body.is_err() || !again {
+                break body;
             }
             // What it wanted to know is known now, or will not be.
             self.problems = problems;
-        }
+        };
+        self.data.pop();
+        body
     }
 
     /// [`Importer::body`]; whether it wanted to know numbers that are dimensions around it from now on, or stay data.
@@ -121,7 +109,7 @@ impl<'m> Importer<'m> {
         scope: &mut Scope<'m>,
         site: &Site,
         graph: &'m GraphProto,
-        formals: Vec<Formal>,
+        formals: &[Formal],
         outputs: &[&'m str],
         again: &mut bool,
     ) -> Result<Option<Body>, Fault> {
@@ -131,7 +119,7 @@ impl<'m> Importer<'m> {
             around.insert(name, ());
         });
         let (mut body, mut counters) = (Graph::new(&graph.name), vec![]);
-        for (input, formal) in graph.input.iter().zip(formals) {
+        for (input, formal) in graph.input.iter().zip(formals.iter().cloned()) {
             let slot = match formal {
                 Formal::Input(fact) => Slot::Value(body.add_input(&input.name, fact)),
                 Formal::Counter(count) => {

@@ -57,22 +57,20 @@ impl Importer<'_> {
                 Some(t) => given[*input] = Some(self.graph.add_weight("", t)),
                 None => {
                     self.want_elements(v);
-                    let news = !self.elements.covers(&self.wanted);
-                    if !news
-                        && op == "Range"
-                        && let Some(y) = self.range_by_data(&given, origin)?
-                    {
-                        break vec![y];
-                    }
-                    if !news
-                        && op == "Slice"
-                        && let Some(y) = self.cut_by_data(&given, origin)?
-                    {
-                        break vec![y];
-                    }
-                    if !news && let Some(known) = self.counted(v, origin)? {
-                        given[*input] = Some(known);
-                        continue;
+                    // What a run is told when it begins comes before what it computes.
+                    if self.elements.covers(&self.wanted) {
+                        let made = match op.name() {
+                            "Range" => self.range_by_data(&given, origin)?,
+                            "Slice" => self.cut_by_data(&given, origin)?,
+                            _ => None,
+                        };
+                        if let Some(y) = made {
+                            break vec![y];
+                        }
+                        if let Some(known) = self.counted(v, origin)? {
+                            given[*input] = Some(known);
+                            continue;
+                        }
                     }
                     self.unknown = Some(*input);
                     break added?;

@@ -107,8 +107,10 @@ impl<'m> Importer<'m> {
             let mut axes = vec![];
             // What the run of another import may know is not decided by data.
             let mut shape = shape.filter(|_| a.dtype == b.dtype);
-            if shape.is_none() && a.dtype == b.dtype && a.rank() == b.rank() {
+            if shape.is_none() {
                 self.want_number(condition);
+            }
+            if shape.is_none() && a.dtype == b.dtype && a.rank() == b.rank() {
                 let told = !self.elements.covers(&self.wanted);
                 let both = [
                     (&taken[0].graph, a.shape.as_slice()),
@@ -123,7 +125,6 @@ impl<'m> Importer<'m> {
             }
             open.push(axes);
             let Some(shape) = shape else {
-                self.want_number(condition);
                 return Err(
                     Fault::unsupported(format!("`{name}` is {a} of one branch and {b} of the other")).hint(
                         "where only a run knows the condition, both must give the same type and shape; if it asks for dimensions, \

@@ -540,11 +540,15 @@ impl<'m> Importer<'m> {
             return Err(Fault::unsupported("a loop that nothing ends"));
         }
         // States are the graph's first outputs, then comes what is stacked: what grows, too.
-        let (mut last, mut stacked, mut at) = (vec![], vec![], 1);
+        let (mut last, mut stacked, mut grown, mut at) = (vec![], vec![], vec![], 1);
         for (i, held) in held.iter().enumerate() {
             match (carried.get(i), *held) {
                 (Some(State::Tensor(_)), Held::Tensor) => last.push(at),
-                (None | Some(State::Appended(..)), Held::Tensor) => stacked.push(at),
+                (None, Held::Tensor) => stacked.push(at),
+                (Some(State::Appended(before, axis)), Held::Tensor) => {
+                    stacked.push(at);
+                    grown.push((at, *before, *axis));
+                }
                 (Some(State::Sequence(_)), Held::Grown(state, 0..=1)) if state == i => {
                     stacked.extend(at..at + held.outputs());
                 }
@@ -561,12 +565,9 @@ impl<'m> Importer<'m> {
         }
         // Along other axes it is what there was before, whatever data says of it.
         let mut inside = body.graph;
-        for (i, state) in carried.iter().enumerate() {
-            if let State::Appended(before, axis) = state {
-                let at: usize = 1 + held[..i].iter().map(|h| h.outputs()).sum::<usize>();
-                let shape = self.graph.fact(*before).shape.clone();
-                inside = self.shaped_as(inside, at, &shape, *axis, &origin)?;
-            }
+        for (at, before, axis) in grown {
+            let shape = self.graph.fact(before).shape.clone();
+            inside = self.shaped_as(inside, at, &shape, axis, &origin)?;
         }
         // What an iteration gives may have extents of its own.
         let mut open = vec![vec![]; inside.outputs().len()];

@@ -51,13 +51,14 @@ pub(crate) const MOVING: [&str; 12] = [
 ];
 
 /// Those that move integers to where other operands say.
-const PICKING: [&str; 6] = [
-    "GatherElements",
-    "GatherND",
-    "OneHot",
-    "ScatterElements",
-    "ScatterND",
-    "Tile",
+/// Those operands that they move.
+const PICKING: [(&str, &[usize]); 6] = [
+    ("GatherElements", &[0]),
+    ("GatherND", &[0]),
+    ("OneHot", &[2]),
+    ("ScatterElements", &[0, 2]),
+    ("ScatterND", &[0, 2]),
+    ("Tile", &[0]),
 ];
 
 /// Those of two integers where one is known.
@@ -145,9 +146,9 @@ impl Importer<'_> {
                 told => known.push(told),
             }
         }
-        let made = match PICKING.contains(&node.op.name()) {
-            true => self.picked(v, &node.inputs, &known, origin)?,
-            false => self.made_of(&node, known, k, origin),
+        let made = match PICKING.iter().find(|(op, _)| node.op == *op) {
+            Some((_, moved)) => self.picked(v, &node, moved, &known, origin)?,
+            None => self.made_of(&node, known, k, origin),
         };
         seen.insert(v, made);
         Ok(made)
@@ -169,16 +170,26 @@ impl Importer<'_> {
     fn picked(
         &mut self,
         v: ValueId,
-        inputs: &[Option<ValueId>],
+        node: &Node,
+        moved: &[usize],
         known: &[Option<ValueId>],
         origin: &Origin,
     ) -> Result<Option<ValueId>, Fault> {
         const FIRST: i64 = 1 << 40;
+        let joins = |a: &Attr| !matches!(a, Attr::Str(way) if &**way == "none");
+        if node.attrs.get("reduction").is_some_and(joins) {
+            return Ok(None);
+        }
         let (mut given, mut marked) = (vec![], vec![]);
-        for (x, known) in inputs.iter().flatten().zip(known.iter().flatten()) {
+        for (i, (x, known)) in node.inputs.iter().zip(known).enumerate() {
+            let (Some(x), Some(known)) = (x, known) else { continue };
             if let Some(t) = computed(&self.graph, *x) {
                 given.push((*x, t));
                 continue;
+            }
+            // Where it goes must be a number.
+            if !moved.contains(&i) {
+                return Ok(None);
             }
             let fact = self.graph.fact(*known).clone();
             let (Some(shape), DType::I64) = (fact.static_shape(), fact.dtype) else {

@@ -268,11 +268,15 @@ impl Importer<'_> {
         let turned = self.turned(rows.of, &order, origin)?;
         let mut shape = self.graph.fact(turned).shape.clone();
         let (count, each) = (shape.remove(0), shape.remove(0));
-        shape.insert(0, count * each.clone());
+        let all = count * each.clone();
+        shape.insert(0, all.clone());
         let list = vec![("allowzero", Attr::Int(1)), ("shape", Attr::Dims(shape))];
         let mut flat = self.apply("Reshape", list, &[turned], origin)?;
         if let [extents] = rows.extents.as_slice() {
-            let at = self.places(*extents, &each, origin)?;
+            // What nothing bounds is as long altogether as one of it may be.
+            let longest = Dim::from(LONGEST);
+            let most = if each == longest { longest } else { all };
+            let at = self.places(*extents, &each, &most, origin)?;
             flat = self.apply("Gather", vec![("axis", Attr::Int(0))], &[flat, at], origin)?;
         }
         let mut back: Vec<usize> = (1..rank - 1).collect();
@@ -280,13 +284,13 @@ impl Importer<'_> {
         self.turned(flat, &back, origin)
     }
 
-    /// Where the elements of rows are that have room for so many, one row behind the other: those that are there.
-    fn places(&mut self, extents: ValueId, each: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
+    /// Where the elements of rows are that have room for `each`, one row behind the other: those that are there, at most `most`.
+    fn places(&mut self, extents: ValueId, each: &Dim, most: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
         let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
         let [zero, room] = [Dim::ZERO, each.clone()].map(|d| self.whole_number(&d, origin));
         let (zero, room) = (zero?, room?);
         let total = self.apply("ReduceSum", vec![("keepdims", Attr::Int(0))], &[extents], origin)?;
-        let total = self.number(total, &Dim::from(LONGEST), origin)?;
+        let total = self.number(total, most, origin)?;
         let one = self.whole_number(&Dim::ONE, origin)?;
         let all = self.apply("Range", vec![], &[zero, total, one], origin)?;
         let ends = self.apply("CumSum", vec![], &[extents, zero], origin)?;

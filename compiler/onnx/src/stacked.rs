@@ -103,34 +103,31 @@ impl<'m> Importer<'m> {
         self.apply("Gather", vec![("axis", Attr::Int(s.axis as i64))], &[s.of, at], origin)
     }
 
-    /// [`Importer::stacked_at`] where the tensors are of different lengths.
+    /// [`Importer::stacked_at`] where the tensors are of different lengths: `lengths` of a list, or so many indices but for the
+    /// last.
     fn part_at(&mut self, s: Stacked, position: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
-        let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[1], [n])));
-        let list = || vec![("shape", Attr::Dims(vec![Dim::ONE]))];
-        let position = self.cast(position, DType::I64, origin)?;
-        let mut at = self.apply("Reshape", list(), &[position], origin)?;
-        let count = self.stacked_length(s, origin)?;
-        let count = self.apply("Reshape", list(), &[count], origin)?;
-        let back = self.apply("Less", vec![], &[at, zero], origin)?;
-        let counted = self.apply("Add", vec![], &[at, count], origin)?;
-        at = self.apply("Where", vec![], &[back, counted, at], origin)?;
+        let list = |n: i64| vec![("shape", Attr::Dims(vec![Dim::from(n)]))];
+        let at = self.apply("Reshape", list(1), &[position], origin)?;
+        // A position is checked, and counted from the end where it is negative, where something is gathered by it.
+        let own = |this: &mut Self, of: ValueId| this.apply("Gather", vec![("axis", Attr::Int(0))], &[of, at], origin);
         let (start, end) = match s.part {
             Part::Listed(lengths) => {
                 let lengths = self.cast(lengths, DType::I64, origin)?;
                 let first = self.graph.add_weight("", Tensor::i64(&[], [0]));
                 let ends = self.apply("CumSum", vec![], &[lengths, first], origin)?;
-                let own = |this: &mut Self, of: ValueId| {
-                    this.apply("Gather", vec![("axis", Attr::Int(0))], &[of, at], origin)
-                };
                 let (end, length) = (own(self, ends)?, own(self, lengths)?);
                 (self.apply("Sub", vec![], &[end, length], origin)?, end)
             }
-            Part::Slice(n) => {
-                let size = self.graph.add_weight("", Tensor::i64(&[1], [n]));
+            Part::Index | Part::Slice(_) => {
+                let size = if let Part::Slice(n) = s.part { n } else { 1 };
+                let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
+                let size = self.graph.add_weight("", Tensor::i64(&[1], [size]));
+                let count = self.stacked_length(s, origin)?;
+                let all = self.apply("Range", vec![], &[zero, count, one], origin)?;
+                let at = own(self, all)?;
                 let start = self.apply("Mul", vec![], &[at, size], origin)?;
                 (start, self.apply("Add", vec![], &[start, size], origin)?)
             }
-            Part::Index => (at, self.apply("Add", vec![], &[at, one], origin)?),
         };
         let axis = self.graph.add_weight("", Tensor::i64(&[1], [s.axis as i64]));
         self.apply("Slice", vec![], &[s.of, start, end, axis], origin)

@@ -13,14 +13,14 @@ pub fn emit(b: &Builder, cx: &KernelCx, what: &InOrder, part: Val) {
             let top = Frame::new(b, cx, vec![], None);
             lengths(b, cx, what, top.dim(total), top.dim(most));
         }
-        InOrder::Rule { a, b: most, .. } => {
+        InOrder::Rule { a, b: most } => {
             let top = Frame::new(b, cx, vec![], None);
             let broken = b.cmp(Cmp::Gt, top.dim(a), top.dim(most));
             fail_unless_zero(b, cx, b.select(broken, b.i64(1), b.i64(0)));
         }
-        InOrder::Numbers { most, .. } => {
+        InOrder::Number { most } => {
             let top = Frame::new(b, cx, vec![], None);
-            numbers(b, cx, what, top.dim(most));
+            number(b, cx, top.dim(most));
         }
     });
 }
@@ -29,7 +29,7 @@ fn compact(b: &Builder, cx: &KernelCx, what: &InOrder) {
     let [flags, positions, ranks, total] = cx.ptrs[..] else {
         return;
     };
-    let n = Frame::new(b, cx, vec![], None).dim(what.n());
+    let n = Frame::new(b, cx, vec![], None).dim(&what.n());
     let (zero, one) = (b.i64(0), b.i64(1));
     let found = b.for_(zero, n, one, &[zero], |b, i, found| {
         let found = found[0];
@@ -43,27 +43,22 @@ fn compact(b: &Builder, cx: &KernelCx, what: &InOrder) {
     b.store(total, zero, found[0]);
 }
 
-fn numbers(b: &Builder, cx: &KernelCx, what: &InOrder, most: Val) {
+fn number(b: &Builder, cx: &KernelCx, most: Val) {
     let [given, checked] = cx.ptrs[..] else {
         return;
     };
-    let n = Frame::new(b, cx, vec![], None).dim(what.n());
-    let (zero, one) = (b.i64(0), b.i64(1));
-    let wrong = b.for_(zero, n, one, &[zero], |b, i, wrong| {
-        let number = b.load(given, Elem::I64, i, 0);
-        let legal = b.max(b.min(number, most), zero);
-        b.store(checked, i, legal);
-        let here = b.select(b.cmp(Cmp::Ne, legal, number), one, zero);
-        vec![b.or(wrong[0], here)]
-    });
-    fail_unless_zero(b, cx, wrong[0]);
+    let zero = b.i64(0);
+    let number = b.load(given, Elem::I64, zero, 0);
+    let legal = b.max(b.min(number, most), zero);
+    b.store(checked, zero, legal);
+    fail_unless_zero(b, cx, b.sub(legal, number));
 }
 
 fn lengths(b: &Builder, cx: &KernelCx, what: &InOrder, total: Val, most: Val) {
     let [given, checked] = cx.ptrs[..] else {
         return;
     };
-    let n = Frame::new(b, cx, vec![], None).dim(what.n());
+    let n = Frame::new(b, cx, vec![], None).dim(&what.n());
     let (zero, one) = (b.i64(0), b.i64(1));
     let sums = b.for_(zero, n, one, &[total, zero], |b, i, sums| {
         let (left, wrong) = (sums[0], sums[1]);

@@ -15,7 +15,7 @@ impl KernelBody {
             Self::Chain(_) => "chain",
             Self::InOrder(InOrder::Compact { .. }) => "compact",
             Self::InOrder(InOrder::Lengths { .. }) => "lengths",
-            Self::InOrder(InOrder::Numbers { .. }) => "numbers",
+            Self::InOrder(InOrder::Number { .. }) => "number",
             Self::InOrder(InOrder::Rule { .. }) => "rule",
             Self::Custom(_) => "custom",
         }
@@ -30,7 +30,7 @@ impl KernelBody {
                 .map(Dim::clone)
                 .into(),
             Self::Chain(_) | Self::Custom(_) => vec![],
-            Self::InOrder(o) => vec![o.n().clone()],
+            Self::InOrder(o) => vec![o.n()],
         }
     }
 
@@ -168,8 +168,8 @@ impl KernelBody {
             Self::Custom(_) => {}
             Self::InOrder(InOrder::Compact { n }) => *n = f(n),
             Self::InOrder(InOrder::Lengths { n, total, most }) => [n, total, most].into_iter().for_each(|d| *d = f(d)),
-            Self::InOrder(InOrder::Numbers { n, most }) => [n, most].into_iter().for_each(|d| *d = f(d)),
-            Self::InOrder(InOrder::Rule { n, a, b }) => [n, a, b].into_iter().for_each(|d| *d = f(d)),
+            Self::InOrder(InOrder::Number { most }) => *most = f(most),
+            Self::InOrder(InOrder::Rule { a, b }) => [a, b].into_iter().for_each(|d| *d = f(d)),
         }
     }
 
