@@ -123,6 +123,17 @@ def items(value, given):
     return f"{value.name}=" + (",".join(f"[{shape}]" for shape in shapes) or "0")
 
 
+def sequence(results, name):
+    """The tensors of an output. Where only a run knows how many there are, it has their elements and their shapes."""
+    if f"{name}[].shapes" in results:
+        shapes = results[f"{name}[].shapes"]
+        sizes = np.prod(shapes, axis=1, dtype=np.int64)
+        parts = np.split(results[f"{name}[].elements"], np.cumsum(sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes)]
+    own = [f"{name}[{i}]" for i in range(len(results))]
+    return [results[one] for one in own if one in results]
+
+
 class CameoRep(BackendRep):
     """A model. One with sequences or optionals as inputs is compiled for each number of tensors that they have."""
 
@@ -155,8 +166,7 @@ class CameoRep(BackendRep):
         outputs = []
         for value in self.model.graph.output:
             if is_sequence(value.type):
-                own = [f"{value.name}[{i}]" for i in range(len(results))]
-                outputs.append([results[name] for name in own if name in results])
+                outputs.append(sequence(results, value.name))
             else:
                 outputs.append(results[value.name])
         return outputs

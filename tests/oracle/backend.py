@@ -167,6 +167,24 @@ def read(path):
     return tensors
 
 
+def outputs(folder):
+    """What a case gave; sequences are their tensors."""
+    names = (folder / "names").read_text(encoding="utf-8").splitlines()
+    given = iter(zip(names, read(folder / "outputs"), strict=True))
+    out = []
+    for name, tensor in given:
+        out += apart(tensor, next(given)[1]) if name.endswith("[].elements") else [tensor]
+    return out
+
+
+def apart(elements, shapes):
+    """The tensors of a sequence whose length the run knew."""
+    ends = np.cumsum(np.prod(shapes, axis=1, dtype=np.int64))
+    parts = np.split(elements, ends)
+    assert not parts.pop().size, "more elements than the shapes have"
+    return [part.reshape(shape) for part, shape in zip(parts, shapes)]
+
+
 def strings(data):
     at, texts = 0, []
     while at < len(data):
@@ -264,7 +282,7 @@ def check(mode, cases, program):
         results.update(run(program, folder, [case.name for case in written]))
         for case in written:
             if results[case.name] is None:
-                results[case.name] = judge(case, read(Path(folder) / case.name / "outputs"))
+                results[case.name] = judge(case, outputs(Path(folder) / case.name))
     return results
 
 

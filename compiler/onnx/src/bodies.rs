@@ -164,11 +164,11 @@ impl<'m> Importer<'m> {
                                 }
                                 List::Stacked(s) => List::Stacked(Stacked {
                                     of: capture(name.to_owned(), s.of, &self.graph),
-                                    part: match s.part {
-                                        Part::Listed(v) => Part::Listed(capture(format!("{name}#"), v, &self.graph)),
-                                        part => part,
+                                    part: match &s.part {
+                                        Part::Listed(v) => Part::Listed(capture(format!("{name}#"), *v, &self.graph)),
+                                        part => part.clone(),
                                     },
-                                    ..*s
+                                    axis: s.axis,
                                 }),
                                 List::Grown { .. } => return Err(of_sequences()),
                             };

@@ -13,6 +13,7 @@ use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId
 
 use crate::attention::is_modified;
 use crate::attributes;
+use crate::bodies::of_sequences;
 use crate::bounds;
 use crate::custom::{CustomOp, declared};
 use crate::dims::{Symbols, bind_frozen, symbol_names};
@@ -252,19 +253,20 @@ impl<'m> Importer<'m> {
             }
             match self.slot(&mut scope, name) {
                 Ok(Slot::Value(v)) => self.graph.add_output(name, v),
-                Ok(Slot::List(list)) => match &self.lists[list] {
+                Ok(Slot::List(list)) => match self.lists[list].clone() {
                     List::Items(items) => {
                         for (i, v) in items.iter().enumerate() {
                             self.graph.add_output(&item(name, i), *v);
                         }
                     }
-                    _ => self.problems.model(
-                        Fault::unsupported(format!("output `{name}` is a sequence whose length only a run knows"))
-                            .hint(
-                                "fix the dimension that says how many tensors it has (`--dim NAME=VALUE`), or let \
-                             ConcatFromSequence make one tensor of it",
-                            ),
-                    ),
+                    List::Stacked(s) => match self.stacked_flat(&s, &Origin::new(name)) {
+                        Ok([elements, shapes]) => {
+                            self.graph.add_output(&format!("{name}[].elements"), elements);
+                            self.graph.add_output(&format!("{name}[].shapes"), shapes);
+                        }
+                        Err(f) => self.problems.model(f.of(&format!("output `{name}`"))),
+                    },
+                    List::Grown { .. } => self.problems.model(of_sequences().of(&format!("output `{name}`"))),
                 },
                 Ok(Slot::Absent) => {
                     let absent =

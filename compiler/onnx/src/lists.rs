@@ -291,7 +291,7 @@ impl<'m> Importer<'m> {
                 self.new_list(items)
             }
             "SequenceLength" => Slot::Value(match self.stacked(first) {
-                Some(s) => self.stacked_length(s, &origin)?,
+                Some(s) => self.stacked_length(&s, &origin)?,
                 None => {
                     let n = self.list(first)?.len() as i64;
                     self.graph.add_weight("", Tensor::i64(&[], [n]))
@@ -299,7 +299,7 @@ impl<'m> Importer<'m> {
             }),
             "SequenceAt" if let Some(s) = self.stacked(first) => {
                 let at = self.whole(slots.get(1).copied())?;
-                Slot::Value(self.stacked_at(s, at, &origin)?)
+                Slot::Value(self.stacked_at(&s, at, &origin)?)
             }
             "SequenceAt" => {
                 let items = self.list(first)?;
@@ -328,7 +328,7 @@ impl<'m> Importer<'m> {
                 match (self.sequence(first)?, at) {
                     (List::Items(items), at) => self.inserted(&items, new, at, &origin)?,
                     (List::Stacked(s), None) => {
-                        let more = self.stacked_append(s, new, &origin)?;
+                        let more = self.stacked_append(&s, new, &origin)?;
                         self.new_stacked(more)
                     }
                     (List::Grown { state, new: mut all }, None) => {
@@ -341,7 +341,7 @@ impl<'m> Importer<'m> {
             "ConcatFromSequence" => {
                 let (axis, new) = (int(attrs, "axis", 0), int(attrs, "new_axis", 0) != 0);
                 Slot::Value(match self.stacked(first) {
-                    Some(s) => self.stacked_joined(s, axis, new, &origin)?,
+                    Some(s) => self.stacked_joined(&s, axis, new, &origin)?,
                     None => {
                         let items = self.list(first)?;
                         self.joined(items, axis, new, &origin)?
@@ -542,7 +542,7 @@ impl<'m> Importer<'m> {
             None | Some(Slot::Absent) => {
                 single = int(attrs, "keepdims", 1) == 0;
                 let Some(n) = extent.filter(few) else {
-                    return Ok(stacked(if single { Part::Index } else { Part::Slice(1) }));
+                    return Ok(stacked(if single { Part::Index } else { Part::Slice(Dim::ONE) }));
                 };
                 vec![Dim::ONE; n as usize]
             }
@@ -557,17 +557,14 @@ impl<'m> Importer<'m> {
                     (Some(sizes), 1) => sizes,
                     (Some(size), 0) => {
                         let Some(size) = size[0].as_const() else {
-                            return Err(
-                                Fault::unsupported("how many tensors the sequence has depends on `split`")
-                                    .hint("make it a constant: `--freeze-input NAME=FILE.npy`"),
-                            );
+                            return Ok(stacked(Part::Slice(size[0].clone())));
                         };
                         if size <= 0 {
                             return Err(Fault::invalid(format!("parts of {size}")));
                         }
                         let Some(n) = extent.filter(|n| few(&(n / size))) else {
                             // No axis is longer, and sums with it stay numbers.
-                            return Ok(stacked(Part::Slice(size.min(1 << 40))));
+                            return Ok(stacked(Part::Slice(Dim::from(size.min(1 << 40)))));
                         };
                         (0..n)
                             .step_by(size as usize)
@@ -579,7 +576,9 @@ impl<'m> Importer<'m> {
                         // Sizes that are all the same, as exporters write it.
                         let each = integers::all_of(&self.graph, v)
                             .filter(|size| *size > 0 && fact.shape[0].clone() * Dim::from(*size) == shape[axis]);
-                        return Ok(stacked(each.map_or(Part::Listed(v), Part::Slice)));
+                        return Ok(stacked(
+                            each.map_or(Part::Listed(v), |size| Part::Slice(Dim::from(size))),
+                        ));
                     }
                     (None, _) => {
                         self.want_elements(v);

@@ -501,7 +501,7 @@ impl<'m> Importer<'m> {
                 Slot::List(list) => State::Sequence(match self.lists[list].clone() {
                     List::Items(items) if items.is_empty() => None,
                     List::Items(items) => Some(self.joined(items, 0, true, &origin)?),
-                    List::Stacked(s) => Some(self.stacked_rows(s, &origin)?),
+                    List::Stacked(s) => Some(self.stacked_rows(&s, &origin)?),
                     List::Grown { .. } => return Err(of_sequences()),
                 }),
                 _ => {

@@ -286,29 +286,35 @@ impl Importer<'_> {
 
     /// Where the elements of rows are that have room for `each`, one row behind the other: those that are there, at most `most`.
     fn places(&mut self, extents: ValueId, each: &Dim, most: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
-        let dims = |d: &Dim| Attr::Dims(vec![d.clone()]);
         let [zero, room] = [Dim::ZERO, each.clone()].map(|d| self.whole_number(&d, origin));
         let (zero, room) = (zero?, room?);
         let total = self.apply("ReduceSum", vec![("keepdims", Attr::Int(0))], &[extents], origin)?;
         let total = self.number(total, most, origin)?;
         let one = self.whole_number(&Dim::ONE, origin)?;
         let all = self.apply("Range", vec![], &[zero, total, one], origin)?;
-        let ends = self.apply("CumSum", vec![], &[extents, zero], origin)?;
-        // As many rows as end before an element are before it.
-        let column = self.apply("Unsqueeze", vec![("axes", dims(&Dim::ONE))], &[all], origin)?;
-        let before = self.apply("LessOrEqual", vec![], &[ends, column], origin)?;
-        let before = self.cast(before, DType::I64, origin)?;
-        let axes = vec![("axes", dims(&Dim::ONE)), ("keepdims", Attr::Int(0))];
-        let row = self.apply("ReduceSum", axes, &[before], origin)?;
-        let starts = self.apply("Sub", vec![], &[ends, extents], origin)?;
-        let start = self.apply("Gather", vec![("axis", Attr::Int(0))], &[starts, row], origin)?;
+        let [row, start] = self.row_of(extents, all, origin)?;
         let inside = self.apply("Sub", vec![], &[all, start], origin)?;
         let base = self.apply("Mul", vec![], &[row, room], origin)?;
         self.apply("Add", vec![], &[base, inside], origin)
     }
 
+    /// Of places along rows of these extents, one behind the other: the number of the row, and where it begins.
+    pub(crate) fn row_of(&mut self, extents: ValueId, places: ValueId, origin: &Origin) -> Result<[ValueId; 2], Fault> {
+        let axes = || ("axes", Attr::Dims(vec![Dim::ONE]));
+        let zero = self.whole_number(&Dim::ZERO, origin)?;
+        let ends = self.apply("CumSum", vec![], &[extents, zero], origin)?;
+        // As many rows as end before an element are before it.
+        let column = self.apply("Unsqueeze", vec![axes()], &[places], origin)?;
+        let before = self.apply("LessOrEqual", vec![], &[ends, column], origin)?;
+        let before = self.cast(before, DType::I64, origin)?;
+        let row = self.apply("ReduceSum", vec![axes(), ("keepdims", Attr::Int(0))], &[before], origin)?;
+        let starts = self.apply("Sub", vec![], &[ends, extents], origin)?;
+        let start = self.apply("Gather", vec![("axis", Attr::Int(0))], &[starts, row], origin)?;
+        Ok([row, start])
+    }
+
     /// A dim as an `i64`.
-    fn whole_number(&mut self, d: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
+    pub(crate) fn whole_number(&mut self, d: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
         if let Some(n) = d.as_const() {
             return Ok(self.graph.add_weight("", Tensor::i64(&[], [n])));
         }

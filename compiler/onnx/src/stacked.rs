@@ -2,7 +2,8 @@
 //!
 //! `SplitToSequence` of a dynamic axis gives one, and so does a `Loop` that appends a tensor in each of its iterations, as
 //! `torch.jit.script` writes `ys.append(y)`. Their length, a tensor at a position, all of them as one tensor, one more at the
-//! end, and a body for each need nothing else of them.
+//! end, and a body for each need nothing else of them. An output of the model is two: the elements of all tensors, one tensor
+//! after the other, and their shapes.
 //!
 //! Law: what would need the tensors one by one is refused.
 
@@ -29,7 +30,7 @@ pub(crate) enum List {
 }
 
 /// Tensors that are parts of one along an axis.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stacked {
     pub of: ValueId,
     pub axis: usize,
@@ -37,12 +38,12 @@ pub(crate) struct Stacked {
 }
 
 /// What each of them is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Part {
     /// One index of the axis, which the tensor does not have.
     Index,
     /// So many indices; the last may have fewer.
-    Slice(i64),
+    Slice(Dim),
     /// As many indices as this list says.
     Listed(ValueId),
 }
@@ -70,33 +71,114 @@ impl<'m> Importer<'m> {
     }
 
     /// How many tensors there are, an i64 scalar.
-    pub fn stacked_length(&mut self, s: Stacked, origin: &Origin) -> Result<ValueId, Fault> {
-        let (of, axis, size) = match s.part {
-            Part::Index => (s.of, s.axis, 1),
-            Part::Slice(n) => (s.of, s.axis, n),
-            Part::Listed(sizes) => (sizes, 0, 1),
+    pub fn stacked_length(&mut self, s: &Stacked, origin: &Origin) -> Result<ValueId, Fault> {
+        match &s.part {
+            Part::Index => self.extent(s.of, s.axis, origin),
+            Part::Slice(size) => {
+                let count = self.slices(s, size);
+                self.whole_number(&count, origin)
+            }
+            Part::Listed(sizes) => self.extent(*sizes, 0, origin),
+        }
+    }
+
+    fn slices(&self, s: &Stacked, size: &Dim) -> Dim {
+        (self.graph.fact(s.of).shape[s.axis].clone() + size.clone() - Dim::ONE).floor_div(size)
+    }
+
+    /// How much of the axis each tensor has, i64 of one axis; not of a sequence of indices.
+    fn stacked_sizes(&mut self, s: &Stacked, origin: &Origin) -> Result<ValueId, Fault> {
+        let size = match &s.part {
+            Part::Index => return Err(Fault::unsupported("sizes of what has no axis")),
+            Part::Listed(sizes) => return self.cast(*sizes, DType::I64, origin),
+            Part::Slice(size) => size,
         };
-        let ends = |end: usize| Attr::Int(end as i64);
-        let extent = self.apply(
-            "Shape",
-            vec![("start", ends(axis)), ("end", ends(axis + 1))],
-            &[of],
+        let starts = self.stacked_starts(s, size, origin)?;
+        let all = self.extent(s.of, s.axis, origin)?;
+        let left = self.apply("Sub", vec![], &[all, starts], origin)?;
+        let size = self.whole_number(size, origin)?;
+        self.apply("Min", vec![], &[left, size], origin)
+    }
+
+    /// Where each of the slices of a size begins, i64 of one axis.
+    fn stacked_starts(&mut self, s: &Stacked, size: &Dim, origin: &Origin) -> Result<ValueId, Fault> {
+        let count = self.slices(s, size);
+        let all = self.numbers_to(&count, 0, origin)?;
+        let size = self.whole_number(size, origin)?;
+        self.apply("Mul", vec![], &[all, size], origin)
+    }
+
+    /// The elements of all tensors, one tensor after the other, and the shapes of the tensors, `i64[tensors, rank]`.
+    pub fn stacked_flat(&mut self, s: &Stacked, origin: &Origin) -> Result<[ValueId; 2], Fault> {
+        let flat = |shape: &[Dim]| vec![Dim::product(shape)];
+        let reshaped = |shape: Vec<Dim>| vec![("allowzero", Attr::Int(1)), ("shape", Attr::Dims(shape))];
+        if let Part::Index = s.part {
+            let rows = self.stacked_rows(s, origin)?;
+            let shape = self.graph.fact(rows).shape.clone();
+            let own = self.apply("Shape", vec![("start", Attr::Int(1))], &[rows], origin)?;
+            let table = vec![shape[0].clone(), Dim::from(shape.len() - 1)];
+            let table = self.apply("Expand", vec![("shape", Attr::Dims(table))], &[own], origin)?;
+            return Ok([self.apply("Reshape", reshaped(flat(&shape)), &[rows], origin)?, table]);
+        }
+        let shape = self.graph.fact(s.of).shape.clone();
+        let sizes = self.stacked_sizes(s, origin)?;
+        let count = self.graph.fact(sizes).shape[0].clone();
+        let mut columns = vec![];
+        for axis in 0..shape.len() {
+            let column = vec![count.clone(), Dim::ONE];
+            columns.push(if axis == s.axis {
+                self.apply("Reshape", reshaped(column), &[sizes], origin)?
+            } else {
+                let extent = self.extent(s.of, axis, origin)?;
+                self.apply("Expand", vec![("shape", Attr::Dims(column))], &[extent], origin)?
+            });
+        }
+        let table = self.variadic("Concat", vec![("axis", Attr::Int(1))], columns, origin)?;
+        let elements = self.apply("Reshape", reshaped(flat(&shape)), &[s.of], origin)?;
+        if shape[..s.axis].iter().all(Dim::is_one) {
+            return Ok([elements, table]);
+        }
+        // Where there are n before the axis and m behind it, element (a, l, b), of a part that begins at s and is k long, is
+        // number ((n - 1) s + a k + l) m + b.
+        let (before, behind) = (Dim::product(&shape[..s.axis]), Dim::product(&shape[s.axis + 1..]));
+        let along = self.numbers_to(&shape[s.axis], 0, origin)?;
+        let [part, start] = self.row_of(sizes, along, origin)?;
+        let size = self.apply("Gather", vec![("axis", Attr::Int(0))], &[sizes, part], origin)?;
+        let others = self.whole_number(&(before.clone() - Dim::ONE), origin)?;
+        let first = self.apply("Mul", vec![], &[start, others], origin)?;
+        let first = self.apply("Add", vec![], &[first, along], origin)?;
+        let rows = self.numbers_to(&before, 1, origin)?;
+        let at = self.apply("Mul", vec![], &[rows, size], origin)?;
+        let at = self.apply("Add", vec![], &[at, first], origin)?;
+        let pairs = vec![before, shape[s.axis].clone(), Dim::ONE];
+        let at = self.apply("Reshape", reshaped(pairs), &[at], origin)?;
+        let width = self.whole_number(&behind, origin)?;
+        let at = self.apply("Mul", vec![], &[at, width], origin)?;
+        let columns = self.numbers_to(&behind, 0, origin)?;
+        let at = self.apply("Add", vec![], &[at, columns], origin)?;
+        let at = self.apply("Reshape", reshaped(flat(&shape)), &[at], origin)?;
+        let placed = self.apply(
+            "ScatterElements",
+            vec![("axis", Attr::Int(0))],
+            &[elements, at, elements],
             origin,
         )?;
-        let mut n = self.apply("Reshape", vec![("shape", Attr::Dims(vec![]))], &[extent], origin)?;
-        if size > 1 {
-            let [size, more] = [size, size - 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
-            n = self.apply("Add", vec![], &[n, more], origin)?;
-            n = self.apply("Div", vec![], &[n, size], origin)?;
-        }
-        Ok(n)
+        Ok([placed, table])
+    }
+
+    /// The numbers below one, with so many axes of 1 behind them.
+    fn numbers_to(&mut self, end: &Dim, axes: usize, origin: &Origin) -> Result<ValueId, Fault> {
+        let [zero, end, one] = [Dim::ZERO, end.clone(), Dim::ONE].map(|d| self.whole_number(&d, origin));
+        let all = self.apply("Range", vec![], &[zero?, end?, one?], origin)?;
+        let axes = Attr::Dims((1..=axes).map(Dim::from).collect());
+        self.apply("Unsqueeze", vec![("axes", axes)], &[all], origin)
     }
 
     /// The tensor at a position, which a run checks.
-    pub fn stacked_at(&mut self, s: Stacked, position: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
-        let shape = match s.part {
+    pub fn stacked_at(&mut self, s: &Stacked, position: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+        let shape = match &s.part {
             Part::Index => vec![],
-            Part::Slice(1) => vec![Dim::ONE],
+            Part::Slice(size) if *size == Dim::ONE => vec![Dim::ONE],
             Part::Slice(_) | Part::Listed(_) => return self.part_at(s, position, origin),
         };
         let at = self.apply("Reshape", vec![("shape", Attr::Dims(shape))], &[position], origin)?;
@@ -105,27 +187,24 @@ impl<'m> Importer<'m> {
 
     /// [`Importer::stacked_at`] where the tensors are of different lengths: `lengths` of a list, or so many indices but for the
     /// last.
-    fn part_at(&mut self, s: Stacked, position: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+    fn part_at(&mut self, s: &Stacked, position: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
         let list = |n: i64| vec![("shape", Attr::Dims(vec![Dim::from(n)]))];
         let at = self.apply("Reshape", list(1), &[position], origin)?;
         // A position is checked, and counted from the end where it is negative, where something is gathered by it.
         let own = |this: &mut Self, of: ValueId| this.apply("Gather", vec![("axis", Attr::Int(0))], &[of, at], origin);
-        let (start, end) = match s.part {
-            Part::Listed(lengths) => {
-                let lengths = self.cast(lengths, DType::I64, origin)?;
+        let (start, end) = match &s.part {
+            Part::Index => return Err(Fault::unsupported("a part of what has no axis")),
+            Part::Listed(_) => {
+                let lengths = self.stacked_sizes(s, origin)?;
                 let first = self.graph.add_weight("", Tensor::i64(&[], [0]));
                 let ends = self.apply("CumSum", vec![], &[lengths, first], origin)?;
                 let (end, length) = (own(self, ends)?, own(self, lengths)?);
                 (self.apply("Sub", vec![], &[end, length], origin)?, end)
             }
-            Part::Index | Part::Slice(_) => {
-                let size = if let Part::Slice(n) = s.part { n } else { 1 };
-                let [zero, one] = [0, 1].map(|n| self.graph.add_weight("", Tensor::i64(&[], [n])));
-                let size = self.graph.add_weight("", Tensor::i64(&[1], [size]));
-                let count = self.stacked_length(s, origin)?;
-                let all = self.apply("Range", vec![], &[zero, count, one], origin)?;
-                let at = own(self, all)?;
-                let start = self.apply("Mul", vec![], &[at, size], origin)?;
+            Part::Slice(size) => {
+                let starts = self.stacked_starts(s, size, origin)?;
+                let start = own(self, starts)?;
+                let size = self.whole_number(size, origin)?;
                 (start, self.apply("Add", vec![], &[start, size], origin)?)
             }
         };
@@ -134,16 +213,16 @@ impl<'m> Importer<'m> {
     }
 
     /// All tensors along a first axis that they do not have.
-    pub fn stacked_rows(&mut self, s: Stacked, origin: &Origin) -> Result<ValueId, Fault> {
+    pub fn stacked_rows(&mut self, s: &Stacked, origin: &Origin) -> Result<ValueId, Fault> {
         let (mut of, axis) = (s.of, s.axis);
-        match s.part {
+        match &s.part {
             Part::Index => {}
             Part::Slice(size) => {
                 let mut shape = self.graph.fact(of).shape.clone();
-                let Some(count) = shape[axis].div_exact(&Dim::from(size)) else {
+                let Some(count) = shape[axis].div_exact(size) else {
                     return Err(open());
                 };
-                shape.splice(axis..=axis, [count, Dim::from(size)]);
+                shape.splice(axis..=axis, [count, size.clone()]);
                 let attrs = vec![("allowzero", Attr::Int(1)), ("shape", Attr::Dims(shape))];
                 of = self.apply("Reshape", attrs, &[of], origin)?;
             }
@@ -155,7 +234,7 @@ impl<'m> Importer<'m> {
     }
 
     /// All tensors one after the other along an axis, or along a new one.
-    pub fn stacked_joined(&mut self, s: Stacked, axis: i64, new: bool, origin: &Origin) -> Result<ValueId, Fault> {
+    pub fn stacked_joined(&mut self, s: &Stacked, axis: i64, new: bool, origin: &Origin) -> Result<ValueId, Fault> {
         let rank = self.graph.fact(s.of).rank();
         if !new && !matches!(s.part, Part::Index) && normalize_axis(axis, rank)? == s.axis {
             return Ok(s.of);
@@ -189,7 +268,7 @@ impl<'m> Importer<'m> {
     }
 
     /// One more tensor at the end.
-    pub fn stacked_append(&mut self, s: Stacked, new: ValueId, origin: &Origin) -> Result<Stacked, Fault> {
+    pub fn stacked_append(&mut self, s: &Stacked, new: ValueId, origin: &Origin) -> Result<Stacked, Fault> {
         let before = self.stacked_rows(s, origin)?;
         let axes = Attr::Dims(vec![Dim::ZERO]);
         let new = self.apply("Unsqueeze", vec![("axes", axes)], &[new], origin)?;
@@ -210,8 +289,8 @@ impl<'m> Importer<'m> {
         for (i, slot) in slots.iter().enumerate() {
             let v = match slot {
                 Slot::Value(v) => *v,
-                Slot::List(list) => match self.lists[*list] {
-                    List::Stacked(s) => self.stacked_rows(s, &origin)?,
+                Slot::List(list) => match self.lists[*list].clone() {
+                    List::Stacked(s) => self.stacked_rows(&s, &origin)?,
                     _ => return Err(open()),
                 },
                 _ => return Err(Fault::invalid("a tensor is missing")),

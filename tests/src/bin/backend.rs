@@ -4,7 +4,7 @@
 //!
 //! `DIR/NAME/model.onnx` is compiled as `cameo compile` does, BATCH models are linked at once, and each runs on the tensors
 //! of `DIR/NAME/inputs`; where some are of sequences or optionals, the lines of `DIR/NAME/items` are what `--items` would
-//! be. The results go to `DIR/NAME/outputs`. Standard output has a line for each model: `NAME ok`, or what is
+//! be. The results go to `DIR/NAME/outputs`, their names, a line each, to `DIR/NAME/names`. Standard output has a line for each model: `NAME ok`, or what is
 //! wrong. A line `NAME compiled` says that work goes on, `NAME run` comes before a model runs, so that who reads it knows which one ended the process.
 //!
 //! With `--interpret` the reference interpreter runs each imported model too, also where it does not compile: its results go
@@ -184,6 +184,8 @@ fn run(case: &Path, symbol: &str, work: &Path) -> Result<(), String> {
             texts.as_deref().unwrap_or(view.bytes()),
         );
     }
+    let names = model.description().outputs().map(|o| format!("{}\n", o.name));
+    std::fs::write(case.join("names"), names.collect::<String>()).map_err(|e| e.to_string())?;
     std::fs::write(case.join("outputs"), out).map_err(|e| e.to_string())
 }
 

@@ -178,14 +178,48 @@ fn a_body_for_each_of_many() {
 }
 
 #[test]
+fn an_output_is_elements_and_shapes() {
+    let split = |keep: i64| node("SplitToSequence", &["x"], &["rows"], vec![int("keepdims", keep)]);
+    for (keep, shape) in [(0, vec![2.0]), (1, vec![1.0, 2.0])] {
+        let g = import(&of_rows(vec![split(keep)], &["rows"])).expect("imports");
+        let names: Vec<&str> = g.outputs().iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["rows[].elements", "rows[].shapes"]);
+        let out = run(&g, 3, 0).expect("runs");
+        assert_eq!(out[0], (vec![6], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]));
+        assert_eq!(out[1], (vec![3, shape.len()], shape.repeat(3)));
+        assert_eq!(run(&g, 0, 0).expect("runs")[1].0, [0, shape.len()]);
+    }
+    // Parts of columns: tensors are not where their elements were.
+    let wide = |sizes: ValueInfoProto| {
+        let inputs = vec![value("x", DType::F32, &["2", "N"]), sizes];
+        let split = node("SplitToSequence", &["x", "sizes"], &["parts"], vec![int("axis", 1)]);
+        import(&model(21, graph(inputs, vec![], vec![split], &["parts"]))).expect("imports")
+    };
+    let x = Tensor::f32(&[2, 5], (0..10).map(|i| i as f32));
+    for (g, sizes) in [
+        (
+            wide(value("sizes", DType::I64, &["P"])),
+            Tensor::i64(&[4], [2, 0, 2, 1]),
+        ),
+        (wide(value("sizes", DType::I64, &[])), Tensor::i64(&[], [2])),
+    ] {
+        let out = interp::run(&g, &[x.clone(), sizes.clone()]).expect("runs");
+        assert_eq!(out[0].to_f64(), [0.0, 1.0, 5.0, 6.0, 2.0, 3.0, 7.0, 8.0, 4.0, 9.0]);
+        let parts: &[i64] = if sizes.shape().is_empty() {
+            &[2, 2, 1]
+        } else {
+            &[2, 0, 2, 1]
+        };
+        assert_eq!(
+            out[1].to_i64(),
+            parts.iter().flat_map(|n| [2, *n]).collect::<Vec<i64>>()
+        );
+    }
+}
+
+#[test]
 fn what_needs_each_tensor_is_refused() {
     let split = || node("SplitToSequence", &["x"], &["rows"], vec![]);
-    let m = of_rows(vec![split()], &["rows"]);
-    assert!(
-        said(&m).contains("output `rows` is a sequence whose length only a run knows"),
-        "{}",
-        said(&m)
-    );
     let erase = node("SequenceErase", &["rows"], &["left"], vec![]);
     let n = node("SequenceLength", &["left"], &["n"], vec![]);
     let m = of_rows(vec![split(), erase, n], &["n"]);

@@ -5,9 +5,7 @@
 
 use std::f64::consts::PI;
 
-use crate::op::{
-    AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis, unsupported,
-};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
 use crate::ops::chosen::{named, whole};
 use crate::ops::composed::{Composed, differ, reshape, slice, transpose};
 use crate::ops::fragment::Fragment;
@@ -265,11 +263,6 @@ fn dft(cx: &Cx) -> Result<(usize, Transform), OpError> {
         return invalid("the last axis is the parts of a number, not a signal");
     }
     let (inverse, onesided) = (cx.int("inverse")? != 0, cx.int("onesided")? != 0);
-    if inverse && onesided && x.shape[x.rank() - 1].as_const().is_none() {
-        return unsupported(format!(
-            "{x}: whether half of a spectrum is real or complex is symbolic"
-        ));
-    }
     let given = number(cx, 1, 1)?.map(whole);
     let length = given.unwrap_or_else(|| match inverse && onesided {
         true if x.shape[axis].has_elements() => whole((x.shape[axis].clone() - Dim::ONE) * two()),
