@@ -3,12 +3,9 @@
 //! Laws: a loop over the columns eliminates below the pivot, which is the largest element of its column; rows change places
 //! at every step, so the sign is that of the places. A column of zeros makes the determinant zero, and nothing is divided by it.
 
-use std::sync::Arc;
-
 use crate::op::{OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, count, differ, reshape};
 use crate::ops::fragment::Fragment;
-use crate::ops::scan::Parts;
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 pub(super) const DET: Composed = Composed {
@@ -97,15 +94,7 @@ fn product_of_pivots(g: &mut Fragment, matrices: ValueId) -> Result<ValueId, OpE
     let (a, so_far) = (inner(&mut step, g, matrices), inner(&mut step, g, product));
     let now = step.operand(Fact::new(DType::I64, vec![]));
     let next = eliminated(&mut step, a, so_far, now, &shape)?;
-    let parts = Parts {
-        body: &Arc::new(step.closed(&next)),
-        states: 2,
-        slices: 1,
-        length: &shape[1],
-    };
-    let attrs = parts.attrs();
-    let attrs: Vec<(&str, Attr)> = attrs.iter().map(|(k, v)| (&**k, v.clone())).collect();
-    let results = g.results("cameo::Scan", &attrs, &[Some(matrices), Some(product), Some(steps)], 2)?;
+    let results = g.scan(step, &next, [2, 1], &shape[1], &[matrices, product, steps])?;
     Ok(results[1])
 }
 

@@ -1,8 +1,11 @@
 //! Building the graphs that operations decompose into.
 
+use std::sync::Arc;
+
 use crate::index::broadcasts_to;
 use crate::op::{Cx, Lowering, Op, OpError, invalid};
 use crate::ops::pointwise::working;
+use crate::ops::scan::Parts;
 use crate::{Attr, DType, Dim, Fact, Graph, Origin, Tensor, ValueId};
 
 /// A decomposition under construction.
@@ -80,6 +83,28 @@ impl Fragment {
         let attrs = attrs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
         self.graph
             .add_node(op, attrs, inputs.to_vec(), outputs, Origin::default())
+    }
+
+    /// A loop of `length` steps whose body is `step` with the results `next`; of its operands, and so of the operands here, the
+    /// first are states and the next are cut along their first axis. Gives the last states and what is stacked.
+    pub fn scan(
+        &mut self,
+        step: Self,
+        next: &[ValueId],
+        [states, slices]: [usize; 2],
+        length: &Dim,
+        operands: &[ValueId],
+    ) -> Result<Vec<ValueId>, OpError> {
+        let parts = Parts {
+            body: &Arc::new(step.closed(next)),
+            states,
+            slices,
+            length,
+        };
+        let attrs = parts.attrs();
+        let attrs: Vec<(&str, Attr)> = attrs.iter().map(|(k, v)| (&**k, v.clone())).collect();
+        let operands: Vec<Option<ValueId>> = operands.iter().copied().map(Some).collect();
+        self.results("cameo::Scan", &attrs, &operands, next.len())
     }
 
     pub fn constant(&mut self, t: Tensor) -> ValueId {

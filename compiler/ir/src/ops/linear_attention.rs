@@ -3,13 +3,10 @@
 //! Laws: everything but the state is brought into shape for all steps before the loop; the state is carried in at least
 //! `f32`; query heads that share a head of keys read the state that they share.
 
-use std::sync::Arc;
-
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, differ, optional, reshape, transpose};
 use crate::ops::conv::per_group;
 use crate::ops::fragment::Fragment;
-use crate::ops::scan::Parts;
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 const FLOATS: Types = Types::of(&[DType::F32, DType::F16, DType::BF16]);
@@ -208,23 +205,15 @@ fn build(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
 
     let mut step = Fragment::empty("step");
     let s = step.operand(g.fact(state).clone());
-    let mut operands = vec![Some(state)];
+    let mut operands = vec![state];
     let mut cut = |x: ValueId| {
-        operands.push(Some(x));
+        operands.push(x);
         step.operand(Fact::new(g.dtype(x), g.fact(x).shape[1..].to_vec()))
     };
     let [q, k, v] = [q, k, v].map(&mut cut);
     let (kept, rate) = (kept.map(&mut cut), rate.map(&mut cut));
     let results = updated(&mut step, s, [q, k, v], kept, rate)?;
-    let parts = Parts {
-        body: &Arc::new(step.closed(&results)),
-        states: 1,
-        slices: operands.len() - 1,
-        length: &form.length,
-    };
-    let attrs = parts.attrs();
-    let attrs: Vec<(&str, Attr)> = attrs.iter().map(|(k, v)| (&**k, v.clone())).collect();
-    let results = g.results("cameo::Scan", &attrs, &operands, 2)?;
+    let results = g.scan(step, &results, [1, operands.len() - 1], &form.length, &operands)?;
     let y = transpose(g, results[1], &[1, 0, 2, 3, 4])?;
     let width = Dim::from(form.heads * form.group) * form.value.clone();
     let y = reshape(g, y, vec![form.batch.clone(), form.length.clone(), width])?;

@@ -12,6 +12,7 @@ mod forest;
 mod grams;
 mod labels;
 mod linear;
+mod machine;
 mod scores;
 mod trees;
 
@@ -19,6 +20,7 @@ mod trees;
 pub const OPS: &[&dyn OpDef] = &[
     &features::ARRAY_FEATURE_EXTRACTOR,
     &features::BINARIZER,
+    &features::FEATURE_VECTORIZER,
     &features::SCALER,
     &features::NORMALIZER,
     &features::IMPUTER,
@@ -27,6 +29,8 @@ pub const OPS: &[&dyn OpDef] = &[
     &categories::ONE_HOT_ENCODER,
     &linear::LINEAR_REGRESSOR,
     &linear::LINEAR_CLASSIFIER,
+    &machine::SVM_REGRESSOR,
+    &machine::SVM_CLASSIFIER,
     &trees::TREE_ENSEMBLE,
     &trees::TREE_ENSEMBLE_REGRESSOR,
     &trees::TREE_ENSEMBLE_CLASSIFIER,

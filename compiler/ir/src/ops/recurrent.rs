@@ -4,12 +4,9 @@
 //! bias that no gate is applied to. The loop carries its states in at least f32. Where a sequence has ended, states stay and
 //! the output is zero; so a backward loop over all steps begins where each sequence ends.
 
-use std::sync::Arc;
-
 use crate::op::{AttrDef, Cx, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, concat, count, differ, reshape, slice, transpose};
 use crate::ops::fragment::Fragment;
-use crate::ops::scan::Parts;
 use crate::{Attr, DType, Dim, Fact, ValueId};
 
 mod functions;
@@ -545,16 +542,7 @@ fn looped(
         }
     }
     next.push(y);
-    let parts = Parts {
-        body: &Arc::new(step.closed(&next)),
-        states: cell.states,
-        slices,
-        length: &form.length,
-    };
-    let attrs = parts.attrs();
-    let attrs: Vec<(&str, Attr)> = attrs.iter().map(|(k, v)| (&**k, v.clone())).collect();
-    let operands: Vec<Option<ValueId>> = operands.into_iter().map(Some).collect();
-    let mut results = g.results("cameo::Scan", &attrs, &operands, next.len())?;
+    let mut results = g.scan(step, &next, [cell.states, slices], &form.length, &operands)?;
     let y = results.pop().map_or_else(|| invalid("no output"), Ok)?;
     let y = turn(g, y)?;
     let y = reshape(g, y, vec![form.length.clone(), Dim::ONE, batch.clone(), hidden.clone()])?;

@@ -5,15 +5,12 @@
 //! matrices that hold how much of each row and column is taken, region by region, and maxima look at as many samples as
 //! can lie on the image. Positions are computed in the order of ONNX's reference, in at least `f32`.
 
-use std::sync::Arc;
-
 use crate::index::{for_each, static_shape};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{count, differ, reshape, slice, transpose};
 use crate::ops::fragment::Fragment;
 use crate::ops::gather::wrapped;
 use crate::ops::pointwise::working;
-use crate::ops::scan::Parts;
 use crate::structured::{Binary, Body, Combine, Compute, Expr, ExprId, Scalar, Unary};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
@@ -374,16 +371,7 @@ fn means(cx: &Cx, form: &Form) -> Result<Lowering, OpError> {
     let one = each.apply("Gather", &[("axis", Attr::Int(0))], &[whole, of])?;
     let narrow = each.binary("MatMul", one, across)?;
     let pooled = each.binary("MatMul", down, narrow)?;
-    let parts = Parts {
-        body: &Arc::new(each.closed(&[pooled])),
-        states: 0,
-        slices: 3,
-        length: &rois.shape[0],
-    };
-    let attrs = parts.attrs();
-    let attrs: Vec<(&str, Attr)> = attrs.iter().map(|(k, v)| (&**k, v.clone())).collect();
-    let operands = [rows, columns, batch, image].map(Some);
-    let y = g.node("cameo::Scan", &attrs, &operands)?;
+    let y = g.scan(each, &[pooled], [0, 3], &rois.shape[0], &[rows, columns, batch, image])?[0];
     let y = g.cast(y, x.dtype)?;
     Ok(g.finish(&[y]))
 }

@@ -68,7 +68,8 @@ pub(crate) fn infer(
         .iter()
         .map(|fact| Some(crate::op::Arg { fact, constant: None }))
         .collect();
-    crate::graph::infer(op, &attrs, &args, 1)
+    let needed = op.schema().outputs.iter().filter(|p| p.arity == crate::op::Arity::One);
+    crate::graph::infer(op, &attrs, &args, needed.count().max(1))
 }
 
 /// Pairs of shapes that broadcast.

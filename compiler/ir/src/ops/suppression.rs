@@ -5,14 +5,12 @@
 //! reference. What is not a number overlaps nothing; as a score it is above all.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use crate::dim::COUNTED;
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, concat, count, differ, optional, reshape, transpose};
 use crate::ops::counted::{COUNT, length};
 use crate::ops::fragment::Fragment;
-use crate::ops::scan::Parts;
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
 const F32: Types = Types::of(&[DType::F32]);
@@ -129,15 +127,7 @@ fn build(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
         step.operand(Fact::new(g.dtype(v), shape))
     });
     let next = decided(&mut step, inner, &each)?;
-    let parts = Parts {
-        body: &Arc::new(step.closed(&next)),
-        states: 2,
-        slices: 1,
-        length: &each,
-    };
-    let attrs = parts.attrs();
-    let attrs: Vec<(&str, Attr)> = attrs.iter().map(|(k, v)| (&**k, v.clone())).collect();
-    let kept = g.results("cameo::Scan", &attrs, &operands.map(Some), 2)?[0];
+    let kept = g.scan(step, &next, [2, 1], &each, &operands)?[0];
 
     let flat = vec![Dim::product(&shape)];
     let (kept, order) = (reshape(g, kept, flat.clone())?, reshape(g, order, flat)?);

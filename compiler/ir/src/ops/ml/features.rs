@@ -1,7 +1,7 @@
 //! Columns chosen, scaled, compared and filled in.
 
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid};
-use crate::ops::composed::{Composed, reshape};
+use crate::ops::composed::{Composed, concat, reshape, slice};
 use crate::ops::ml::{NUMBERS, computed_in};
 use crate::ops::pointwise::volume;
 use crate::{Attr, DType, Dim, Fact, Tensor};
@@ -72,6 +72,81 @@ pub(super) const ARRAY_FEATURE_EXTRACTOR: Composed = Composed {
             ix.last().map(|k| row * columns + at[*k].rem_euclid(n) as usize)
         };
         Ok(vec![x.rearranged(&shape, None, source)])
+    },
+};
+
+/// How many columns the output has of each input.
+fn widths(cx: &Cx) -> Result<Vec<Dim>, OpError> {
+    let facts = cx.facts()?;
+    let own = |x: &&Fact| match x.shape.as_slice() {
+        [] => invalid(format!("{x} has no columns")),
+        [n] => Ok(n.clone()),
+        [_, rest @ ..] => Ok(Dim::product(rest)),
+    };
+    match cx.opt_ints("inputdimensions")? {
+        None => facts.iter().map(own).collect(),
+        Some(given) if given.len() != facts.len() => invalid(format!(
+            "{} of `inputdimensions` for {} inputs",
+            given.len(),
+            facts.len()
+        )),
+        Some(given) => match given.iter().find(|n| **n < 0) {
+            Some(n) => invalid(format!("{n} columns")),
+            None => Ok(given.into_iter().map(Dim::from).collect()),
+        },
+    }
+}
+
+pub(super) const FEATURE_VECTORIZER: Composed = Composed {
+    schema: &Schema::new(
+        "ai.onnx.ml::FeatureVectorizer",
+        "the columns of all inputs, of each the first `inputdimensions`, filled up with zeros; a vector is one row",
+        &[Param::new("X", NUMBERS).variadic().group(0)],
+        &[Param::new("Y", Types::of(&[DType::F32])).group(2)],
+        &[("inputdimensions", AttrDef::OptInts)],
+    ),
+    build: |cx, g| {
+        let mut parts = vec![];
+        for (i, width) in widths(cx)?.into_iter().enumerate() {
+            let x = g.required(cx, i)?;
+            let shape = match g.fact(x).shape.as_slice() {
+                [n] => vec![Dim::ONE, n.clone()],
+                [n, rest @ ..] => vec![n.clone(), Dim::product(rest)],
+                [] => return invalid("a number has no columns"),
+            };
+            let mut x = reshape(g, x, shape.clone())?;
+            if shape[1] != width {
+                x = slice(g, x, 1, Dim::ZERO, width.clone())?;
+                let missing = width.clone() - g.fact(x).shape[1].clone();
+                let pads = vec![Dim::ZERO, Dim::ZERO, Dim::ZERO, missing];
+                x = g.apply("Pad", &[("pads", Attr::Dims(pads))], &[x])?;
+                x = reshape(g, x, vec![shape[0].clone(), width])?;
+            }
+            parts.push(g.cast(x, DType::F32)?);
+        }
+        Ok(vec![concat(g, &parts, 1)?])
+    },
+    eval: |cx| {
+        let widths = widths(cx)?;
+        let mut rows: Vec<Vec<f64>> = vec![];
+        for (i, width) in widths.iter().enumerate() {
+            let (x, width) = (cx.tensor(i)?, width.as_const().unwrap_or(0) as usize);
+            let count = if x.shape().len() == 1 { 1 } else { x.shape()[0] };
+            rows.resize(if i == 0 { count } else { rows.len() }, vec![]);
+            if rows.len() != count {
+                return invalid(format!("{count} rows, the others have {}", rows.len()));
+            }
+            let (v, own) = (x.to_f64(), x.len() / count.max(1));
+            for (r, row) in rows.iter_mut().enumerate() {
+                row.extend((0..width).map(|c| if c < own { v[r * own + c] } else { 0.0 }));
+            }
+        }
+        let columns = widths.iter().map(|w| w.as_const().unwrap_or(0) as usize).sum();
+        Ok(vec![Tensor::from_f64(
+            DType::F32,
+            &[rows.len(), columns],
+            rows.concat(),
+        )])
     },
 };
 
