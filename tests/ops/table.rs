@@ -533,6 +533,7 @@ pub const CASES: &[&str] = &[
     "GridSample(T[1,2,5,4], f32[1,3,2,2] @ -2.5..2.5) {padding_mode=\"reflection\"}",
     "GridSample(T[1,2,5,4], f32[1,3,2,2] @ -2.5..2.5) {align_corners=1, mode=\"cubic\", padding_mode=\"reflection\"}",
     "GridSample(T[1,2,5,4], f32[1,3,2,2] @ -1.5..1.5) {mode=\"cubic\"}",
+    "GridSample(T[1,2,5,4], f32[1,3,2,2] @ -1.5..1.5) {mode=\"cubic\", padding_mode=\"border\"}",
     "GridSample(T[1,2,5,4], f32[1,3,2,2] @ -1.5..1.5) {mode=\"nearest\", padding_mode=\"border\"}",
     "GridSample(T[1,2,3,4,5], f32[1,2,2,3,3] @ -1.2..1.2)",
     "GridSample(T[1,2,7], f32[1,4,1] @ -1.2..1.2) {align_corners=1}",

@@ -13,9 +13,10 @@ from compiled import compare_models
 
 SIGNATURE = "(float[N,4] x, int64[N] d) =>"
 CONSTANTS = """<int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4}, int64[1] minus = {-1}, int64 none = {0},
-    int64 step = {1}, int64 three = {3}, float half = {0.5}, float start = {0.25}, float[1] f = {2.0}, int64[1] to = {7}>"""
+    int64 step = {1}, int64[2] ones = {1, 1}, int64 three = {3}, float half = {0.5}, float start = {0.25}, float[1] f = {2.0}, int64[1] to = {7}>"""
 # x > 0 at column 0: flags [N]
 FLAGS = "c = Slice(x, zero, one, one) sq = Squeeze(c, one) fz = Constant <value_float = 0.0> () m = Greater(sq, fz) "
+TRUE = "true = Constant <value = bool {1}> () "
 SUM = "n = ReduceSum <keepdims = 0> (d, zero) "
 
 # The outputs and nodes of models of x [N,4] and d [N], which are from 0 to 3.
@@ -55,6 +56,46 @@ MODELS = {
                              FLAGS + "h = Slice(x, zero, two, zero) s = Shape(h) p = ReduceProd <keepdims = 0> (s) g = Equal(p, none) "
                              "y = If(g) <then_branch = a () => (int64[A] ya) { ya = ConstantOfShape <value = int64[1] {0}> (zero) }, "
                              "else_branch = b () => (int64[A] yb) { q = NonZero(m) yb = Squeeze(q, zero) }>"),
+    "read while it grows": ("(float[A,4] y, float[B] z)",
+                            SUM + TRUE + "y, z = Loop(n, true, x) <body = g (int64 i, bool c, float[A,4] s) => (bool o, float[A,4] t, float e) { "
+                            "o = Identity(c) w = ReduceMean(s, zero) t = Concat <axis = 0> (s, w) e = ReduceSum <keepdims = 0> (t) }>"),
+    "two that grow": ("(float[A,4] y, float[A,4] z)",
+                      SUM + TRUE + "nx = Neg(x) y, z = Loop(n, true, x, nx) <body = g (int64 i, bool c, float[A,4] s, float[A,4] u) => "
+                      "(bool o, float[A,4] t, float[A,4] v) { o = Identity(c) k = Add(s, u) w = ReduceMax(k, zero) t = Concat <axis = 0> (s, w) "
+                      "r = ReduceMean(s, zero) v = Concat <axis = 0> (u, r) }>"),
+    "one that follows": ("(float[A,4] y, float[B,4] z)",
+                         SUM + TRUE + "y, z = Loop(n, true, x, x) <body = g (int64 i, bool c, float[A,4] s, float[B,4] u) => "
+                         "(bool o, float[A,4] t, float[B,4] v) { o = Identity(c) w = ReduceMean(s, zero) t = Concat <axis = 0> (s, w) v = Exp(t) }>"),
+    "doubled": ("(float[A,4] y)",
+                "k = ReduceMax <keepdims = 0> (d, zero) " + TRUE + "y = Loop(k, true, x) <body = g (int64 i, bool c, float[A,4] s) => "
+                "(bool o, float[A,4] t) { o = Identity(c) w = Neg(s) t = Concat <axis = 0> (s, w) }>"),
+    "until data ends it": ("(float[A,4] y)",
+                           SUM + TRUE + "endless = Constant <value_int = 9223372036854775807> () y = Loop(endless, true, x) <body = g (int64 i, bool c, float[A,4] s) => "
+                           "(bool o, float[A,4] t) { w = ReduceMean(s, zero) t = Concat <axis = 0> (s, w) o = Less(i, n) }>"),
+    "shorter": ("(float[A,4] y)",
+                "k = ReduceMax <keepdims = 0> (d, zero) " + TRUE + "y = Loop(k, true, x) <body = g (int64 i, bool c, float[A,4] s) => "
+                "(bool o, float[A,4] t) { o = Identity(c) behind = Constant <value_ints = [9223372036854775807]> () v = Slice(s, one, behind, zero) t = Exp(v) }>"),
+    "what is positive once more": ("(float[A,4] y)",
+                                   "k = ReduceMax <keepdims = 0> (d, zero) " + TRUE + "y = Loop(k, true, x) <body = g (int64 i, bool c, float[A,4] s) => "
+                                   "(bool o, float[A,4] t) { o = Identity(c) q = Slice(s, zero, one, one) sq = Squeeze(q, one) fz = Constant <value_float = 0.0> () "
+                                   "m = Greater(sq, fz) w = Compress <axis = 0> (s, m) t = Concat <axis = 0> (s, w) }>"),
+    "if there is one more": ("(float[A,4] y)",
+                             SUM + TRUE + "y = Loop(n, true, x) <body = g (int64 i, bool c, float[A,4] s) => (bool o, float[A,4] t) { o = Identity(c) "
+                             "fz = Constant <value_float = 0.0> () w = ReduceMean(s, zero) q = ReduceSum <keepdims = 0> (s) p = Greater(q, fz) "
+                             "t = If(p) <then_branch = a () => (float[A,4] ya) { ya = Concat <axis = 0> (s, w) }, "
+                             "else_branch = b () => (float[A,4] yb) { yb = Neg(s) }> }>"),
+    "caches": ("(float[1,2,A,4] y, float[1,A] z)",
+               SUM + TRUE + "k0 = Unsqueeze(x, zero) k1 = Neg(k0) k2 = Concat <axis = 0> (k0, k1) keys = Unsqueeze(k2, zero) "
+               "c0 = Slice(x, zero, one, one) tokens = Transpose(c0) y, z = Loop(n, true, keys, tokens) <body = g (int64 i, bool c, "
+               "float[1,2,A,4] s, float[1,A] u) => (bool o, float[1,2,A,4] t, float[1,A] v) { o = Identity(c) minus1 = Constant <value_ints = [-1]> () "
+               "two1 = Constant <value_ints = [2]> () behind = Constant <value_ints = [9223372036854775807]> () "
+               "q = Slice(s, minus1, behind, two1) kt = Transpose <perm = [0, 1, 3, 2]> (s) l = MatMul(q, kt) b0 = Unsqueeze(u, one) b = Unsqueeze(b0, two) "
+               "masked = Add(l, b) p = Softmax <axis = -1> (masked) a = MatMul(p, s) "
+               "t = Concat <axis = 2> (s, a) m = ReduceMean <keepdims = 0> (a) w = Reshape(m, ones) v = Concat <axis = 1> (u, w) }>"),
+    "grown in a loop": ("(float[A,4] y)",
+                        "k = ReduceMax <keepdims = 0> (d, zero) " + TRUE + "y = Loop(k, true, x) <body = g (int64 i, bool c, float[A,4] s) => "
+                        "(bool o, float[A,4] t) { o = Identity(c) t = Loop(k, c, s) <body = h (int64 j, bool e, float[A,4] u) => (bool p, float[A,4] v) "
+                        "{ p = Identity(e) w = ReduceMean(u, zero) v = Concat <axis = 0> (u, w) }> }>"),
     "appended": ("(float[A,4] y)",
                  SUM + "b = Slice(x, zero, zero, zero) true = Constant <value = bool {1}> () y = Loop(n, true, b) <body = g (int64 i, bool c, float[A,4] s) => "
                  "(bool o, float[A,4] t) { o = Identity(c) nx = Neg(x) j = Reshape(i, one) w = Slice(nx, zero, one, zero) t = Concat <axis = 0> (s, w) }>"),

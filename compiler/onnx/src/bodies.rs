@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use cameo_ir::{DType, Dim, Fact, Graph, Origin, Tensor, ValueId};
 
 use crate::error::{Fault, Site};
+use crate::growing;
 use crate::import::Importer;
 use crate::lists::item;
+use crate::open::Open;
 use crate::plan::captures;
 use crate::proto::GraphProto;
 use crate::scope::{Scope, Slot};
@@ -18,6 +20,9 @@ use crate::stacked::{List, Part, Stacked};
 #[derive(Clone)]
 pub(crate) enum Formal {
     Input(Fact),
+    /// A tensor at the beginning of one of this type: some of its axes, with the numbers that say how much of them, and the
+    /// largest of those. Each number is an input behind the first that it is of.
+    Open(Fact, Vec<(usize, usize, Dim)>),
     /// The number of the iteration, of so many.
     Counter(Dim),
     /// Always true.
@@ -119,9 +124,21 @@ impl<'m> Importer<'m> {
             around.insert(name, ());
         });
         let (mut body, mut counters) = (Graph::new(&graph.name), vec![]);
+        let (mut numbers, mut open): (BTreeMap<usize, ValueId>, _) = (BTreeMap::new(), vec![]);
         for (input, formal) in graph.input.iter().zip(formals.iter().cloned()) {
             let slot = match formal {
                 Formal::Input(fact) => Slot::Value(body.add_input(&input.name, fact)),
+                Formal::Open(fact, axes) => {
+                    let v = body.add_input(&input.name, fact);
+                    for (_, n, _) in &axes {
+                        let name = format!("{}#{n}", input.name);
+                        numbers
+                            .entry(*n)
+                            .or_insert_with(|| body.add_input(&name, growing::number()));
+                    }
+                    open.push((input.name.as_str(), v, axes));
+                    Slot::Value(v)
+                }
                 Formal::Counter(count) => {
                     let v = body.add_input(&input.name, Fact::new(DType::I64, vec![]));
                     counters.push((v, count));
@@ -190,10 +207,21 @@ impl<'m> Importer<'m> {
         let mut formals = self.graph.inputs()[..own].iter().copied().collect();
         std::mem::swap(&mut self.formals, &mut formals);
         self.loop_depth += 1;
+        let mut failed = false;
+        for (name, v, axes) in open {
+            let extents: Vec<ValueId> = axes.iter().map(|(_, n, _)| numbers[n]).collect();
+            let axes: Vec<Open> = axes.into_iter().map(|(axis, _, most)| (axis, most)).collect();
+            match self.cut(v, &axes, &extents, &Origin::new(&site.origin)) {
+                Ok(v) => inner.update(name, Slot::Value(v)),
+                Err(f) => {
+                    self.problems.node(site, f);
+                    failed = true;
+                }
+            }
+        }
         self.initializers(graph, &mut inner);
         self.nodes(&mut inner, &graph.node, outputs, scope.in_function());
         self.loop_depth -= 1;
-        let mut failed = false;
         let mut seen = BTreeSet::new();
         let mut held = vec![];
         for (i, name) in outputs.iter().enumerate() {

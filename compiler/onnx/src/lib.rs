@@ -45,6 +45,7 @@ mod error;
 mod external;
 mod functions;
 mod gradient;
+mod growing;
 mod import;
 mod integers;
 mod lists;

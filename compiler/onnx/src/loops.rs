@@ -12,6 +12,7 @@ use crate::bodies::{Formal, Held, of_sequences};
 use crate::bounds::computed;
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
+use crate::growing::Growing;
 use crate::import::Importer;
 use crate::numbers::LONGEST;
 use crate::open::{Open, Rows, appended, open_axes};
@@ -66,7 +67,7 @@ fn endless() -> Fault {
 }
 
 /// A state of a loop over time.
-enum State {
+pub(crate) enum State {
     Tensor(ValueId),
     /// A sequence that grows, with what it has before, stacked along a first axis.
     Sequence(Option<ValueId>),
@@ -485,7 +486,7 @@ impl<'m> Importer<'m> {
         }
         let length = trips.most.clone().unwrap_or(Dim::from(MAX_TURNS));
         let origin = Origin::new(&site.origin);
-        let (mut carried, mut operands) = (vec![], vec![]);
+        let mut carried = vec![];
         let mut outputs: Vec<&'m str> = graph.output.iter().map(|o| o.name.as_str()).collect();
         for (i, name) in inputs[2..].iter().enumerate() {
             carried.push(match self.slot(scope, name)? {
@@ -494,10 +495,7 @@ impl<'m> Importer<'m> {
                     outputs[i + 1] = new;
                     State::Appended(v, cameo_ir::op::normalize_axis(axis, self.graph.fact(v).rank())?)
                 }
-                Slot::Value(v) => {
-                    operands.push(v);
-                    State::Tensor(v)
-                }
+                Slot::Value(v) => State::Tensor(v),
                 Slot::List(list) => State::Sequence(match self.lists[list].clone() {
                     List::Items(items) if items.is_empty() => None,
                     List::Items(items) => Some(self.joined(items, 0, true, &origin)?),
@@ -511,27 +509,34 @@ impl<'m> Importer<'m> {
                 }
             });
         }
+        let few = length.as_const().is_some_and(|n| n <= MAX_COPIES as i64);
+        let mut growing = Growing::new(carried.len());
+        let body = loop {
+            let state = |(i, state): (usize, &State)| match state {
+                State::Tensor(v) => growing.formal(i, self.graph.fact(*v)),
+                State::Sequence(_) => Formal::Grown(i),
+                State::Appended(..) => Formal::Unread,
+            };
+            let mut formals = vec![Formal::Counter(length.clone()), Formal::Condition];
+            formals.extend(carried.iter().enumerate().map(state));
+            let Some(body) = self.body(scope, site, graph, &formals, &outputs)? else {
+                return Ok(None);
+            };
+            // Where copies may do, extents that may be equal must be.
+            if !until && few && !self.keeps_shapes(&body.graph, &carried, &body.held[1..]) {
+                return Err(Fault::uncounted("a state changes its shape"));
+            }
+            if !growing.learn(&self.graph, &body, &carried, trips.most.as_ref()) {
+                break body;
+            }
+        };
+        let mut operands = growing.begin(self, &carried, &origin)?;
         let tensors = operands.len();
-        let state = |(i, state): (usize, &State)| match state {
-            State::Tensor(v) => Formal::Input(Fact::new(self.graph.fact(*v).dtype, self.graph.fact(*v).shape.clone())),
-            State::Sequence(_) => Formal::Grown(i),
-            State::Appended(..) => Formal::Unread,
-        };
-        let mut formals = vec![Formal::Counter(length.clone()), Formal::Condition];
-        formals.extend(carried.iter().enumerate().map(state));
-        let Some(body) = self.body(scope, site, graph, &formals, &outputs)? else {
-            return Ok(None);
-        };
         let (condition, held) = body.held.split_at(1);
         if condition[0] != Held::Tensor {
             return Err(of_sequences());
         }
         let sure = truth(&body.graph, body.graph.outputs()[0].1) == Some(true);
-        // Where copies may do, extents that may be equal must be.
-        let few = length.as_const().is_some_and(|n| n <= MAX_COPIES as i64);
-        if !until && few && !self.keeps_shapes(&body.graph, &carried, &held[..carried.len()]) {
-            return Err(Fault::uncounted("a state changes its shape"));
-        }
         let ends = !sure || trips.open || trips.most.is_none();
         if ends && !until {
             return Err(endless());
@@ -540,10 +545,10 @@ impl<'m> Importer<'m> {
             return Err(Fault::unsupported("a loop that nothing ends"));
         }
         // States are the graph's first outputs, then comes what is stacked: what grows, too.
-        let (mut last, mut stacked, mut grown, mut at) = (vec![], vec![], vec![], 1);
+        let (mut states, mut stacked, mut grown, mut at) = (vec![], vec![], vec![], 1);
         for (i, held) in held.iter().enumerate() {
             match (carried.get(i), *held) {
-                (Some(State::Tensor(_)), Held::Tensor) => last.push(at),
+                (Some(State::Tensor(_)), Held::Tensor) => states.push((i, at)),
                 (None, Held::Tensor) => stacked.push(at),
                 (Some(State::Appended(before, axis)), Held::Tensor) => {
                     stacked.push(at);
@@ -577,11 +582,24 @@ impl<'m> Importer<'m> {
             open[*at] =
                 axes.ok_or_else(|| Fault::unsupported(format!("an iteration gives {fact}, of no largest size")))?;
         }
-        let extents = inside.outputs().len()..;
+        for (i, at) in &states {
+            open[*at] = growing.open(*i);
+        }
+        // Behind the outputs come the extents of all open axes.
+        let outputs = inside.outputs().len();
+        let extents = |at: usize| {
+            let first = outputs + open[..at].iter().map(Vec::len).sum::<usize>();
+            first..first + open[at].len()
+        };
+        let mut last = vec![];
+        for (i, at) in states {
+            last.push(at);
+            last.extend(growing.own(i).into_iter().map(|(k, _)| extents(at).start + k));
+        }
+        last.extend(&stacked);
+        last.extend(stacked.iter().flat_map(|at| extents(*at)));
         let graph = self.with_extents(inside, &open, &origin)?;
         let open: Vec<Vec<Open>> = stacked.iter().map(|at| open[*at].clone()).collect();
-        last.extend(stacked);
-        last.extend(extents.take(open.iter().map(Vec::len).sum()));
         let made = if ends {
             operands.extend(&body.captured);
             self.until(&graph, tensors, &last, &trips, operands, &origin)?
@@ -603,7 +621,8 @@ impl<'m> Importer<'m> {
             });
             extents = rest;
         }
-        let (mut last, mut stacked) = (last.iter().copied(), rows.into_iter());
+        let last = growing.end(self, &carried, last, &origin)?;
+        let (mut last, mut stacked) = (last.into_iter(), rows.into_iter());
         let mut slots = vec![];
         for (i, held) in held.iter().enumerate() {
             let slot = match (carried.get(i), *held) {

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, normalize_axis};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{integers, working};
-use crate::structured::{Binary, Combine, Compute, Expr};
+use crate::structured::{Binary, Combine, Compute, Expr, Unary};
 use crate::{Attr, DType, Dim, Fact, Tensor};
 
 /// The operations of this family.
@@ -108,7 +108,14 @@ impl OpDef for Extreme {
         };
         let out = if x.dtype().is_float() {
             let v = x.to_f64();
-            spec.eval(x, |_, row| best(row, &|a, b| v[a].partial_cmp(&v[b])))
+            // A NaN is beyond all numbers, to either side.
+            let order = |a: usize, b: usize| match (v[a].is_nan(), v[b].is_nan()) {
+                (false, false) => v[a].partial_cmp(&v[b]),
+                (true, true) => Some(Ordering::Equal),
+                (true, false) => Some(self.wanted),
+                (false, true) => None,
+            };
+            spec.eval(x, |_, row| best(row, &order))
         } else {
             let v = integers(x);
             spec.eval(x, |_, row| best(row, &|a, b| Some(v[a].cmp(&v[b]))))
@@ -131,16 +138,16 @@ impl OpDef for Extreme {
     }
 }
 
-/// The first (or last) index along an axis at which `x` equals `value`, whose extent there is 1.
+/// The first (or last) index along an axis at which `x` equals `value`, whose extent there is 1, or is NaN.
 ///
-/// Where it stands nowhere, as with NaN, the answer is still an index of the axis.
+/// Where it stands nowhere the answer is still an index of the axis.
 struct IndexOf;
 
 impl OpDef for IndexOf {
     fn schema(&self) -> &'static Schema {
         static S: Schema = Schema::new(
             "cameo::IndexOf",
-            "first or last index along an axis where x == value",
+            "first or last index along an axis where x is value or NaN",
             &[Param::new("data", Types::NUMBER), Param::new("value", Types::NUMBER)],
             INDEX,
             ATTRS,
@@ -165,7 +172,7 @@ impl OpDef for IndexOf {
             let mut hits = row
                 .iter()
                 .enumerate()
-                .filter(|(_, i)| v[**i] == wanted[r])
+                .filter(|(_, i)| v[**i] == wanted[r] || v[**i].is_nan())
                 .map(|(k, _)| k as i64);
             if spec.last {
                 hits.next_back().unwrap_or(0)
@@ -188,7 +195,11 @@ impl OpDef for IndexOf {
             index[spec.axis] = Dim::ZERO;
             let wanted = b.load(1, x.dtype, index);
             let (v, wanted) = (b.cast(working(x.dtype), v), b.cast(working(x.dtype), wanted));
-            let hit = b.binary(Binary::Eq, v, wanted);
+            let mut hit = b.binary(Binary::Eq, v, wanted);
+            if x.dtype.is_float() {
+                let missing = b.unary(Unary::IsNan, v);
+                hit = b.binary(Binary::Or, hit, missing);
+            }
             let here = b.push(Expr::Index(r[0].clone()));
             // An index that cannot win against a hit, and that is in range when there is none.
             let miss = if spec.last {
@@ -234,6 +245,13 @@ mod tests {
         assert_eq!(eval("ArgMax", &[], std::slice::from_ref(&x), 1)[0].to_i64(), [1]);
         assert_eq!(eval("ArgMax", &last, std::slice::from_ref(&x), 1)[0].to_i64(), [2]);
         assert_eq!(eval("ArgMin", &[], &[x], 1)[0].to_i64(), [3]);
+        let x = Some(Tensor::f32(&[5], [1.0, f32::NAN, 9.0, f32::NAN, -9.0]));
+        for op in ["ArgMax", "ArgMin"] {
+            assert_eq!(eval(op, &[], std::slice::from_ref(&x), 1)[0].to_i64(), [1]);
+            assert_eq!(eval(op, &last, std::slice::from_ref(&x), 1)[0].to_i64(), [3]);
+            check(op, &[], std::slice::from_ref(&x), 1);
+            check(op, &last, std::slice::from_ref(&x), 1);
+        }
     }
 
     #[test]

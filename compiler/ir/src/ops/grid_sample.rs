@@ -62,6 +62,16 @@ impl Sampling {
         }
     }
 
+    /// Whether positions outside of the image stay there: taps are padded one by one. Of a border that is the same as moving
+    /// the position onto it, except to cubic weights.
+    const fn outside(self) -> bool {
+        match self.padding {
+            Padding::Zeros => true,
+            Padding::Border => matches!(self.mode, Mode::Cubic),
+            Padding::Reflection => false,
+        }
+    }
+
     /// Elements before the one at or below the position, and behind it, that are read.
     const fn taps(self) -> std::ops::Range<i64> {
         match self.mode {
@@ -185,13 +195,13 @@ impl Axis<'_> {
             x = b.unary(Unary::Round, x);
         }
         match self.sampling.padding {
-            Padding::Zeros => {
+            _ if self.sampling.outside() => {
                 // As far outside as all taps are, for what no integer can hold.
                 let (low, high) = (self.number(b, -4.0), self.add(b, n, 4.0));
                 x = self.clamp(b, x, low, high);
             }
-            Padding::Border => x = self.clamp(b, x, zero, last),
             Padding::Reflection => x = self.reflect(b, x),
+            _ => x = self.clamp(b, x, zero, last),
         }
         let below = b.unary(Unary::Floor, x);
         let t = b.binary(Binary::Sub, x, below);
@@ -318,9 +328,9 @@ impl OpDef for GridSample {
                             at = at.round_ties_even();
                         }
                         at = match sampling.padding {
-                            Padding::Zeros => at,
-                            Padding::Border => at.clamp(0.0, last.max(0.0)),
+                            _ if sampling.outside() => at,
                             Padding::Reflection => reflect(at, [low, high]),
+                            _ => at.clamp(0.0, last.max(0.0)),
                         };
                         let taps: Vec<(Option<usize>, f64)> = sampling
                             .taps()

@@ -83,7 +83,8 @@ impl OpDef for AlongAxis {
         each_row(x.shape(), axis, &mut v, |row| {
             let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = row.iter().map(|x| (x - max).exp()).sum();
-            let first = row.iter().position(|x| *x == max);
+            let first = row.iter().position(|x| x.is_nan());
+            let first = first.or_else(|| row.iter().position(|x| *x == max));
             for (k, x) in row.iter_mut().enumerate() {
                 *x = match self.kind {
                     Kind::Softmax => (*x - max).exp() / sum,
@@ -211,6 +212,9 @@ mod tests {
             eval("Softmax", &[], std::slice::from_ref(&x), 1)[0].to_f32(),
             [0.25, 0.5, 0.25]
         );
+        assert_eq!(eval("Hardmax", &[], &[x], 1)[0].to_f32(), [0.0, 1.0, 0.0]);
+        let x = Some(Tensor::f32(&[3], [2.0, f32::NAN, 3.0]));
+        check("Hardmax", &[], std::slice::from_ref(&x), 1);
         assert_eq!(eval("Hardmax", &[], &[x], 1)[0].to_f32(), [0.0, 1.0, 0.0]);
     }
 
