@@ -165,7 +165,9 @@ class CameoRep(BackendRep):
         results = self.program(flags).run(flat)
         outputs = []
         for value in self.model.graph.output:
-            if is_sequence(value.type):
+            if not results.get(f"{value.name}[].present", True):
+                outputs.append(None)
+            elif is_sequence(value.type):
                 outputs.append(sequence(results, value.name))
             else:
                 outputs.append(results[value.name])

@@ -173,8 +173,15 @@ def outputs(folder):
     given = iter(zip(names, read(folder / "outputs"), strict=True))
     out = []
     for name, tensor in given:
-        out += apart(tensor, next(given)[1]) if name.endswith("[].elements") else [tensor]
-    return out
+        if name.endswith("[].present"):
+            # What is before it belongs to no optional that holds nothing.
+            own = name.removesuffix(".present")[:-2]
+            out = [(of, t) for of, t in out if tensor or of != own]
+        elif name.endswith("[].elements"):
+            out += [(name.partition("[")[0], part) for part in apart(tensor, next(given)[1])]
+        else:
+            out.append((name.partition("[")[0], tensor))
+    return [tensor for _, tensor in out]
 
 
 def apart(elements, shapes):

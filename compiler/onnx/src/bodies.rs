@@ -37,6 +37,8 @@ pub(crate) enum Formal {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Held {
     Tensor,
+    /// An optional that holds nothing.
+    Absent,
     /// A sequence of so many tensors: so many outputs of the graph.
     Items(usize),
     /// The sequence that is this state, with so many tensors more.
@@ -48,6 +50,7 @@ impl Held {
     pub fn outputs(self) -> usize {
         match self {
             Self::Tensor => 1,
+            Self::Absent => 0,
             Self::Items(n) | Self::Grown(_, n) => n,
         }
     }
@@ -191,6 +194,11 @@ impl<'m> Importer<'m> {
                             };
                             self.add_list(inside)
                         }
+                        Slot::Optional(_) => {
+                            return Err(Fault::unsupported(format!(
+                                "`{name}` is an optional of which data decides whether it is there, read by a body"
+                            )));
+                        }
                         slot => slot,
                     };
                     inner.set(name, slot);
@@ -230,9 +238,10 @@ impl<'m> Importer<'m> {
                 Ok(Slot::List(list)) => Some(self.lists[*list].clone()),
                 _ => None,
             };
-            held.push(match &list {
-                Some(List::Items(items)) => Held::Items(items.len()),
-                Some(List::Grown { state, new }) => Held::Grown(*state, new.len()),
+            held.push(match (&list, &slot) {
+                (Some(List::Items(items)), _) => Held::Items(items.len()),
+                (Some(List::Grown { state, new }), _) => Held::Grown(*state, new.len()),
+                (_, Ok(Slot::Absent)) => Held::Absent,
                 _ => Held::Tensor,
             });
             match slot {
@@ -250,7 +259,8 @@ impl<'m> Importer<'m> {
                         failed = true;
                     }
                 },
-                Ok(Slot::Absent) => {
+                Ok(Slot::Absent) => {}
+                Ok(Slot::Optional(_)) => {
                     let what = format!("`{name}` is an optional, and whether it has an element depends on data");
                     self.problems.node(site, Fault::unsupported(what));
                     failed = true;

@@ -3,7 +3,7 @@
 use cameo_ir::dim::COUNTED;
 use cameo_ir::{Attr, DType, Dim, Fact, Graph, Origin, Sym, ValueId};
 
-use crate::bodies::{Held, of_sequences};
+use crate::bodies::{Body, Held, of_sequences};
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
@@ -71,13 +71,25 @@ impl<'m> Importer<'m> {
             Some(d) => [(d.clone(), vec![]), (Dim::ONE - d.clone(), vec![])],
             None => self.counted_branches(condition, &origin)?,
         };
-        let held = taken[0].held.clone();
-        if held.iter().any(|h| matches!(h, Held::Grown(..))) {
-            return Err(of_sequences());
+        let (mut held, mut only) = (vec![], vec![]);
+        for (a, b) in taken[0].held.iter().zip(&taken[1].held) {
+            let (of, by) = match (a, b) {
+                (Held::Grown(..), _) | (_, Held::Grown(..)) => return Err(of_sequences()),
+                (Held::Absent, b) if *b != Held::Absent => (*b, Some(1)),
+                (a, Held::Absent) if *a != Held::Absent => (*a, Some(0)),
+                (a, b) if a == b => (*a, None),
+                _ => {
+                    return Err(Fault::unsupported("the branches give sequences of different lengths")
+                        .hint("where the condition is data, both must give as many tensors"));
+                }
+            };
+            held.push(of);
+            only.push(by);
         }
-        if held != taken[1].held {
-            return Err(Fault::unsupported("the branches give sequences of different lengths")
-                .hint("where the condition is data, both must give as many tensors"));
+        for side in [0, 1] {
+            let (own, other) = (&taken[side], &taken[1 - side]);
+            let whole = self.with_absent(own, other, &origin)?;
+            taken[side].graph = whole;
         }
         let names = node.output.iter().zip(&held).flat_map(|(name, held)| match held {
             Held::Tensor => vec![name.clone()],
@@ -156,16 +168,59 @@ impl<'m> Importer<'m> {
         }
         let mut left = cut.into_iter();
         let mut slots = vec![];
-        for held in held {
-            match held {
-                Held::Tensor => slots.extend(left.next().map(Slot::Value)),
+        for (held, only) in held.into_iter().zip(only) {
+            let slot = match held {
+                Held::Absent => Some(Slot::Absent),
+                Held::Tensor => left.next().map(Slot::Value),
                 held => {
                     let items = left.by_ref().take(held.outputs()).collect();
-                    slots.push(self.new_list(items));
+                    Some(self.new_list(items))
                 }
+            };
+            let (Some(slot), Some(side)) = (slot, only) else {
+                slots.extend(slot);
+                continue;
+            };
+            let mut present = self.apply("Reshape", vec![("shape", Attr::Dims(vec![]))], &[condition], &origin)?;
+            if side == 1 {
+                present = self.apply("Not", vec![], &[present], &origin)?;
             }
+            self.optionals.push((present, slot));
+            slots.push(Slot::Optional(self.optionals.len() - 1));
         }
         Ok(Some(slots))
+    }
+
+    /// The graph of a branch that gives zeros for what only the other one has.
+    fn with_absent(&mut self, own: &Body, other: &Body, origin: &Origin) -> Result<Graph, Fault> {
+        let around = std::mem::replace(&mut self.graph, own.graph.clone());
+        let mut order = vec![];
+        let mut made = Ok(());
+        let (mut at, mut there) = (0, 0);
+        for (mine, theirs) in own.held.iter().zip(&other.held) {
+            if *mine == Held::Absent {
+                for (name, v) in &other.graph.outputs()[there..there + theirs.outputs()] {
+                    let fact = other.graph.fact(*v).clone();
+                    if counts_of(&other.graph, &fact.shape) {
+                        made = Err(Fault::unsupported("an optional whose extents data decides"));
+                        break;
+                    }
+                    match self.zeros(&fact, origin) {
+                        Ok(zeros) => {
+                            order.push(self.graph.outputs().len());
+                            self.graph.add_output(&format!("{name}#absent"), zeros);
+                        }
+                        Err(f) => made = Err(f),
+                    }
+                }
+            }
+            order.extend(at..at + mine.outputs());
+            at += mine.outputs();
+            there += theirs.outputs();
+        }
+        let graph = std::mem::replace(&mut self.graph, around);
+        made?;
+        Ok(graph.with_ends(&(0..graph.inputs().len()).collect::<Vec<_>>(), &order))
     }
 
     /// How often each of two branches runs, and a list as long as that: how many bools of a list of one are true.

@@ -54,6 +54,8 @@ pub(crate) struct Importer<'m> {
     /// The same with element types and shapes.
     pub declared: BTreeMap<&'m str, &'m TensorType>,
     pub lists: Vec<List>,
+    /// Optionals that data decides about: whether there is something, and what.
+    pub optionals: Vec<(ValueId, Slot<'m>)>,
     /// Operators that the user supplies.
     pub custom_ops: &'m [CustomOp],
     /// In bodies of a `Loop`, the number of the iteration, and how many there are.
@@ -107,6 +109,7 @@ pub(crate) fn model(
             ranks: declared_ranks(graph),
             declared: declared(graph),
             lists: vec![],
+            optionals: vec![],
             custom_ops: &options.custom_ops,
             counters: vec![],
             turns_count: true,
@@ -251,7 +254,14 @@ impl<'m> Importer<'m> {
                     .model(Fault::invalid(format!("output `{name}` is there twice")));
                 continue;
             }
-            match self.slot(&mut scope, name) {
+            let mut slot = self.slot(&mut scope, name);
+            let mut present = None;
+            if let Ok(Slot::Optional(at)) = slot {
+                let (there, held) = self.optionals[at];
+                present = Some(there);
+                slot = Ok(held);
+            }
+            match slot {
                 Ok(Slot::Value(v)) => self.graph.add_output(name, v),
                 Ok(Slot::List(list)) => match self.lists[list].clone() {
                     List::Items(items) => {
@@ -275,6 +285,9 @@ impl<'m> Importer<'m> {
                 }
                 Ok(_) => {}
                 Err(f) => self.problems.model(f.of(&format!("output `{name}`"))),
+            }
+            if let Some(there) = present {
+                self.graph.add_output(&format!("{name}[].present"), there);
             }
         }
     }
@@ -384,7 +397,7 @@ impl<'m> Importer<'m> {
     /// The meaning of a name: never a weight that was not read.
     pub fn slot(&mut self, scope: &mut Scope<'m>, name: &'m str) -> Result<Slot<'m>, Fault> {
         match scope.get(name) {
-            Some(slot @ (Slot::List(_) | Slot::Absent)) => Ok(slot),
+            Some(slot @ (Slot::List(_) | Slot::Optional(_) | Slot::Absent)) => Ok(slot),
             _ => Ok(self.read(scope, name)?.map_or(Slot::Failed, Slot::Value)),
         }
     }
@@ -406,6 +419,9 @@ impl<'m> Importer<'m> {
             Some(Slot::Absent | Slot::Failed) => return Ok(None),
             Some(Slot::List(_)) => {
                 return Err(Fault::invalid(format!("`{name}` is a sequence, a tensor is wanted")));
+            }
+            Some(Slot::Optional(_)) => {
+                return Err(Fault::invalid(format!("`{name}` is an optional, a tensor is wanted")));
             }
             None if self.stopped => return Ok(None),
             None => return Err(Fault::invalid(format!("value `{name}` is not defined"))),

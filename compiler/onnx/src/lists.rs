@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use cameo_ir::op::normalize_axis;
 use cameo_ir::ops::chosen;
-use cameo_ir::{Attr, Attrs, Dim, Fact, Op, Origin, Tensor, ValueId};
+use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Op, Origin, Tensor, ValueId};
 
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
@@ -231,7 +231,7 @@ fn int(attrs: &[(&str, &AttributeProto)], name: &str, default: i64) -> i64 {
 impl<'m> Importer<'m> {
     /// Whether the node is about sequences and optionals.
     pub fn is_about_lists(&self, scope: &Scope<'m>, node: &NodeProto, op: &str) -> bool {
-        let holds = |name: &String| matches!(scope.get(name), Some(Slot::List(_)));
+        let holds = |name: &String| matches!(scope.get(name), Some(Slot::List(_) | Slot::Optional(_)));
         OPERATORS.contains(&op) || op == "Identity" && node.input.first().is_some_and(holds)
     }
 
@@ -279,8 +279,10 @@ impl<'m> Importer<'m> {
             "Identity" | "Optional" => first,
             "OptionalGetElement" => match first {
                 Slot::Absent => return Err(Fault::invalid("the optional has no element")),
+                Slot::Optional(at) => self.held_by(at, &origin)?,
                 slot => slot,
             },
+            "OptionalHasElement" if let Slot::Optional(at) = first => Slot::Value(self.optionals[at].0),
             "OptionalHasElement" => {
                 let has = !matches!(first, Slot::Absent);
                 Slot::Value(self.graph.add_weight("", Tensor::bool(&[], [has])))
@@ -356,6 +358,27 @@ impl<'m> Importer<'m> {
             op => return Err(Fault::unsupported(format!("operator `{op}`"))),
         };
         Ok(Some(vec![made]))
+    }
+
+    /// What an optional holds, which a run checks.
+    fn held_by(&mut self, at: usize, origin: &Origin) -> Result<Slot<'m>, Fault> {
+        let (present, held) = self.optionals[at];
+        // The only one of one where it is there, and one behind it where not.
+        let missing = self.apply("Not", vec![], &[present], origin)?;
+        let index = self.cast(missing, DType::I64, origin)?;
+        let checked = |this: &mut Self, v: ValueId| {
+            let axes = ("axes", Attr::Dims(vec![Dim::ZERO]));
+            let one = this.apply("Unsqueeze", vec![axes], &[v], origin)?;
+            this.apply("Gather", vec![("axis", Attr::Int(0))], &[one, index], origin)
+        };
+        match held {
+            Slot::Value(v) => Ok(Slot::Value(checked(self, v)?)),
+            held => {
+                let items = self.list(held)?.into_iter().map(|v| checked(self, v));
+                let items = items.collect::<Result<_, _>>()?;
+                Ok(self.new_list(items))
+            }
+        }
     }
 
     fn sequence(&self, slot: Slot<'m>) -> Result<List, Fault> {

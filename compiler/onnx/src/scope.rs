@@ -12,6 +12,9 @@ pub(crate) enum Slot<'m> {
     Value(ValueId),
     /// A sequence: its position in [`crate::import::Importer::lists`].
     List(usize),
+    /// An optional of which only a run knows whether it holds something: its position in
+    /// [`crate::import::Importer::optionals`].
+    Optional(usize),
     /// An input of a function that the caller left out, or an optional that holds nothing.
     Absent,
     /// Could not be imported; whatever depends on it is not reported again.

@@ -230,6 +230,39 @@ fn data_chooses_between_sequences() {
 }
 
 #[test]
+fn data_decides_whether_an_optional_is_there() {
+    let branch =
+        |inputs: &[&str], name: &str| graph(vec![], vec![], vec![node("Optional", inputs, &[name], vec![])], &[name]);
+    for reversed in [false, true] {
+        let mut bodies = [branch(&["x"], "a"), branch(&[], "b")];
+        if reversed {
+            bodies.reverse();
+        }
+        let [yes, no] = bodies;
+        let branches = vec![graph_attr("then_branch", yes), graph_attr("else_branch", no)];
+        let inputs = vec![value("x", DType::F32, &["N"]), value("c", DType::Bool, &[])];
+        let nodes = |more: Vec<NodeProto>| [vec![node("If", &["c"], &["o"], branches.clone())], more].concat();
+        let all = |more: Vec<NodeProto>, outputs: &[&str]| {
+            import(&model(21, graph(inputs.clone(), vec![], nodes(more), outputs))).expect("imports")
+        };
+        let run = |g: &Graph, c: bool| interp::run(g, &[row(&[1.0, 2.0]), Tensor::bool(&[], [c])]);
+        let g = all(vec![], &["o"]);
+        assert_eq!(names(&g), ["o", "o[].present"]);
+        assert_eq!(numbers(&run(&g, !reversed).expect("runs")), [vec![1.0, 2.0], vec![1.0]]);
+        assert_eq!(numbers(&run(&g, reversed).expect("runs"))[1], [0.0]);
+        let g = all(
+            vec![
+                node("OptionalHasElement", &["o"], &["has"], vec![]),
+                node("OptionalGetElement", &["o"], &["y"], vec![]),
+            ],
+            &["has", "y"],
+        );
+        assert_eq!(numbers(&run(&g, !reversed).expect("runs")), [vec![1.0], vec![1.0, 2.0]]);
+        assert!(run(&g, reversed).is_err(), "there is none to get");
+    }
+}
+
+#[test]
 fn optionals_are_there_or_not() {
     let m = |of: ValueInfoProto| {
         let nodes = vec![
