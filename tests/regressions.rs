@@ -202,3 +202,14 @@ fn offsets_leave_the_image_in_the_middle_of_a_row() {
 }"#,
     );
 }
+
+/// Rows of 17 elements of 16 bits: the last one alone was stored as 32 bits, over the first of the next row.
+#[test]
+fn one_narrow_element_behind_whole_vectors() {
+    check(
+        r#"graph @g (%0 "x": bf16[19,2,17]) {
+  %1 "y" = LogSoftmax(%0) {axis=1}
+  return %1 "y"
+}"#,
+    );
+}

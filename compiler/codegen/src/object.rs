@@ -11,6 +11,8 @@ use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetMachineOptions, TargetTriple,
 };
+use inkwell::types::BasicTypeEnum;
+use inkwell::values::{AnyValue, AnyValueEnum, BasicValue, InstructionValue, PointerValue};
 use std::fmt;
 
 /// The machine that code is generated for.
@@ -229,9 +231,11 @@ impl Machine {
         options.set_loop_vectorization(false);
         options.set_loop_slp_vectorization(false);
         options.set_merge_functions(false);
+        let llvm = |message: String| MachineError::Llvm(message);
         module
             .run_passes("default<O2>", &self.target, options)
-            .map_err(|message| MachineError::Llvm(message.to_string()))
+            .map_err(|message| llvm(message.to_string()))?;
+        write_single_lanes(module).map_err(|e| llvm(e.to_string()))
     }
 
     /// Object code (ELF, position independent, one section per function) of an optimised module.
@@ -285,6 +289,75 @@ impl Machine {
             let section = format!(".text.{}", function.get_name().to_string_lossy());
             function.as_global_value().set_section(Some(&section));
         }
+    }
+}
+
+/// Writes stores of one lane of a vector as stores of a number.
+///
+/// LLVM 22 does so itself on AVX-512, and then forgets that a store of narrower elements narrows them: it writes the bytes behind
+/// the element, too.
+fn write_single_lanes(module: &LlvmModule) -> Result<(), Box<dyn std::error::Error>> {
+    let context = module.get_context();
+    let builder = context.create_builder();
+    let stores = module.get_functions().filter(|f| {
+        let name = f.get_name().to_bytes();
+        f.count_basic_blocks() == 0 && name.starts_with(b"llvm.masked.store.")
+    });
+    let calls = stores.flat_map(|f| uses(f.as_global_value().as_pointer_value()));
+    for call in calls.collect::<Vec<InstructionValue>>() {
+        let operand = |i: u32| call.get_operand(i).and_then(inkwell::values::Operand::value);
+        let (Some(value), Some(to), Some(mask)) = (operand(0), operand(1), operand(2)) else {
+            continue;
+        };
+        let Some(lane) = single_lane(&mask.print_to_string().to_string()) else {
+            continue;
+        };
+        let (value, to) = (value.into_vector_value(), to.into_pointer_value());
+        builder.position_before(&call);
+        let index = context.i64_type().const_int(lane, false);
+        let element = builder.build_extract_element(value, index, "")?;
+        let bits = |t: BasicTypeEnum| match t {
+            BasicTypeEnum::IntType(t) => u64::from(t.get_bit_width()),
+            BasicTypeEnum::FloatType(t) => u64::from(t.get_bit_width()),
+            _ => 64,
+        };
+        let place = match lane {
+            0 => to,
+            _ => {
+                let offset = context.i64_type().const_int(lane * bits(element.get_type()) / 8, false);
+                let place = builder.build_ptr_to_int(to, context.i64_type(), "")?;
+                let place = builder.build_int_add(place, offset, "")?;
+                builder.build_int_to_ptr(place, to.get_type(), "")?
+            }
+        };
+        let store = builder.build_store(place, element)?;
+        // What the vector's place was aligned to is not told here; no processor of ours asks.
+        store.set_alignment(1)?;
+        call.erase_from_basic_block();
+    }
+    Ok(())
+}
+
+/// The calls of a function.
+fn uses(function: PointerValue) -> Vec<InstructionValue> {
+    let mut found = vec![];
+    let mut next = function.get_first_use();
+    while let Some(one) = next {
+        if let AnyValueEnum::InstructionValue(call) = one.get_user() {
+            found.push(call);
+        }
+        next = one.get_next_use();
+    }
+    found
+}
+
+/// The only lane of a constant mask, as LLVM prints it, that is set.
+fn single_lane(mask: &str) -> Option<u64> {
+    let (_, lanes) = mask.split_once("> <")?;
+    let mut set = lanes.split(',').enumerate().filter(|(_, lane)| lane.contains("true"));
+    match (set.next(), set.next()) {
+        (Some((lane, _)), None) => Some(lane as u64),
+        _ => None,
     }
 }
 
