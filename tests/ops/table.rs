@@ -388,6 +388,7 @@ pub const CASES: &[&str] = &[
     "DFT(T[2,11,2]) {inverse=1, onesided=1}",
     "DFT(f32[5,7,3,2], i64[] = dense(9), i64[] = dense(1))",
     "DFT(f32[5,7,3,1], _, i64[] = dense(0)) {onesided=1}",
+    "STFT(T[2,41], i64[] = dense(6), T[16]) : f32 f64",
     "STFT(T[2,41,1], i64[] = dense(6), T[16]) : f32 f64 f16",
     "STFT(f32[2,41,2], i64[] = dense(5), _, i64[] = dense(12)) {onesided=0}",
     "cameo::FourierTable() {columns=dims[7], dtype=f32, length=dims[19], parts=[1,2], rows=dims[19]}",

@@ -84,6 +84,17 @@ MODELS = {
                              "fz = Constant <value_float = 0.0> () w = ReduceMean(s, zero) q = ReduceSum <keepdims = 0> (s) p = Greater(q, fz) "
                              "t = If(p) <then_branch = a () => (float[A,4] ya) { ya = Concat <axis = 0> (s, w) }, "
                              "else_branch = b () => (float[A,4] yb) { yb = Neg(s) }> }>"),
+    "the last row of a loop that data may end": (
+        "(float[4] y, float[A,4] z)",
+        "s = Shape(x) a = Slice(s, zero, one, zero) t = Squeeze(a) g = Cast <to = 1> (t) fz = Constant <value_float = 0.0> () c0 = Less(fz, g) "
+        "h0 = ReduceMin <keepdims = 0> (x, zero) l, ys = Loop(t, c0, h0) <body = g (int64 i, bool c, float[4] h) => (bool o, float[4] k, float[4] e) "
+        "{ o = Identity(c) r = Gather <axis = 0> (x, i) q = Add(h, r) k = Tanh(q) e = Identity(k) }> "
+        "behind = Constant <value_ints = [9223372036854775807]> () v = Slice(ys, minus, behind, zero) y = Squeeze(v, zero) z = Neg(ys)"),
+    "rows where a mask holds": (
+        "(float[N,4] y)",
+        FLAGS + "s = Shape(x) col = Unsqueeze(m, one) w = Expand(col, s) q = NonZero(w) at = Transpose(q) flat = Reshape(m, minus) k = Cast <to = 7> (flat) "
+        "n = ReduceSum <keepdims = 1> (k, zero) e = Concat <axis = 0> (n, four) p = NonZero(m) pt = Transpose(p) own = GatherND(x, pt) half_ = Neg(own) "
+        "u = Expand(half_, e) v = Reshape(u, minus) y = ScatterND(x, at, v)"),
     "caches": ("(float[1,2,A,4] y, float[1,A] z)",
                SUM + TRUE + "k0 = Unsqueeze(x, zero) k1 = Neg(k0) k2 = Concat <axis = 0> (k0, k1) keys = Unsqueeze(k2, zero) "
                "c0 = Slice(x, zero, one, one) tokens = Transpose(c0) y, z = Loop(n, true, keys, tokens) <body = g (int64 i, bool c, "

@@ -224,12 +224,17 @@ impl Builder<'_> {
     pub(crate) fn check_counted(&mut self) {
         self.require_broadcasts();
         let p = &mut self.program;
+        // How often a loop runs is only known behind it.
+        let known = |c: &Count| match p.loops.iter().find(|l| l.again && l.steps.start == c.step) {
+            Some(l) => l.steps.end,
+            None => c.step,
+        };
         let behind = |(a, b): &Rule| {
             let mut last = None;
             for d in [a, b] {
                 d.visit(&mut |s| {
                     let here = |c: &&Count| matches!(s, Sym::Named(name) if *name == c.symbol.name);
-                    last = last.max(p.counts.iter().filter(here).map(|c| c.step).max());
+                    last = last.max(p.counts.iter().filter(here).map(known).max());
                 });
             }
             last

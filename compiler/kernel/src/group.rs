@@ -541,14 +541,15 @@ impl Former<'_> {
         let mut seen: FxHashSet<NodeId> = FxHashSet::default();
         let mut stack: Vec<NodeId> = self.groups[g].members.clone();
         while let Some(n) = stack.pop() {
-            let sizes = self
-                .info
-                .sizing(n)
-                .into_iter()
-                .filter_map(|n| self.group_of.get(&n).copied());
-            out.extend(sizes.filter(|d| *d != g && listed.insert(*d)));
-            for v in self.info.loads(n) {
-                let Some((p, _)) = self.info.graph.producer(self.info.base(v)) else {
+            let mut sized = self.info.sizing(n);
+            for mut v in self.info.loads(n) {
+                // Views have dims of their own.
+                while let Some((src, _)) = self.info.view(v) {
+                    let view = self.info.graph.producer(v).map(|(view, _)| view);
+                    sized.extend(view.into_iter().flat_map(|view| self.info.sizing(view)));
+                    v = src;
+                }
+                let Some((p, _)) = self.info.graph.producer(v) else {
                     continue;
                 };
                 if self.inlined.contains(&p) {
@@ -562,6 +563,8 @@ impl Former<'_> {
                     out.push(*d);
                 }
             }
+            let sizes = sized.into_iter().filter_map(|n| self.group_of.get(&n).copied());
+            out.extend(sizes.filter(|d| *d != g && listed.insert(*d)));
         }
         out
     }

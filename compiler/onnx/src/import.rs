@@ -269,13 +269,11 @@ impl<'m> Importer<'m> {
                             self.graph.add_output(&item(name, i), *v);
                         }
                     }
-                    List::Stacked(s) => match self.stacked_flat(&s, &Origin::new(name)) {
-                        Ok([elements, shapes]) => {
-                            self.graph.add_output(&format!("{name}[].elements"), elements);
-                            self.graph.add_output(&format!("{name}[].shapes"), shapes);
+                    List::Stacked(s) => {
+                        if let Err(f) = self.stacked_output(name, &s) {
+                            self.problems.model(f.of(&format!("output `{name}`")));
                         }
-                        Err(f) => self.problems.model(f.of(&format!("output `{name}`"))),
-                    },
+                    }
                     List::Grown { .. } => self.problems.model(of_sequences().of(&format!("output `{name}`"))),
                 },
                 Ok(Slot::Absent) => {

@@ -101,8 +101,23 @@ pub(crate) fn counts(node: &Node) -> bool {
         .any(|(_, def)| matches!(def, AttrDef::Symbol(_) | AttrDef::Probe))
 }
 
+/// The value before operators that leave its shape as it was, and so all of it.
+fn unchanged(g: &Graph, mut v: ValueId) -> ValueId {
+    const SHAPING: [&str; 6] = ["Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+    while let Some((n, _)) = g.producer(v)
+        && let node = g.node(n)
+        && SHAPING.contains(&node.op.name())
+        && let Some(Some(x)) = node.inputs.first().copied()
+        && g.fact(x).shape == g.fact(v).shape
+    {
+        v = x;
+    }
+    v
+}
+
 /// Whether two values are computed alike.
 pub(crate) fn same(g: &Graph, a: ValueId, b: ValueId, depth: usize) -> bool {
+    let [a, b] = [a, b].map(|v| unchanged(g, v));
     if a == b {
         return true;
     }

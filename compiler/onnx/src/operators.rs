@@ -137,6 +137,10 @@ pub(crate) fn unknown(op: &str) -> Fault {
             .hint(format!("since then it is {}", i.becomes));
     }
     let domain = op.split_once("::").map_or("", |(domain, _)| domain);
+    if domain == "com.microsoft.nchwc" {
+        return Fault::unsupported(format!("{said}: ONNX Runtime arranged the model for its own kernels"))
+            .hint("save it at the level ORT_ENABLE_EXTENDED at most, or take the model as it was before");
+    }
     if DOMAINS.iter().all(|(name, _)| *name != domain) {
         let names: Vec<String> = DOMAINS.iter().map(|(name, _)| format!("`{}`", shown(name))).collect();
         return Fault::unsupported(format!("{said}: its domain `{domain}` is not known")).hint(format!(

@@ -110,7 +110,6 @@ pub const CHANGES: &[Change] = &[
     change("Hardmax", 13, changes::flattened_axis),
     change("LogSoftmax", 13, changes::flattened_axis),
     change("ReduceSum", 13, changes::axes_input),
-    change("Resize", 13, changes::resize_half_pixel),
     change("Softmax", 13, changes::flattened_axis),
     change("Split", 13, changes::split_input),
     change("Squeeze", 13, changes::axes_input),
@@ -453,12 +452,6 @@ mod tests {
             let present: Vec<bool> = d.expect("raises").inputs.iter().map(Option::is_some).collect();
             assert_eq!(present, [true, false, false, true]);
         });
-        let old = case(
-            "Resize",
-            11,
-            &[("coordinate_transformation_mode", text("tf_half_pixel_for_nn"))],
-        );
-        raised(&old, &[], |d| assert!(d.is_err()));
     }
 
     #[test]

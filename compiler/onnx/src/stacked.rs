@@ -108,8 +108,16 @@ impl<'m> Importer<'m> {
         self.apply("Mul", vec![], &[all, size], origin)
     }
 
+    /// A sequence that is an output of the model, as two.
+    pub fn stacked_output(&mut self, name: &str, s: &Stacked) -> Result<(), Fault> {
+        let [elements, shapes] = self.stacked_flat(s, &Origin::new(name))?;
+        self.graph.add_output(&format!("{name}[].elements"), elements);
+        self.graph.add_output(&format!("{name}[].shapes"), shapes);
+        Ok(())
+    }
+
     /// The elements of all tensors, one tensor after the other, and the shapes of the tensors, `i64[tensors, rank]`.
-    pub fn stacked_flat(&mut self, s: &Stacked, origin: &Origin) -> Result<[ValueId; 2], Fault> {
+    fn stacked_flat(&mut self, s: &Stacked, origin: &Origin) -> Result<[ValueId; 2], Fault> {
         let flat = |shape: &[Dim]| vec![Dim::product(shape)];
         let reshaped = |shape: Vec<Dim>| vec![("allowzero", Attr::Int(1)), ("shape", Attr::Dims(shape))];
         if let Part::Index = s.part {

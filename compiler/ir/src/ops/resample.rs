@@ -16,16 +16,20 @@ pub(super) enum Coordinates {
     AlignCorners,
     Asymmetric,
     Crop,
+    /// Of old TensorFlow; ONNX had it until opset 12, and exporters write it still. An axis that keeps its size stays, as in
+    /// ONNX Runtime.
+    TfHalfPixelForNn,
 }
 
 impl Coordinates {
-    const NAMES: [(&'static str, Self); 6] = [
+    const NAMES: [(&'static str, Self); 7] = [
         ("half_pixel", Self::HalfPixel),
         ("half_pixel_symmetric", Self::HalfPixelSymmetric),
         ("pytorch_half_pixel", Self::PytorchHalfPixel),
         ("align_corners", Self::AlignCorners),
         ("asymmetric", Self::Asymmetric),
         ("tf_crop_and_resize", Self::Crop),
+        ("tf_half_pixel_for_nn", Self::TfHalfPixelForNn),
     ];
 
     pub(super) fn named(name: &str) -> Option<Self> {
@@ -157,14 +161,17 @@ impl Axis {
         match how {
             Coordinates::HalfPixel => half_pixel,
             Coordinates::HalfPixelSymmetric => {
+                // In the order of ONNX's reference: what is rounded down is told apart by the last bit.
                 let adjustment = output / (scale * input);
-                input / 2.0 * (1.0 - adjustment) + half_pixel
+                input / 2.0 * (1.0 - adjustment) + (x + 0.5) / scale - 0.5
             }
             Coordinates::PytorchHalfPixel if output > 1.0 => half_pixel,
             Coordinates::PytorchHalfPixel => 0.0,
             Coordinates::AlignCorners if output == 1.0 => 0.0,
             Coordinates::AlignCorners => x * (input - 1.0) / (output - 1.0),
             Coordinates::Asymmetric => x / scale,
+            Coordinates::TfHalfPixelForNn if scale == 1.0 => x,
+            Coordinates::TfHalfPixelForNn => (x + 0.5) / scale,
             Coordinates::Crop if output > 1.0 => {
                 start * (input - 1.0) + x * (end - start) * (input - 1.0) / (output - 1.0)
             }
@@ -186,10 +193,13 @@ impl Axis {
         // Where the output has one element, a quotient by it is taken of 0.
         let steps = last(&self.output).maximum(&Dim::ONE);
         let scale = |b: &mut Body| self.scale_node(b);
-        let half_pixel = |b: &mut Body| {
+        let half_pixel = |b: &mut Body, offset: Option<ExprId>| {
             let (x, half, scale) = (number(b, x), b.float(F, 0.5), scale(b));
             let x = b.binary(Binary::Add, x, half);
-            let x = b.binary(Binary::Div, x, scale);
+            let mut x = b.binary(Binary::Div, x, scale);
+            if let Some(offset) = offset {
+                x = b.binary(Binary::Add, offset, x);
+            }
             b.binary(Binary::Sub, x, half)
         };
         let unless_single = |b: &mut Body, many: ExprId, one: ExprId| match self.output.as_const() {
@@ -201,7 +211,7 @@ impl Axis {
             }
         };
         match how {
-            Coordinates::HalfPixel => half_pixel(b),
+            Coordinates::HalfPixel => half_pixel(b, None),
             Coordinates::HalfPixelSymmetric => {
                 let (scale, input, output) = (scale(b), number(b, &self.input), number(b, &self.output));
                 let exact = b.binary(Binary::Mul, scale, input);
@@ -210,11 +220,10 @@ impl Axis {
                 let center = b.binary(Binary::Div, input, two);
                 let rest = b.binary(Binary::Sub, one, adjustment);
                 let offset = b.binary(Binary::Mul, center, rest);
-                let x = half_pixel(b);
-                b.binary(Binary::Add, offset, x)
+                half_pixel(b, Some(offset))
             }
             Coordinates::PytorchHalfPixel => {
-                let (many, one) = (half_pixel(b), b.float(F, 0.0));
+                let (many, one) = (half_pixel(b, None), b.float(F, 0.0));
                 unless_single(b, many, one)
             }
             Coordinates::AlignCorners => {
@@ -222,8 +231,14 @@ impl Axis {
                 let x = b.binary(Binary::Mul, x, span);
                 b.binary(Binary::Div, x, steps)
             }
-            Coordinates::Asymmetric => {
-                let (x, scale) = (number(b, x), scale(b));
+            Coordinates::Asymmetric | Coordinates::TfHalfPixelForNn => {
+                let (mut x, scale) = (number(b, x), scale(b));
+                if how == Coordinates::TfHalfPixelForNn {
+                    let (zero, half, one) = (b.float(F, 0.0), b.float(F, 0.5), b.float(F, 1.0));
+                    let same = b.binary(Binary::Eq, scale, one);
+                    let shift = b.select(same, zero, half);
+                    x = b.binary(Binary::Add, x, shift);
+                }
                 b.binary(Binary::Div, x, scale)
             }
             Coordinates::Crop => {
@@ -251,6 +266,7 @@ impl Axis {
         let offset = match how {
             Coordinates::HalfPixel | Coordinates::HalfPixelSymmetric | Coordinates::PytorchHalfPixel => 1 - k,
             Coordinates::Asymmetric => 0,
+            Coordinates::TfHalfPixelForNn => i64::from(k != 1),
             Coordinates::AlignCorners | Coordinates::Crop => return None,
         };
         let numerator = match rounding {

@@ -405,6 +405,7 @@ impl OpDef for Resize {
                         "align_corners",
                         "asymmetric",
                         "tf_crop_and_resize",
+                        "tf_half_pixel_for_nn",
                     ]),
                 ),
                 ("cubic_coeff_a", AttrDef::Float(-0.75)),
@@ -594,12 +595,13 @@ mod tests {
         ("sizes", Attr::Dims(v.iter().map(|x| Dim::from(*x)).collect()))
     }
 
-    const COORDINATES: [&str; 5] = [
+    const COORDINATES: [&str; 6] = [
         "half_pixel",
         "half_pixel_symmetric",
         "pytorch_half_pixel",
         "align_corners",
         "asymmetric",
+        "tf_half_pixel_for_nn",
     ];
 
     #[test]

@@ -203,14 +203,6 @@ pub(super) fn resize_modes(d: &mut Draft) -> Result<(), OpError> {
     Ok(())
 }
 
-/// 13: one coordinate mode went away.
-pub(super) fn resize_half_pixel(d: &mut Draft) -> Result<(), OpError> {
-    if d.str("coordinate_transformation_mode") == Some("tf_half_pixel_for_nn") {
-        return unsupported("attribute `coordinate_transformation_mode` = tf_half_pixel_for_nn (removed in opset 13)");
-    }
-    Ok(())
-}
-
 /// An empty tensor was the way to leave out `roi` and `scales` until they became optional, and still is for many exporters.
 pub(super) fn resize_empty_inputs(d: &mut Draft) -> Result<(), OpError> {
     for i in 1..d.inputs.len() {

@@ -264,12 +264,14 @@ fn dft(cx: &Cx) -> Result<(usize, Transform), OpError> {
     }
     let (inverse, onesided) = (cx.int("inverse")? != 0, cx.int("onesided")? != 0);
     let given = number(cx, 1, 1)?.map(whole);
-    let length = given.unwrap_or_else(|| match inverse && onesided {
+    let length = given.clone().unwrap_or_else(|| match inverse && onesided {
         true if x.shape[axis].has_elements() => whole((x.shape[axis].clone() - Dim::ONE) * two()),
         true => (x.shape[axis].clone() - Dim::ONE) * two(),
         false => x.shape[axis].clone(),
     });
-    if length.as_const().is_some_and(|n| n < 0) {
+    // One number is half of no spectrum.
+    let least = i64::from(given.is_none() && inverse && onesided);
+    if length.as_const().is_some_and(|n| n < least) {
         return invalid(format!("a transform of length {length}"));
     }
     let transform = Transform {
@@ -329,12 +331,17 @@ impl OpDef for Dft {
         DFT.eval(cx)
     }
 
-    /// An axis of the signal is named.
+    /// An axis of the signal is named, and numbers have one part or two.
     fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let parts = cx.fact(0)?.shape.last().filter(|d| d.as_const().is_none());
+        let parts = parts
+            .into_iter()
+            .flat_map(|d| [(Dim::ONE, d.clone()), (d.clone(), two())]);
         let Some((axis, hits)) = chosen_axis(cx)? else {
-            return Ok(vec![]);
+            return Ok(parts.collect());
         };
         let mut rules = named(&[axis], hits.len()).1;
+        rules.extend(parts);
         rules.extend(hits.last().map(|parts| (parts.clone(), Dim::ZERO)));
         Ok(rules)
     }
@@ -486,10 +493,12 @@ impl OpDef for Frames {
 /// The step, and what is done to each frame.
 fn stft(cx: &Cx) -> Result<(Dim, Transform), OpError> {
     let x = cx.fact(0)?;
-    let from = parts(x)?;
-    if x.rank() != 3 {
-        return invalid(format!("{x} is no batch of signals"));
-    }
+    // Real signals may do without the axis of parts, as `torch.stft` has them.
+    let from = match x.rank() {
+        2 => 1,
+        3 => parts(x)?,
+        _ => return invalid(format!("{x} is no batch of signals")),
+    };
     let step = required_number(cx, 1, 1)?;
     let given = number(cx, 3, 1)?;
     let length = match cx.arg(2).map(|a| a.fact) {
@@ -536,7 +545,11 @@ pub(super) const STFT: Composed = Composed {
         let (step, transform) = stft(cx)?;
         let x = g.required(cx, 0)?;
         let dtype = g.dtype(x);
-        let x = g.widen(x)?;
+        let mut x = g.widen(x)?;
+        if let [batch, count] = g.fact(x).shape.as_slice() {
+            let shape = vec![batch.clone(), count.clone(), Dim::ONE];
+            x = reshape(g, x, shape)?;
+        }
         let x = complete(g, x)?;
         let attrs = [
             ("length", Attr::Dims(vec![transform.length.clone()])),
@@ -554,7 +567,8 @@ pub(super) const STFT: Composed = Composed {
     eval: |cx| {
         let (step, transform) = stft(cx)?;
         let x = cx.tensor(0)?;
-        let (batch, count, from) = (x.shape()[0], x.shape()[1], x.shape()[2]);
+        let (batch, count) = (x.shape()[0], x.shape()[1]);
+        let from = x.shape().get(2).copied().unwrap_or(1);
         let (length, step) = (extent(&transform.length)?, extent(&step)?);
         let window = match cx.arg(2) {
             Some(_) => cx.tensor(2)?.to_f64(),
