@@ -12,7 +12,7 @@ use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetMachineOptions, TargetTriple,
 };
 use inkwell::types::BasicTypeEnum;
-use inkwell::values::{AnyValue, AnyValueEnum, BasicValue, InstructionValue, PointerValue};
+use inkwell::values::{AnyValue, AnyValueEnum, BasicValue, BasicValueEnum, InstructionValue, PointerValue};
 use std::fmt;
 
 /// The machine that code is generated for.
@@ -309,9 +309,11 @@ fn write_single_lanes(module: &LlvmModule) -> Result<(), Box<dyn std::error::Err
         let (Some(value), Some(to), Some(mask)) = (operand(0), operand(1), operand(2)) else {
             continue;
         };
-        let Some(lane) = single_lane(&mask.print_to_string().to_string()) else {
-            continue;
+        let lane = match mask {
+            BasicValueEnum::VectorValue(mask) if mask.is_const() => single_lane(&mask.print_to_string().to_string()),
+            _ => None,
         };
+        let Some(lane) = lane else { continue };
         let (value, to) = (value.into_vector_value(), to.into_pointer_value());
         builder.position_before(&call);
         let index = context.i64_type().const_int(lane, false);

@@ -22,7 +22,7 @@ use cameo_ir::{Atom, DType, Dim, OpError, Origin, Sym, ValueId};
 use crate::build::Builder;
 use crate::expand::LowerError;
 use crate::group::Group;
-use crate::program::{Buffer, Count, InOrder, Kernel, KernelBody, Place, Program, Step, Symbol, Way};
+use crate::program::{Buffer, Count, InOrder, Kernel, KernelBody, Loop, Place, Program, Step, Symbol, Way};
 use crate::scan::Bound;
 
 impl Builder<'_> {
@@ -207,7 +207,11 @@ impl Builder<'_> {
         let mut pairs: Vec<(Dim, Dim)> = vec![];
         let mut look = |d: &Dim| {
             d.visit_atoms(&mut |a| match a {
-                Atom::Broadcast(x, y) if counted(x) || counted(y) => pairs.push((x.clone(), y.clone())),
+                Atom::Broadcast(x, y)
+                    if (counted(x) || counted(y)) && !pairs.iter().any(|p| p.0 == *x && p.1 == *y) =>
+                {
+                    pairs.push((x.clone(), y.clone()));
+                }
                 _ => {}
             });
         };
@@ -225,7 +229,8 @@ impl Builder<'_> {
         self.require_broadcasts();
         let p = &mut self.program;
         // How often a loop runs is only known behind it.
-        let known = |c: &Count| match p.loops.iter().find(|l| l.again && l.steps.start == c.step) {
+        let own = |l: &Loop, c: &Count| l.again && l.steps.start == c.step && l.count == Dim::sym(&c.symbol.name);
+        let known = |c: &Count| match p.loops.iter().find(|l| own(l, c)) {
             Some(l) => l.steps.end,
             None => c.step,
         };

@@ -86,10 +86,9 @@ impl<'m> Importer<'m> {
             held.push(of);
             only.push(by);
         }
-        for side in [0, 1] {
-            let (own, other) = (&taken[side], &taken[1 - side]);
-            let whole = self.with_absent(own, other, &origin)?;
-            taken[side].graph = whole;
+        let whole = [0, 1].map(|side| self.with_absent(&taken[side], &taken[1 - side], &origin));
+        for (body, whole) in taken.iter_mut().zip(whole) {
+            body.graph = whole?;
         }
         let names = node.output.iter().zip(&held).flat_map(|(name, held)| match held {
             Held::Tensor => vec![name.clone()],

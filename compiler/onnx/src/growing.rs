@@ -9,7 +9,7 @@
 
 use cameo_ir::dim::counts::at_most;
 use cameo_ir::ops::counted::counts;
-use cameo_ir::{Bounds, DType, Dim, Fact, Graph, Origin, Sym, ValueId};
+use cameo_ir::{Atom, Bounds, DType, Dim, Fact, Graph, Origin, Sym, ValueId};
 
 use crate::bodies::{Body, Formal, Held};
 use crate::error::Fault;
@@ -40,18 +40,29 @@ impl Extent {
     /// Of at most `trips` iterations.
     fn new(start: &Dim, after: &Dim, body: &Graph, trips: Option<&Dim>) -> Self {
         let more = at_most(&(after.clone() - start.clone()), &counts(body));
-        let more = more.map(|d| d.maximum(&Dim::ZERO));
         let longest = Dim::from(LONGEST);
+        let plain = |d: &Dim| {
+            let mut plain = true;
+            d.visit_atoms(&mut |a| plain &= matches!(a, Atom::Sym(_)));
+            plain
+        };
+        let never_less = |d: Dim| match Bounds::of(&[]).range(&d).0 {
+            0.. => d,
+            _ => d.maximum(&Dim::ZERO),
+        };
         let (inside, most) = match (trips, more) {
-            (Some(trips), Some(more)) => {
-                let most = start.clone() + trips.clone() * more.clone();
-                (most.clone() - more, most)
+            // What follows from what other states follow from would grow without end, as a formula.
+            (Some(trips), Some(more)) if plain(&more) => {
+                let more = never_less(more);
+                let inside = never_less(start.clone() + trips.clone() * more.clone() - more.clone());
+                (inside.clone(), inside + more)
             }
-            (None, Some(more)) if more.as_const().is_some() => (longest.clone() - more, longest),
+            (None, Some(more)) if more.as_const().is_some_and(|n| (0..LONGEST).contains(&n)) => {
+                (longest.clone() - more, longest)
+            }
             // A run sees whether there is room.
             _ => (longest.clone(), longest),
         };
-        let inside = inside.maximum(&Dim::ZERO);
         Self {
             start: start.clone(),
             after: after.clone(),

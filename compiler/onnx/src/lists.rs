@@ -363,22 +363,30 @@ impl<'m> Importer<'m> {
     /// What an optional holds, which a run checks.
     fn held_by(&mut self, at: usize, origin: &Origin) -> Result<Slot<'m>, Fault> {
         let (present, held) = self.optionals[at];
-        // The only one of one where it is there, and one behind it where not.
         let missing = self.apply("Not", vec![], &[present], origin)?;
-        let index = self.cast(missing, DType::I64, origin)?;
-        let checked = |this: &mut Self, v: ValueId| {
-            let axes = ("axes", Attr::Dims(vec![Dim::ZERO]));
-            let one = this.apply("Unsqueeze", vec![axes], &[v], origin)?;
-            this.apply("Gather", vec![("axis", Attr::Int(0))], &[one, index], origin)
-        };
         match held {
-            Slot::Value(v) => Ok(Slot::Value(checked(self, v)?)),
+            Slot::Value(v) => Ok(Slot::Value(self.refused_where(v, missing, origin)?)),
             held => {
-                let items = self.list(held)?.into_iter().map(|v| checked(self, v));
+                let items = self
+                    .list(held)?
+                    .into_iter()
+                    .map(|v| self.refused_where(v, missing, origin));
                 let items = items.collect::<Result<_, _>>()?;
                 Ok(self.new_list(items))
             }
         }
+    }
+
+    /// A value that a run refuses where a bool is true.
+    pub(crate) fn refused_where(&mut self, v: ValueId, wrong: ValueId, origin: &Origin) -> Result<ValueId, Fault> {
+        // The first of two, or one behind them: where all are the same nobody asks which.
+        let axes = ("axes", Attr::Dims(vec![Dim::ZERO]));
+        let one = self.apply("Unsqueeze", vec![axes], &[v], origin)?;
+        let both = self.variadic("Concat", vec![("axis", Attr::Int(0))], vec![one, one], origin)?;
+        let index = self.cast(wrong, DType::I64, origin)?;
+        let two = self.graph.add_weight("", Tensor::i64(&[], [2]));
+        let index = self.apply("Mul", vec![], &[index, two], origin)?;
+        self.apply("Gather", vec![("axis", Attr::Int(0))], &[both, index], origin)
     }
 
     fn sequence(&self, slot: Slot<'m>) -> Result<List, Fault> {

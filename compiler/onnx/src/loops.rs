@@ -1,7 +1,7 @@
 //! `Scan` and `Loop`: loops over time with closed bodies.
 //!
 //! Slices are cut along axis 0: other axes and directions are turned before and after. A sequence that each iteration appends
-//! to is what a loop stacks. Where data ends a loop, the body counts its steps. Refused: states whose shape changes.
+//! to is what a loop stacks. Where data ends a loop, the body counts its steps.
 
 use std::sync::Arc;
 
@@ -33,6 +33,9 @@ const ENDLESS: i64 = 1 << 31;
 
 /// More copies of a loop's body are no program that anybody wants.
 const MAX_COPIES: usize = 1 << 10;
+
+/// A body is read anew for each thing that is learned of its states' shapes.
+const MAX_LESSONS: usize = 16;
 
 pub(crate) type Attributes<'m> = [(&'m str, &'m AttributeProto)];
 
@@ -510,7 +513,7 @@ impl<'m> Importer<'m> {
             });
         }
         let few = length.as_const().is_some_and(|n| n <= MAX_COPIES as i64);
-        let mut growing = Growing::new(carried.len());
+        let (mut growing, mut turns) = (Growing::new(carried.len()), 0);
         let body = loop {
             let state = |(i, state): (usize, &State)| match state {
                 State::Tensor(v) => growing.formal(i, self.graph.fact(*v)),
@@ -526,16 +529,22 @@ impl<'m> Importer<'m> {
             if !until && few && !self.keeps_shapes(&body.graph, &carried, &body.held[1..]) {
                 return Err(Fault::uncounted("a state changes its shape"));
             }
+            if body.held[0] != Held::Tensor {
+                return Err(of_sequences());
+            }
             if !growing.learn(&self.graph, &body, &carried, trips.most.as_ref()) {
                 break body;
+            }
+            turns += 1;
+            if turns > MAX_LESSONS {
+                return Err(Fault::unsupported(
+                    "a loop with too many states that change their shapes in turn",
+                ));
             }
         };
         let mut operands = growing.begin(self, &carried, &origin)?;
         let tensors = operands.len();
-        let (condition, held) = body.held.split_at(1);
-        if condition[0] != Held::Tensor {
-            return Err(of_sequences());
-        }
+        let held = &body.held[1..];
         let sure = truth(&body.graph, body.graph.outputs()[0].1) == Some(true);
         let ends = !sure || trips.open || trips.most.is_none();
         if ends && !until {

@@ -50,8 +50,7 @@ pub(crate) const MOVING: [&str; 12] = [
     "Unsqueeze",
 ];
 
-/// Those that move integers to where other operands say.
-/// Those operands that they move.
+/// Those that move integers to where other operands say, with the operands that they move.
 const PICKING: [(&str, &[usize]); 6] = [
     ("GatherElements", &[0]),
     ("GatherND", &[0]),

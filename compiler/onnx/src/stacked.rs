@@ -129,7 +129,18 @@ impl<'m> Importer<'m> {
             return Ok([self.apply("Reshape", reshaped(flat(&shape)), &[rows], origin)?, table]);
         }
         let shape = self.graph.fact(s.of).shape.clone();
-        let sizes = self.stacked_sizes(s, origin)?;
+        let mut sizes = self.stacked_sizes(s, origin)?;
+        if let Part::Listed(_) = s.part {
+            // Who reads the shapes relies on them.
+            let whole = self.extent(s.of, s.axis, origin)?;
+            let sum = self.apply("ReduceSum", vec![("keepdims", Attr::Int(0))], &[sizes], origin)?;
+            let size = self.apply("Abs", vec![], &[sizes], origin)?;
+            let size = self.apply("ReduceSum", vec![("keepdims", Attr::Int(0))], &[size], origin)?;
+            let [fits, none_below] = [sum, size].map(|v| self.apply("Equal", vec![], &[v, whole], origin));
+            let fits = self.apply("And", vec![], &[fits?, none_below?], origin)?;
+            let wrong = self.apply("Not", vec![], &[fits], origin)?;
+            sizes = self.refused_where(sizes, wrong, origin)?;
+        }
         let count = self.graph.fact(sizes).shape[0].clone();
         let mut columns = vec![];
         for axis in 0..shape.len() {

@@ -467,7 +467,8 @@ impl OpDef for Resize {
                     for (p, w) in &table[ix[a.axis]] {
                         let mut at = at.clone();
                         at[a.axis] = *p;
-                        more.push((at, weight * w));
+                        // Weights of several axes are rounded as coordinates are.
+                        more.push((at, f64::from((weight * w) as f32)));
                     }
                 }
                 points = more;

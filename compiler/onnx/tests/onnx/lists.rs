@@ -263,6 +263,40 @@ fn data_decides_whether_an_optional_is_there() {
 }
 
 #[test]
+fn each_branch_has_an_optional_of_its_own() {
+    let branch = |first: &[&str], second: &[&str], names: [&str; 2]| {
+        let nodes = vec![
+            node("Optional", first, &[names[0]], vec![]),
+            node("Optional", second, &[names[1]], vec![]),
+        ];
+        graph(vec![], vec![], nodes, &names)
+    };
+    let branches = vec![
+        graph_attr("then_branch", branch(&[], &["x"], ["a1", "b1"])),
+        graph_attr("else_branch", branch(&["w"], &[], ["a2", "b2"])),
+    ];
+    let inputs = vec![
+        value("x", DType::F32, &["2"]),
+        value("w", DType::F32, &["3"]),
+        value("c", DType::Bool, &[]),
+    ];
+    let nodes = vec![node("If", &["c"], &["a", "b"], branches)];
+    let g = import(&model(21, graph(inputs, vec![], nodes, &["a", "b"]))).expect("imports");
+    assert_eq!(names(&g), ["a", "a[].present", "b", "b[].present"]);
+    for c in [true, false] {
+        let inputs = [row(&[1.0, 2.0]), row(&[3.0, 4.0, 5.0]), Tensor::bool(&[], [c])];
+        let out = numbers(&interp::run(&g, &inputs).expect("runs"));
+        let (there, value) = if c {
+            (2, vec![1.0, 2.0])
+        } else {
+            (0, vec![3.0, 4.0, 5.0])
+        };
+        assert_eq!(out[there], value);
+        assert_eq!([out[1][0] == 0.0, out[3][0] == 0.0], [c, !c]);
+    }
+}
+
+#[test]
 fn optionals_are_there_or_not() {
     let m = |of: ValueInfoProto| {
         let nodes = vec![

@@ -142,8 +142,10 @@ fn a_known_number_of_iterations_lets_states_grow() {
     let out = interp::run(&g, &[Tensor::f32(&[2], [1.0, 0.0]), Tensor::i64(&[], [0])]).expect("runs");
     assert_eq!(out[0].to_f32(), [1.0, 0.0].repeat(4));
     assert_eq!(out[1].shape(), [3, 2]);
-    // As often as a run says, none at all too.
+    // As often as a run says, none at all too. There is room for as much as that is.
     let g = import(&looped(growing(), &["n", "yes", "x"])).expect("imports");
+    let text = cameo_ir::text::print(&g);
+    assert!(text.contains("cameo::Room") && !text.contains("65536"), "{text}");
     for n in [0, 1, 4] {
         let out = interp::run(&g, &[Tensor::f32(&[2], [1.0, 0.0]), Tensor::i64(&[], [n])]).expect("runs");
         assert_eq!(out[0].to_f32(), [1.0, 0.0].repeat(n as usize + 1));
@@ -155,6 +157,12 @@ fn a_known_number_of_iterations_lets_states_grow() {
 fn bodies_that_do_not_fit_are_refused() {
     let said = refused(&looped(body(through()), &["three", "yes"]));
     assert!(said.contains("2 inputs given, the body has 3 inputs"), "{said}");
+    // A condition is a tensor.
+    let mut listed = growing();
+    listed.node.push(node("SequenceEmpty", &[], &["none"], vec![]));
+    listed.output[0] = value("none", DType::F32, &[]);
+    let said = refused(&looped(listed, &["n", "yes", "x"]));
+    assert!(said.contains("gives a sequence"), "{said}");
     // What is wrong inside is said with the place.
     let mut wrong = body(through());
     wrong.node[2] = node("Nonsense", &["h", "f"], &["hf"], vec![]);

@@ -214,6 +214,14 @@ fn an_output_is_elements_and_shapes() {
             out[1].to_i64(),
             parts.iter().flat_map(|n| [2, *n]).collect::<Vec<i64>>()
         );
+        // Sizes are those of all columns.
+        let wrong: &[i64] = if sizes.shape().is_empty() {
+            &[-2]
+        } else {
+            &[2, 0, -1, 4]
+        };
+        let wrong = Tensor::i64(sizes.shape(), wrong.iter().copied());
+        assert!(interp::run(&g, &[x.clone(), wrong]).is_err());
     }
 }
 

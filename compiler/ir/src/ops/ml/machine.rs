@@ -254,7 +254,10 @@ impl Classifier {
             return invalid("attribute `vectors_per_class` has a negative number");
         };
         let post = Post::named(cx)?;
-        let (count, vectors) = (labels.len(), supports.iter().sum::<usize>());
+        let count = labels.len();
+        let Some(vectors) = supports.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) else {
+            return invalid("attribute `vectors_per_class` counts more vectors than there can be");
+        };
         if vectors == 0 {
             let least = match coefficients.iter().all(|v| *v >= 0.0) {
                 true => 0.5,
@@ -277,7 +280,7 @@ impl Classifier {
         if supports.len() != count || pairs.is_empty() {
             return invalid(format!("{} numbers of vectors for {count} classes", supports.len()));
         }
-        if coefficients.len() != (count - 1) * vectors || rho.len() != pairs.len() {
+        if Some(coefficients.len()) != (count - 1).checked_mul(vectors) || rho.len() != pairs.len() {
             let (c, r) = (coefficients.len(), rho.len());
             return invalid(format!(
                 "{c} coefficients and {r} of `rho` for {count} classes of {vectors} vectors"
@@ -749,6 +752,10 @@ mod tests {
         let all = three(KERNELS[0], true);
         let inferred = infer(op, &all, std::slice::from_ref(&x));
         assert!(inferred.is_ok(), "{inferred:?}");
+        let mut many = all.clone();
+        let most = i64::MAX;
+        many[3] = ("vectors_per_class", Attr::Ints(vec![most, most, 6]));
+        assert!(refused(&many), "more vectors than can be counted");
         for i in 2..all.len() {
             let without = [&all[..i], &all[i + 1..]].concat();
             // Without numbers of vectors each class has a score of its own, of other features.

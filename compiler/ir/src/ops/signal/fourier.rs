@@ -365,7 +365,6 @@ const DFT: Composed = Composed {
         FLOATS,
         &[("inverse", AttrDef::Int(0)), ("onesided", AttrDef::Int(0))],
     )
-    .limits(&["whether the signal is real or complex must be known"])
     .since(17),
     build: |cx, g| {
         if let Some((_, hits)) = chosen_axis(cx)? {
