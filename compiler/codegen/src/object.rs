@@ -231,11 +231,10 @@ impl Machine {
         options.set_loop_vectorization(false);
         options.set_loop_slp_vectorization(false);
         options.set_merge_functions(false);
-        let llvm = |message: String| MachineError::Llvm(message);
         module
             .run_passes("default<O2>", &self.target, options)
-            .map_err(|message| llvm(message.to_string()))?;
-        write_single_lanes(module).map_err(|e| llvm(e.to_string()))
+            .map_err(|message| MachineError::Llvm(message.to_string()))?;
+        write_single_lanes(module).map_err(|e| MachineError::Llvm(e.to_string()))
     }
 
     /// Object code (ELF, position independent, one section per function) of an optimised module.

@@ -86,9 +86,11 @@ impl<'m> Importer<'m> {
             held.push(of);
             only.push(by);
         }
-        let whole = [0, 1].map(|side| self.with_absent(&taken[side], &taken[1 - side], &origin));
-        for (body, whole) in taken.iter_mut().zip(whole) {
-            body.graph = whole?;
+        if only.iter().any(Option::is_some) {
+            let whole = [0, 1].map(|side| self.with_absent(&taken[side], &taken[1 - side], &origin));
+            for (body, whole) in taken.iter_mut().zip(whole) {
+                body.graph = whole?;
+            }
         }
         let names = node.output.iter().zip(&held).flat_map(|(name, held)| match held {
             Held::Tensor => vec![name.clone()],

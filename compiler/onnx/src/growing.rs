@@ -70,9 +70,7 @@ impl Extent {
             most,
         }
     }
-}
 
-impl Extent {
     /// Makes room for what an iteration gives, where that is more than was thought.
     fn widen(&mut self, after: &Dim) -> bool {
         let longest = Dim::from(LONGEST);
