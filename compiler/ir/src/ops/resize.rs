@@ -467,8 +467,9 @@ impl OpDef for Resize {
                     for (p, w) in &table[ix[a.axis]] {
                         let mut at = at.clone();
                         at[a.axis] = *p;
-                        // Weights of several axes are rounded as coordinates are.
-                        more.push((at, f64::from((weight * w) as f32)));
+                        // Weights of several axes are rounded as coordinates are; filters go axis by axis.
+                        let all: f64 = weight * w;
+                        more.push((at, if plan.filters { all } else { all as f32 as f64 }));
                     }
                 }
                 points = more;
