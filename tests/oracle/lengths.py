@@ -127,6 +127,29 @@ MODELS = {
     "the largest of shapes": ("(float[A,B] y)",
                               "s = Shape(x) g = Cast <to = 1> (s) l = ReduceMax(g, zero) h = Mul(l, f) c = Ceil(h) i = Cast <to = 7> (c) b = Sub(i, s) "
                               "z = Concat <axis = 0> (zero, zero) p = Concat <axis = 0> (z, b) y = Pad(x, p)"),
+    "turned around": ("(float[A,4] y)",
+                      "rows = Shape <end = 1> (x) m = Mod(two, rows) behind = Constant <value_ints = [9223372036854775807]> () a = Slice(x, zero, m, zero) b = Slice(x, m, behind, zero) "
+                      "r = Concat <axis = 0> (b, a) y = Add(r, x)"),
+    "turned by data": ("(float[A,4] y)",
+                       FLAGS + "q = Compress <axis = 0> (x, m) behind = Constant <value_ints = [9223372036854775807]> () a = Slice(q, zero, minus, zero) b = Slice(q, minus, behind, zero) "
+                       "r = Concat <axis = 0> (b, a) y = Mul(r, q)"),
+    "rows that are none": ("(float[A] y)", "c = Slice(x, zero, one, one) s = Squeeze(c) y = Exp(s)"),
+    "a mask of lengths": ("(float[N,A,4] y)",
+                          "l = ReduceMax <keepdims = 0> (d, zero) r = Range(none, l, step) row = Unsqueeze(r, zero) col = Unsqueeze(d, one) "
+                          "b = Less(row, col) f1 = Cast <to = 1> (b) f2 = Unsqueeze(f1, two) e = Reshape(l, one) w = Slice(x, zero, e, zero) "
+                          "y = Mul(w, f2)"),
+    "every third": ("(float[A,4] y)", SUM + "e = Reshape(n, one) far = Constant <value_ints = [3]> () y = Slice(x, two, e, zero, far)"),
+    "its last row": ("(float[A,4] y)", FLAGS + "q = Compress <axis = 0> (x, m) behind = Constant <value_ints = [9223372036854775807]> () y = Slice(q, minus, behind, zero)"),
+    "as many as counted": ("(float[A] y)",
+                           "s = Shape <end = 1> (x) t = Squeeze(s) r = Range(none, t, step) l = ReduceMax <keepdims = 1> (r, zero) "
+                           "y = ConstantOfShape <value = float[1] {2.0}> (l)"),
+    "bags": ("(float[A,4] y)",
+             TRUE + "c0 = CumSum(d, none) rows = Shape <end = 1> (x) whole = Min(c0, rows) off = Concat <axis = 0> (whole, rows) m = Size(d) "
+             "q = SequenceEmpty() r = Loop(m, true, q) <body = g (int64 i, bool c, seq(float[1,4]) s) => (bool o, seq(float[1,4]) t) "
+             "{ o = Identity(c) j = Reshape(i, minus) j1 = Add(j, step) a = Slice(off, j, j1) j2 = Add(j1, step) b = Slice(off, j1, j2) "
+             "p = Equal(a, b) w = If(p) <then_branch = e () => (float[1,4] ya) { z = Slice(x, zero, one, zero) ya = Sub(z, z) }, "
+             "else_branch = h () => (float[1,4] yb) { v = Slice(x, a, b) yb = ReduceSum(v, zero) }> t = SequenceInsert(s, w) }> "
+             "y = ConcatFromSequence <axis = 0> (r)"),
 }
 
 

@@ -20,7 +20,7 @@ use crate::{Atom, DType, Dim, Fact, Graph, Sym, Tensor};
 
 #[cfg(test)]
 mod check;
-mod scalar;
+pub(crate) mod scalar;
 
 #[cfg(test)]
 pub use check::check;

@@ -13,7 +13,9 @@
 //!
 //! Memory is planned for the largest value that each such symbol can have, so that nothing moves when it is known.
 
-use cameo_ir::dim::counts::{at_most, largest};
+use std::cmp::Reverse;
+
+use cameo_ir::dim::counts::{at_most, growing, largest};
 use cameo_ir::op::Rule;
 use cameo_ir::ops::counted::Number;
 use cameo_ir::ops::ragged::Parts;
@@ -201,8 +203,11 @@ impl Builder<'_> {
     }
 
     /// Extents of which one is counted, and that are broadcast together, are equal, or one of them is 1.
-    fn require_broadcasts(&mut self) {
+    pub(crate) fn require_broadcasts(&mut self) {
         let p = &self.program;
+        if p.counts.is_empty() {
+            return;
+        }
         let counted = |d: &Dim| p.counts.iter().any(|c| d.uses(&Sym::Named(c.symbol.name.clone())));
         let mut pairs: Vec<(Dim, Dim)> = vec![];
         let mut look = |d: &Dim| {
@@ -217,6 +222,9 @@ impl Builder<'_> {
         };
         p.steps.iter().flat_map(|s| &s.dims).for_each(&mut look);
         p.outputs.iter().flat_map(|o| &o.shape).for_each(&mut look);
+        let joined: Vec<Vec<Dim>> = self.kernels.list.iter().map(joined).collect();
+        let in_kernels = p.steps.iter().flat_map(|s| joined[s.kernel].iter().map(|d| s.bind(d)));
+        in_kernels.for_each(|d| look(&d));
         let apart = |x: Dim| x.maximum(&-x.clone()).minimum(&Dim::ONE);
         for (x, y) in pairs {
             let differ = apart(x.clone() - y.clone()) * apart(x - Dim::ONE) * apart(y - Dim::ONE);
@@ -226,13 +234,15 @@ impl Builder<'_> {
 
     /// Makes rules about what is counted steps of their own, behind the last of the counts: what is planned is none of them.
     pub(crate) fn check_counted(&mut self) {
-        self.require_broadcasts();
         let p = &mut self.program;
-        // How often a loop runs is only known behind it.
+        // How often a loop runs is only known behind it. With the step, the number of loops that the rule is in.
         let own = |l: &Loop, c: &Count| l.again && l.steps.start == c.step && l.count == Dim::sym(&c.symbol.name);
-        let known = |c: &Count| match p.loops.iter().find(|l| own(l, c)) {
-            Some(l) => l.steps.end,
-            None => c.step,
+        let known = |c: &Count| {
+            if let Some(i) = p.loops.iter().position(|l| own(l, c)) {
+                return (p.loops[i].steps.end, Reverse(depth(&p.loops, i) - 1));
+            }
+            let within = |l: &&Loop| l.steps.start < c.step && c.step <= l.steps.end;
+            (c.step, Reverse(p.loops.iter().filter(within).count()))
         };
         let behind = |(a, b): &Rule| {
             let mut last = None;
@@ -244,11 +254,20 @@ impl Builder<'_> {
             }
             last
         };
-        let (late, early): (Vec<_>, Vec<_>) = std::mem::take(&mut p.requirements)
+        let (mut late, early): (Vec<_>, Vec<_>) = std::mem::take(&mut p.requirements)
             .into_iter()
             .map(|rule| (behind(&rule), rule))
             .partition(|(step, _)| step.is_some());
         p.requirements = early.into_iter().map(|(_, rule)| rule).collect();
+        // At the end of loops the rules of inner ones come first.
+        late.sort_by_key(|(step, _)| *step);
+        let ends = p.loops.iter().enumerate().map(|(i, l)| {
+            let (end, depth) = (l.steps.end, depth(&p.loops, i));
+            let at_end = |last: &&(usize, Reverse<usize>)| last.0 == end && last.1.0 >= depth;
+            let rules = late.iter().filter_map(|(last, _)| last.as_ref()).filter(at_end);
+            (end - 1, rules.count() + 1)
+        });
+        let ends: Vec<(usize, usize)> = ends.collect();
         let steps = std::mem::take(&mut p.steps);
         let (mut place, mut at) = (vec![], 0);
         let counts: Vec<usize> = p.counts.iter().map(|c| c.step).collect();
@@ -262,7 +281,7 @@ impl Builder<'_> {
             {
                 c.step = at;
             }
-            for (_, (a, b)) in late.iter().filter(|(step, _)| *step == Some(i)) {
+            for (_, (a, b)) in late.iter().filter(|(last, _)| last.is_some_and(|(step, _)| step == i)) {
                 let rule = InOrder::Rule {
                     a: a.clone(),
                     b: b.clone(),
@@ -276,6 +295,9 @@ impl Builder<'_> {
         let kept: Vec<usize> = self.program.counts.iter().map(|c| c.step).collect();
         let steps = self.program.steps.len();
         self.program.renumber(&place, steps);
+        for (l, (last, more)) in self.program.loops.iter_mut().zip(ends) {
+            l.steps.end = place[last] + more;
+        }
         for (c, step) in self.program.counts.iter_mut().zip(kept) {
             c.step = step;
         }
@@ -293,7 +315,14 @@ impl Builder<'_> {
             origin: Origin::default(),
             error: OpError::Unsupported(what),
         };
+        let outputs = program.outputs.iter_mut().flat_map(|o| &mut o.shape);
+        for d in outputs {
+            *d = growing(d, &symbols);
+        }
         for s in &mut program.storages {
+            if matches!(s.place, Place::Output(_)) {
+                s.elements = growing(&s.elements, &symbols);
+            }
             // The runtime makes room for outputs with every count at its largest: that must be their largest size.
             let grows = |d: &Dim| at_most(d, &symbols) == Some(largest(d, &symbols));
             if matches!(s.place, Place::Output(_)) && !grows(&s.elements) {
@@ -314,6 +343,25 @@ impl Builder<'_> {
         }
         used_late(program)
     }
+}
+
+/// How many loops a loop is one of: those around it come before it.
+fn depth(loops: &[Loop], i: usize) -> usize {
+    let steps = &loops[i].steps;
+    let around = |o: &&Loop| o.steps.start <= steps.start && steps.end <= o.steps.end;
+    loops[..=i].iter().filter(around).count()
+}
+
+/// The extents of a kernel that are those of others broadcast together, in its own symbols.
+fn joined(kernel: &Kernel) -> Vec<Dim> {
+    let mut all = vec![];
+    kernel.visit_dims(&mut |d| {
+        d.visit_atoms(&mut |a| match a {
+            Atom::Broadcast(..) => all.push(Dim::atom(a.clone())),
+            _ => {}
+        });
+    });
+    all
 }
 
 fn counted_symbol(node: &cameo_ir::Node) -> std::sync::Arc<str> {

@@ -294,18 +294,26 @@ impl<'m> Importer<'m> {
         }
     }
 
-    /// What a condition is where no dimension is 0, if that decides it: then a run takes no others from now on.
+    /// What a condition is where no dimension is 0, or else where none is 0 or 1, if that decides it: then a run takes no
+    /// others from now on.
     ///
-    /// For branches that cannot be one: `if boxes.numel() == 0: return empty` has a shape of its own.
+    /// For branches that cannot be one: `if boxes.numel() == 0: return empty` has a shape of its own, and `x.squeeze(1)` has
+    /// a rank of its own where there is one element.
     fn presume(&mut self, condition: ValueId) -> Option<bool> {
         let [d] = self.graph.fact(condition).known.as_deref()? else {
             return None;
         };
         let d = d.clone();
-        let taken = self.presumed(&d)?;
+        let positive = Bounds::positive(&[]).named;
+        let several = |name: &str| match positive(name) {
+            (1, most) => (2, most),
+            range => range,
+        };
+        let named: [&dyn Fn(&str) -> (i64, i64); 2] = [positive, &several];
+        let (taken, named) = named.into_iter().find_map(|named| Some((self.decided(&d, named)?, named)))?;
         for (name, range) in &mut self.graph.symbols {
             if d.uses(&Sym::Named(name.clone())) {
-                range.min = range.min.max((Bounds::positive(&[]).named)(name).0);
+                range.min = range.min.max(named(name).0);
             }
         }
         Some(taken)
@@ -313,9 +321,13 @@ impl<'m> Importer<'m> {
 
     /// See [`Importer::presume`].
     pub fn presumed(&self, condition: &Dim) -> Option<bool> {
+        self.decided(condition, Bounds::positive(&[]).named)
+    }
+
+    fn decided(&self, condition: &Dim, named: &dyn Fn(&str) -> (i64, i64)) -> Option<bool> {
         // Symbols of a body are those of the graph around, which would not hear of it.
         let heard = self.loop_depth == 0 && !self.stopped;
-        heard.then(|| decided(condition, Bounds::positive(&[]).named)).flatten()
+        heard.then(|| decided(condition, named)).flatten()
     }
 }
 

@@ -1,11 +1,9 @@
 //! What can be said of integers before a run computes them: where they come from, whether they are equal, how large they are.
 
-use std::collections::BTreeSet;
-
 use cameo_ir::op::AttrDef;
 use cameo_ir::{Attr, DType, Dim, Fact, Graph, Node, Tensor, ValueId};
 
-use crate::numbers::{MAX_NODES, MOVING};
+use crate::numbers::MOVING;
 
 /// What one integer was before it was moved; where `exact`, through floats too: those of 32 bits have every one up to 2^24.
 pub(crate) fn plain(g: &Graph, v: ValueId, exact: bool) -> ValueId {
@@ -41,21 +39,6 @@ pub(crate) fn plain(g: &Graph, v: ValueId, exact: bool) -> ValueId {
         }
     }
     integer
-}
-
-/// Whether a value depends on more than shapes and constants.
-pub(crate) fn reads_data(g: &Graph, v: ValueId) -> bool {
-    let (mut left, mut seen) = (vec![v], BTreeSet::new());
-    while let Some(v) = left.pop() {
-        if g.constant(v).is_some() || g.fact(v).known.is_some() || !seen.insert(v) {
-            continue;
-        }
-        match g.producer(v) {
-            Some((n, _)) if seen.len() < MAX_NODES => left.extend(g.node(n).inputs.iter().flatten()),
-            _ => return true,
-        }
-    }
-    false
 }
 
 /// The integer that all elements are.

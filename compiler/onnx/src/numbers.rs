@@ -20,7 +20,7 @@ use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Node, Op, Origin, Tensor, V
 use crate::bounds::computed;
 use crate::error::Fault;
 use crate::import::Importer;
-use crate::integers::{at_least_none, counts, plain, reads_data, same, summed_mask, upper};
+use crate::integers::{at_least_none, counts, plain, same, summed_mask, upper};
 
 /// The largest number that data may give where nothing bounds it.
 pub(crate) const LONGEST: i64 = 1 << 16;
@@ -229,10 +229,6 @@ impl Importer<'_> {
         if !self.turns_count && self.turns(v, MAX_DEPTH) {
             return Ok(None);
         }
-        // What shapes decide has a formula; that nobody found it is no reason to ask a run.
-        if !reads_data(&self.graph, v) {
-            return Ok(None);
-        }
         let fact = self.graph.fact(v).clone();
         let Some(count) = fact.element_count().as_const() else {
             return Ok(None);
@@ -283,8 +279,8 @@ impl Importer<'_> {
                     v = here;
                 }
                 "Unsqueeze" | "Squeeze" | "Reshape" | "Identity" if one => match node.inputs[0] {
-                    Some(x) => v = x,
-                    None => break,
+                    Some(x) if count(&self.graph, x).is_some() => v = x,
+                    _ => break,
                 },
                 _ => break,
             }
@@ -310,21 +306,25 @@ impl Importer<'_> {
         let [Some(x), Some(starts), Some(ends), rest @ ..] = inputs else {
             return Ok(None);
         };
-        let (x, starts, ends) = (*x, *starts, *ends);
+        let x = *x;
         let ints = |v: Option<ValueId>| v.map(|v| computed(&self.graph, v).map(|t| t.to_i64()));
-        let count = self.graph.fact(starts).element_count().as_const();
-        let Some(count) = count.filter(|n| *n <= MAX_NUMBERS) else {
+        let count = |v: &ValueId| self.graph.fact(*v).element_count().as_const();
+        let listed = || rest.first().and_then(|axes| count(&(*axes)?));
+        // One number of a list at an open position, which a run may find beyond the end, is as long as what it goes with.
+        let count = count(starts).or_else(|| count(ends)).or_else(listed).unwrap_or(1);
+        if count > MAX_NUMBERS {
             return Ok(None);
-        };
+        }
         let axes = ints(rest.first().copied().flatten()).unwrap_or_else(|| Some((0..count).collect()));
         let steps = ints(rest.get(1).copied().flatten()).unwrap_or_else(|| Some(vec![1; count as usize]));
         let (Some(axes), Some(steps)) = (axes, steps) else {
             return Ok(None);
         };
-        let fits = self.graph.fact(ends).element_count().as_const() == Some(count) && axes.len() as i64 == count;
-        if !fits || steps.iter().any(|s| *s != 1) {
+        if axes.len() as i64 != count || steps.len() as i64 != count || steps.iter().any(|s| *s < 1) {
             return Ok(None);
         }
+        let list = [Dim::from(count)];
+        let (starts, ends) = (self.reshaped(*starts, &list, origin)?, self.reshaped(*ends, &list, origin)?);
         let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
         let (mut from, mut lengths, mut cut) = (vec![], vec![], vec![]);
         for (k, axis) in axes.iter().enumerate() {
@@ -359,7 +359,15 @@ impl Importer<'_> {
             ("extents", Attr::Dims(lengths)),
             ("starts", Attr::Dims(from)),
         ];
-        self.apply("cameo::Cut", attrs, &[x], origin).map(Some)
+        let y = self.apply("cameo::Cut", attrs, &[x], origin)?;
+        if steps.iter().all(|s| *s == 1) {
+            return Ok(Some(y));
+        }
+        // Every so many of them.
+        let all = [vec![0; steps.len()], vec![i64::MAX; steps.len()], axes, steps];
+        let list = |l: Vec<i64>| self.graph.add_weight("", Tensor::i64(&[l.len()], l));
+        let operands: Vec<ValueId> = std::iter::once(y).chain(all.map(list)).collect();
+        self.apply("Slice", vec![], &operands, origin).map(Some)
     }
 
     /// A position on an axis of so many elements, of which negative ones count from the end.

@@ -132,7 +132,11 @@ impl Bounds<'_> {
 
     /// Proves `a <= b` for all values of the symbols; `false` means "not proven".
     pub fn le(&self, a: &Dim, b: &Dim) -> bool {
-        let d = b.clone() - a.clone();
+        self.at_least_none(b.clone() - a.clone(), CASES)
+    }
+
+    /// Proves `d >= 0`, taking apart so many of its minima and maxima.
+    fn at_least_none(&self, d: Dim, cases: usize) -> bool {
         if self.numeric(&d).0 >= 0 {
             return true;
         }
@@ -145,11 +149,18 @@ impl Bounds<'_> {
             };
             let low = with.clone() - y + Dim::ONE;
             if shorter(&with, &low) {
-                return self.le(&Dim::ZERO, &low);
+                return self.at_least_none(low, cases);
             }
             if shorter(&without, &without) {
-                return self.le(&Dim::ZERO, &without);
+                return self.at_least_none(without, cases);
             }
+        }
+        if let Some((both, [x, y])) = either(&d).filter(|_| cases > 0) {
+            let first = self.at_least_none(x, cases - 1);
+            if first != both {
+                return first;
+            }
+            return self.at_least_none(y, cases - 1);
         }
         // Put every iterator at the end of its range that makes the difference smallest, then every named dimension.
         let mut worst = d;
@@ -262,6 +273,24 @@ impl Bounds<'_> {
     }
 }
 
+/// Minima and maxima that a proof takes apart, one in the other or one after the other.
+const CASES: usize = 4;
+
+/// The dim with the one and the other operand in place of its first minimum or maximum, and whether it is the smaller of the
+/// two; else it is the larger.
+fn either(d: &Dim) -> Option<(bool, [Dim; 2])> {
+    d.terms().iter().find_map(|(monomial, c)| {
+        let (largest, x, y) = match monomial.as_slice() {
+            [Atom::Max(x, y)] => (true, x, y),
+            [Atom::Min(x, y)] => (false, x, y),
+            _ => return None,
+        };
+        let rest = d.clone() - Dim::atom(monomial[0].clone()) * Dim::from(*c);
+        let with = |v: &Dim| rest.clone() + v.clone() * Dim::from(*c);
+        Some((largest == (*c < 0), [with(x), with(y)]))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +301,18 @@ mod tests {
 
     fn c(v: i64) -> Dim {
         Dim::from(v)
+    }
+
+    #[test]
+    fn minima_and_maxima_are_taken_apart() {
+        let b = Bounds::of(&[]);
+        let n = s("N");
+        let last = (n.clone() - c(1)).maximum(&c(0));
+        assert!(b.le(&last, &n) && !b.le(&n, &last));
+        let turned = c(2).modulo(&n.maximum(&c(1)));
+        assert!(b.le(&turned, &n), "{turned}");
+        assert!(b.le(&n.minimum(&s("M")), &n) && b.le(&n, &n.maximum(&s("M"))));
+        assert!(!b.le(&n, &n.minimum(&s("M"))) && !b.le(&n.maximum(&s("M")), &n));
     }
 
     #[test]

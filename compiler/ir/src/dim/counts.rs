@@ -20,24 +20,66 @@ pub fn largest(d: &Dim, counted: &[Most]) -> Dim {
     out
 }
 
-/// A dim that is never below `d`, without the counted symbols; `None` where none is found.
-pub fn at_most(d: &Dim, counted: &[Most]) -> Option<Dim> {
-    let of = |s: &Sym| match s {
+/// The same extent in a form that grows with the counted symbols, where one is found: `n - max(n-1,0)`, of a list's last row,
+/// is `min(1,n)`. Of two that broadcast together it is the larger one, or 0 where one is 0; that they are equal or 1 is for
+/// others to see to.
+pub fn growing(d: &Dim, counted: &[Most]) -> Dim {
+    let d = d.subst_atoms(&|a| {
+        let Atom::Broadcast(x, y) = a else { return None };
+        if !uses(x, counted) && !uses(y, counted) {
+            return None;
+        }
+        let (x, y) = (growing(x, counted), growing(y, counted));
+        Some(x.maximum(&y) * x.minimum(&Dim::ONE) * y.minimum(&Dim::ONE))
+    });
+    match without_difference(&d, counted) {
+        Some(shorter) => growing(&shorter, counted),
+        None => d,
+    }
+}
+
+/// The dim with a minimum where it takes a maximum of counted symbols away: `k*t - k*max(x,y)` is `k*min(t-x,t-y)`.
+fn without_difference(d: &Dim, counted: &[Most]) -> Option<Dim> {
+    let term = |atoms: &[Atom], c: i64| atoms.iter().fold(Dim::from(c), |p, a| p * Dim::atom(a.clone()));
+    d.terms().iter().filter(|(_, c)| *c < 0).find_map(|(taken, c)| {
+        let largest = |a: &Atom| matches!(a, Atom::Max(x, y) if uses(x, counted) || uses(y, counted));
+        let at = taken.iter().position(largest)?;
+        let Atom::Max(x, y) = &taken[at] else { return None };
+        let mut others = taken.to_vec();
+        others.remove(at);
+        let (times, rest) = (term(&others, c.checked_neg()?), d.clone() - term(taken, *c));
+        d.terms().iter().filter(|(_, c)| *c > 0).find_map(|(from, c)| {
+            let from = term(from, *c);
+            let t = from.div_exact(&times)?;
+            let least = (t.clone() - x.clone()).minimum(&(t - y.clone()));
+            Some(rest.clone() - from + times.clone() * least)
+        })
+    })
+}
+
+fn bound<'a>(s: &Sym, counted: &'a [Most]) -> Option<&'a Most> {
+    match s {
         Sym::Named(name) => counted.iter().find(|c| c.0 == *name),
         _ => None,
-    };
-    let uses = |d: &Dim| {
-        let mut any = false;
-        d.visit(&mut |s| any |= of(s).is_some());
-        any
-    };
+    }
+}
+
+fn uses(d: &Dim, counted: &[Most]) -> bool {
+    let mut any = false;
+    d.visit(&mut |s| any |= bound(s, counted).is_some());
+    any
+}
+
+/// A dim that is never below `d`, without the counted symbols; `None` where none is found.
+pub fn at_most(d: &Dim, counted: &[Most]) -> Option<Dim> {
+    let uses = |d: &Dim| uses(d, counted);
     if !uses(d) {
         return Some(d.clone());
     }
     let atom = |a: &Atom| -> Option<Dim> {
         let most = |d: &Dim| at_most(d, counted);
         Some(match a {
-            Atom::Sym(s) => match of(s) {
+            Atom::Sym(s) => match bound(s, counted) {
                 // What it is bounded by may be counted before.
                 Some(c) => most(&c.1)?,
                 None => Dim::atom(a.clone()),
@@ -95,5 +137,22 @@ mod tests {
         assert_eq!(most(s.clone() - t.maximum(&s)).as_deref(), Some("S"));
         let any = Dim::sym("element.e").minimum(&t);
         assert_eq!(most(s - any), None, "what is taken away may be negative");
+    }
+
+    #[test]
+    fn forms_that_grow() {
+        let counted = [(Arc::from("T"), Dim::from(9i64)), (Arc::from("U"), Dim::sym("S"))];
+        let [t, u, s, b] = ["T", "U", "S", "B"].map(Dim::sym);
+        let last = t.clone() - (t.clone() - Dim::ONE).maximum(&Dim::ZERO);
+        for (d, wanted) in [
+            (last.clone(), "min(1,T)"),
+            (last * b.clone() * Dim::from(3i64), "3*B*min(1,T)"),
+            (t.broadcast(&u).expect("may"), "min(1,T)*min(1,U)*max(T,U)"),
+            (s.broadcast(&b).expect("may"), "bcast(B,S)"),
+        ] {
+            let d = growing(&d, &counted);
+            assert_eq!(d.to_string(), wanted);
+            assert_eq!(at_most(&d, &counted), Some(largest(&d, &counted)));
+        }
     }
 }

@@ -141,7 +141,6 @@ fn check_symbolic(case: &str, mode: Symbolic, op: Op, attrs: &Attrs, inputs: &[O
         return;
     };
     let stage = format!("{mode:?} {facts:?}");
-    check_facts(case, &format!("infer, {stage}"), &inferred, want, &values);
     let symbols = |n: &str| values.get(n).copied();
     let cx = Cx {
         schema: op.schema(),
@@ -152,15 +151,22 @@ fn check_symbolic(case: &str, mode: Symbolic, op: Op, attrs: &Attrs, inputs: &[O
     let rules =
         op.0.rules(&cx)
             .unwrap_or_else(|e| panic!("{case}\nrules, {stage}: {e}"));
-    for (a, b) in rules {
-        let value = |d: &Dim| {
-            d.eval(&|s| match s {
-                Sym::Named(n) => symbols(n),
-                _ => None,
-            })
-        };
-        let holds = value(&a).zip(value(&b)).is_some_and(|(a, b)| a <= b);
-        assert!(holds, "{case}\n{stage}: {a} <= {b}");
+    let value = |d: &Dim| {
+        d.eval(&|s| match s {
+            Sym::Named(n) => symbols(n),
+            _ => None,
+        })
+    };
+    let broken = rules
+        .iter()
+        .find(|(a, b)| value(a).zip(value(b)).is_none_or(|(a, b)| a > b));
+    // Which axes an operator removes may hang on extents being 1, or not: that they are as presumed is a rule.
+    if inferred.iter().zip(want).any(|(f, t)| f.rank() != t.shape().len()) {
+        return assert!(broken.is_some(), "{case}\n{stage}: {inferred:?} without a rule");
+    }
+    check_facts(case, &format!("infer, {stage}"), &inferred, want, &values);
+    if let Some((a, b)) = broken {
+        panic!("{case}\n{stage}: {a} <= {b}");
     }
     match run_with_facts(op, attrs, inputs, &facts, want.len(), &symbols) {
         Ok(got) => compare(case, &format!("lowering, {stage}"), &got, want),

@@ -27,15 +27,38 @@ impl Num {
     }
 }
 
-/// `x` as the nearest value of float type `t`.
 fn round(t: DType, x: f64) -> Num {
-    Num::F(match t {
+    Num::F(nearest(t, x))
+}
+
+/// The value of float type `t` that is nearest to `x`.
+pub(crate) fn nearest(t: DType, x: f64) -> f64 {
+    match t {
         DType::F32 => f64::from(x as f32),
         DType::F16 => f64::from(f16_to_f32(f32_to_f16(x as f32))),
         DType::BF16 => f64::from(bf16_to_f32(f32_to_bf16(x as f32))),
         _ if t.is_small_float() => f64::from(narrow::decode(t, narrow::encode(t, x))),
         _ => x,
-    })
+    }
+}
+
+/// Beyond this, arsinh and arcosh are `ln 2x` to the last bit; the library's overflow where `2x` does.
+const LARGE: f64 = (1u64 << 54) as f64;
+
+pub(crate) fn asinh(x: f64) -> f64 {
+    if x.abs() > LARGE {
+        (x.abs().ln() + std::f64::consts::LN_2).copysign(x)
+    } else {
+        x.asinh()
+    }
+}
+
+pub(crate) fn acosh(x: f64) -> f64 {
+    if x > LARGE {
+        x.ln() + std::f64::consts::LN_2
+    } else {
+        x.acosh()
+    }
 }
 
 /// `x` modulo the range of integer type `t`.
@@ -136,8 +159,8 @@ pub fn unary(op: Unary, t: DType, a: Num) -> Num {
         Unary::Atan => x.atan(),
         Unary::Sinh => x.sinh(),
         Unary::Cosh => x.cosh(),
-        Unary::Asinh => x.asinh(),
-        Unary::Acosh => x.acosh(),
+        Unary::Asinh => asinh(x),
+        Unary::Acosh => acosh(x),
         Unary::Atanh => x.atanh(),
         Unary::Floor => x.floor(),
         Unary::Ceil => x.ceil(),

@@ -4,6 +4,7 @@
 //! of dims is floor division, so it is used only where both operands are provably not negative.
 
 use crate::index::{broadcast_index, broadcast_linear, broadcasts_to, for_each};
+use crate::naive::scalar;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
 use crate::ops::chosen::{brief, negative};
 use crate::ops::pointwise::{self, RESULT, working};
@@ -141,7 +142,8 @@ fn divide(a: &Dim, b: &Dim) -> Option<Dim> {
     let signed = range(a).0 < 0;
     // Where extents are taken apart, long formulas follow from each other.
     let is_long = || !a.has_elements() && !brief(&[a.clone(), b.clone()]);
-    if range(b).0 < 1 || signed && is_long() {
+    let b = &divisor(b)?;
+    if signed && is_long() {
         return None;
     }
     // Towards zero.
@@ -151,6 +153,15 @@ fn divide(a: &Dim, b: &Dim) -> Option<Dim> {
         Dim::ZERO
     };
     Some((a.clone() + up).floor_div(b))
+}
+
+/// What is divided by: nothing is by 0, which is no number of what a run has.
+fn divisor(b: &Dim) -> Option<Dim> {
+    match range(b).0 {
+        1.. => Some(b.clone()),
+        0 if !b.is_zero() => Some(b.maximum(&Dim::ONE)),
+        _ => None,
+    }
 }
 
 /// The minimum, without the atom where the ranges decide.
@@ -209,7 +220,9 @@ impl OpDef for Fold {
             return pointwise::eval_integers(cx, t, |a| a[1..].iter().fold(a[0], |x, y| (self.int)(x, *y)));
         }
         let by = if self.average { cx.inputs.len() as f64 } else { 1.0 };
-        pointwise::eval_floats(cx, t, |a| a[1..].iter().fold(a[0], |x, y| (self.float)(x, *y)) / by)
+        // Each step rounds, as the code's does.
+        let step = |x, y: &f64| scalar::nearest(t, (self.float)(x, *y));
+        pointwise::eval_floats(cx, t, |a| a[1..].iter().fold(a[0], step) / by)
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
@@ -305,8 +318,8 @@ impl OpDef for Mod {
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         let truncates = Self::truncates(cx)?;
         pointwise::infer(cx, cx.fact(0)?.dtype, |a| {
-            let positive = range(&a[1]).0 >= 1 && (!truncates || range(&a[0]).0 >= 0);
-            positive.then(|| a[0].modulo(&a[1]))
+            let by = divisor(&a[1])?;
+            (!truncates || range(&a[0]).0 >= 0).then(|| a[0].modulo(&by))
         })
     }
 

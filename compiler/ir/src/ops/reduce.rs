@@ -399,7 +399,7 @@ impl OpDef for Primitive {
             let v = pointwise::integers(x);
             let reduce = |g: &Vec<usize>| match g.split_first() {
                 Some((first, rest)) => rest.iter().fold(v[*first], |a, i| (self.int)(a, v[*i])),
-                None => self.identity(t) as i128,
+                None => (self.identity(t) as i128).min(int_range(t).1),
             };
             pointwise::from_integers(t, &shape, groups.iter().map(reduce).collect())
         };

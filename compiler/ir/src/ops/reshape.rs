@@ -4,7 +4,7 @@
 //! where an axis really is taken apart in another way.
 
 use crate::index::{element_count, linear, linear_dim};
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, normalize_axis, unsupported};
+use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, normalize_axis};
 use crate::{Bounds, Dim, Sym};
 
 use super::binary::range;
@@ -166,14 +166,17 @@ fn group_index(input: &[Dim], output: &[Dim], iters: &[Dim], bounds: &Bounds, in
     if count != Dim::product(output) && !bounds.le(&position, &last) {
         position = position.minimum(&last);
     }
+    // Where an axis that data decides has no elements nothing is read, and nothing must divide by it.
+    let divisor = |d: Dim| if bounds.range(&d).0 < 1 { d.maximum(&Dim::ONE) } else { d };
     let mut outermost = true;
     for (k, d) in input.iter().enumerate() {
         if d.is_one() {
             index.push(Dim::ZERO);
             continue;
         }
-        let q = bounds.simplify(&position.floor_div(&Dim::product(&input[k + 1..])));
-        index.push(if outermost { q } else { bounds.simplify(&q.modulo(d)) });
+        let q = bounds.simplify(&position.floor_div(&divisor(Dim::product(&input[k + 1..]))));
+        let modulo = |q: Dim| bounds.simplify(&q.modulo(&divisor(d.clone())));
+        index.push(if outermost { q } else { modulo(q) });
         outermost = false;
     }
     for (d, it) in inner_in.iter().zip(inner) {
@@ -191,7 +194,7 @@ pub(super) const SQUEEZE: View = View {
         OUT,
         &[],
     )
-    .limits(&["without `axes` all extents must be known"]),
+    .limits(&["without `axes` an extent that only a run knows remains, and must not be 1"]),
     shape: |cx| {
         let x = &cx.fact(0)?.shape;
         if let Some(axes) = chosen_axes(cx)? {
@@ -221,7 +224,13 @@ pub(super) const SQUEEZE: View = View {
     rules: |cx| {
         let x = &cx.fact(0)?.shape;
         let Some(axes) = chosen_axes(cx)? else {
-            return Ok(vec![]);
+            let gone = squeezed(cx)?;
+            let open = (0..x.len()).filter(|i| x[*i].as_const().is_none());
+            if cx.const_ints(1)?.is_none() {
+                return Ok(open.map(|i| (equal(&x[i], &Dim::ONE), Dim::ZERO)).collect());
+            }
+            let one = |i: usize| [(x[i].clone(), Dim::ONE), (Dim::ONE, x[i].clone())];
+            return Ok(open.filter(|i| gone.contains(i)).flat_map(one).collect());
         };
         let (hits, rules) = named(&axes, x.len());
         let ones = hits.into_iter().zip(x).map(|(hit, d)| (hit.clone() * d.clone(), hit));
@@ -241,10 +250,7 @@ fn chosen_axes(cx: &Cx) -> Result<Option<Vec<Dim>>, OpError> {
 fn squeezed(cx: &Cx) -> Result<Vec<usize>, OpError> {
     let x = &cx.fact(0)?.shape;
     let Some(list) = cx.const_ints(1)? else {
-        return match x.iter().find(|d| d.as_const().is_none()) {
-            None => Ok((0..x.len()).filter(|i| x[*i].is_one()).collect()),
-            Some(d) => unsupported(format!("whether extent {d} is 1 must be known, or `axes` given")),
-        };
+        return Ok((0..x.len()).filter(|i| x[*i].is_one()).collect());
     };
     let axes = axes_of(&list, x.len())?;
     for a in &axes {

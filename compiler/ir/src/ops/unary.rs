@@ -2,6 +2,7 @@
 //!
 //! Most are functions of floats: a row of data naming the scalar function of the body and its `f64` reference.
 
+use crate::naive::scalar;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
 use crate::ops::pointwise::{self, FLOATS, MOVED, RESULT};
 use crate::structured::{Binary, Body, Compute, ExprId, Unary};
@@ -102,12 +103,12 @@ pub const OPS: &[&dyn OpDef] = &[
     &Function {
         schema: &of_floats("Asinh", "arsinh x").since(9),
         scalar: Unary::Asinh,
-        reference: f64::asinh,
+        reference: scalar::asinh,
     },
     &Function {
         schema: &of_floats("Acosh", "arcosh x").since(9),
         scalar: Unary::Acosh,
-        reference: f64::acosh,
+        reference: scalar::acosh,
     },
     &Function {
         schema: &of_floats("Atanh", "artanh x").since(9),
