@@ -260,3 +260,66 @@ fn numbers_that_do_not_fit_are_refused() {
         ],
     );
 }
+
+/// What is removed because its extent is 1, or stays because it is not, is presumed of each run.
+#[test]
+fn axes_of_extent_1() {
+    let x = |n: usize, m: usize| vec![numbers(&[n, m])];
+    for (squeeze, [a, b], wrong) in [
+        ("Squeeze(%0) : f32[N,M]", [x(3, 2), x(2, 5)], x(3, 1)),
+        ("Squeeze(%0) {axes=dims[1]} : f32[N]", [x(3, 1), x(1, 1)], x(3, 2)),
+    ] {
+        for then in ["Neg(%1)", "Shape(%1)"] {
+            let text = format!(
+                r#"graph @g (%0 "x": f32[N,M]) {{
+                    %1 = {squeeze}
+                    %2 = {then}
+                    return %2 "y"
+                }}"#
+            );
+            agree(&text, &[a.clone(), b.clone()], std::slice::from_ref(&wrong));
+        }
+    }
+}
+
+/// Extents that a run alone tells to be no equal ones, or none that broadcast.
+#[test]
+fn extents_that_do_not_fit() {
+    let x = |n: usize| vec![numbers(&[n, 4])];
+    let two = |n: usize, m: usize| vec![numbers(&[n, 4]), numbers(&[m, 4])];
+    let one = [
+        ("Expand(%0) {shape=dims[3,4]}", [x(3), x(1)], x(2)),
+        ("Reshape(%0) {shape=dims[2,4]}", [x(2), x(2)], x(1)),
+        ("Reshape(%0) {shape=dims[2,4]}", [x(2), x(2)], x(3)),
+        ("Reshape(%0) {shape=dims[-1,8]}", [x(2), x(4)], x(3)),
+    ];
+    let both = [
+        ("Concat(%0, %1) {axis=1}", [two(2, 2), two(5, 5)], two(2, 1)),
+        ("Concat(%0, %1) {axis=1}", [two(2, 2), two(0, 0)], two(1, 2)),
+        ("Mul(%0, %1)", [two(3, 1), two(1, 2)], two(2, 0)),
+    ];
+    let heads = [r#"%0 "x": f32[N,4]"#, r#"%0 "x": f32[N,4], %1 "y": f32[M,4]"#];
+    for (head, cases) in heads.into_iter().zip([&one[..], &both[..]]) {
+        for (op, [a, b], wrong) in cases {
+            let text = format!(
+                "graph @g ({head}) symbols N=0.., M=0.. {{\n  %2 = {op}\n  %3 = Neg(%2)\n  return %3 \"z\"\n}}"
+            );
+            let text = if head.contains("M,") {
+                text
+            } else {
+                text.replace(", M=0..", "")
+            };
+            agree(&text, &[a.clone(), b.clone()], std::slice::from_ref(wrong));
+        }
+    }
+    let product = r#"graph @g (%0 "x": f32[N,M], %1 "y": f32[K,4]) symbols N=0.., M=0.., K=0.. {
+        %2 = MatMul(%0, %1)
+        return %2 "z"
+    }"#;
+    let pair = |m: usize, k: usize| vec![numbers(&[2, m]), numbers(&[k, 4])];
+    agree(
+        product,
+        &[pair(3, 3), pair(0, 0)],
+        &[pair(3, 4), pair(4, 3), pair(1, 3)],
+    );
+}

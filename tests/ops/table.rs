@@ -469,6 +469,7 @@ pub const CASES: &[&str] = &[
     "GRU(f32[4,3,5], f32[1,21,5], f32[1,21,7], f32[1,42]) {direction=\"reverse\", linear_before_reset=1} -> 2",
     "GRU(f32[3,4,5], f32[2,21,5] = random, f32[2,21,7] = random, f32[2,42] = random, i32[3] @ 0..4, f32[3,2,7]) {direction=\"bidirectional\", layout=1, linear_before_reset=1} -> 2",
     "LSTM(T[4,3,5], T[1,28,5], T[1,28,7], T[1,56], _, T[1,3,7], T[1,3,7], T[1,21]) -> 3 : f32 f64 f16",
+    "com.microsoft::DynamicQuantizeLSTM(f32[4,3,5], T[2,5,28], T[2,7,28], f32[2,56], _, f32[2,3,7], _, _, f32[2] = dense(0.01,0.02), T[2], f32[2,28] = random, T[2,28]) {direction=\"bidirectional\"} -> 3 : i8",
     "LSTM(f32[6,1,5], f32[2,76,5] = random, f32[2,76,19] = random, f32[2,152] = random) {direction=\"bidirectional\"} -> 3",
     "LSTM(f32[3,4,5], f32[2,28,5], f32[2,28,7], f32[2,56], i32[3] @ 0..4) {clip=0.5, direction=\"bidirectional\", input_forget=1, layout=1} -> 3",
     "LSTM(f32[4,3,5], f32[1,28,5], f32[1,28,7]) {activations=strs[\"HardSigmoid\", \"Softsign\", \"ScaledTanh\"], activation_alpha=floats[0.25,1.5], activation_beta=floats[0.5,0.75]}",

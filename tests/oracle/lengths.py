@@ -143,6 +143,31 @@ MODELS = {
     "as many as counted": ("(float[A] y)",
                            "s = Shape <end = 1> (x) t = Squeeze(s) r = Range(none, t, step) l = ReduceMax <keepdims = 1> (r, zero) "
                            "y = ConstantOfShape <value = float[1] {2.0}> (l)"),
+    "a sum only where it may be": (
+        "(float[A,B] y)",
+        FLAGS + "q = Compress <axis = 0> (x, m) w = Slice(x, zero, two, zero) sq_ = Shape <end = 1> (q) sw = Shape <end = 1> (w) p = Equal(sq_, sw) "
+        "y = If(p) <then_branch = a () => (float[A,B] ya) { ya = Add(q, w) }, else_branch = b () => (float[A,B] yb) { yb = Neg(x) }>"),
+    "a row only where there is one": (
+        "(float[A] y)",
+        FLAGS + "big = Constant <value_float = 9.0> () none_ = Greater(sq, big) q = Compress <axis = 0> (x, none_) s = Shape <end = 1> (q) p = Greater(s, zero) "
+        "y = If(p) <then_branch = a () => (float[A] ya) { r = Slice(q, zero, one, zero) ya = Squeeze(r, zero) }, "
+        "else_branch = b () => (float[A] yb) { r2 = Slice(x, zero, one, zero) yb = Squeeze(r2, zero) }>"),
+    "a sum in a loop of none": (
+        "(float[4] y)",
+        FLAGS + TRUE + "q = Compress <axis = 0> (x, m) w = Slice(x, zero, two, zero) h = ReduceMax <keepdims = 0> (x, zero) y = Loop(none, true, h) "
+        "<body = g (int64 i, bool c, float[4] s) => (bool o, float[4] t) { o = Identity(c) v = Add(q, w) z = ReduceSum <keepdims = 0> (v, zero) t = Add(s, z) }>"),
+    "behind another row": (
+        "(float[A,4] y, float[B,4] z)",
+        FLAGS + "behind = Constant <value_ints = [9223372036854775807]> () q = Compress <axis = 0> (x, m) l = Slice(q, minus, behind, zero) "
+        "r = Slice(x, zero, one, zero) y = Concat <axis = 0> (r, l) m2 = Constant <value_ints = [-2]> () k = Slice(q, m2, behind, zero) "
+        "z = Concat <axis = 0> (k, l, x)"),
+    "less its first row": ("(float[A,4] y, float[N,4] z)",
+                           FLAGS + "q = Compress <axis = 0> (x, m) a = Slice(q, zero, one, zero) y = Sub(q, a) b = Slice(x, zero, one, zero) z = Sub(x, b)"),
+    "its first row again": ("(float[A,4] y, float[A,A] z)",
+                            FLAGS + "q = Compress <axis = 0> (x, m) a = Slice(q, zero, one, zero) s = Shape(q) y = Expand(a, s) "
+                            "t = Transpose(q) w = Slice(q, zero, one, zero) u = Mul(q, w) z = MatMul(u, t)"),
+    "its end twice": ("(float[A,4] y)", SUM + "e = Reshape(n, one) behind = Constant <value_ints = [9223372036854775807]> () w = Slice(x, e, behind, zero) "
+                      "twice = Concat <axis = 0> (two, one) y = Tile(w, twice)"),
     "bags": ("(float[A,4] y)",
              TRUE + "c0 = CumSum(d, none) rows = Shape <end = 1> (x) whole = Min(c0, rows) off = Concat <axis = 0> (whole, rows) m = Size(d) "
              "q = SequenceEmpty() r = Loop(m, true, q) <body = g (int64 i, bool c, seq(float[1,4]) s) => (bool o, seq(float[1,4]) t) "

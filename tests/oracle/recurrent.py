@@ -80,6 +80,28 @@ def variant(op, r):
     return said, model, shapes
 
 
+def quantized(said, model, r):
+    """An LSTM with 8-bit weights, of one sequence: ONNX Runtime quantizes the states of several in shares of its threads."""
+    [node], weights = model.graph.node, {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
+    node.op_type, node.domain = "DynamicQuantizeLSTM", "com.microsoft"
+    node.input.extend([""] * (8 - len(node.input)))
+    t, each = str(r.choice(["int8", "uint8"])), bool(r.random() < 0.5)
+    for name in ["w", "r"]:
+        # Of few bits, so that no instruction of ONNX Runtime saturates.
+        real = np.ascontiguousarray(weights[name].transpose(0, 2, 1))
+        size = np.abs(real).max(1) if each else np.abs(real).max((1, 2))
+        scale = (size / 31).astype(np.float32)
+        zero = np.full(scale.shape, 32 if t == "uint8" else 0, t)
+        code = np.rint(real / scale.reshape(scale.shape[0], 1, -1)) + zero.reshape(zero.shape[0], 1, -1).astype(np.float32)
+        for part, value_ in [(name, code.astype(t)), (f"{name}_scale", scale), (f"{name}_zero", zero)]:
+            weights[part] = value_
+        node.input.extend([f"{name}_scale", f"{name}_zero"])
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in weights.items())
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return f"quantized {said} {t} {'columns' if each else 'whole'}", model
+
+
 def feeds(shapes, sizes, r):
     given = {}
     for name, shape in shapes.items():
@@ -143,6 +165,11 @@ def main():
             said, model, shapes = variant(op, r)
             cases = [(",".join(f"{k}={v}" for k, v in s.items()), feeds(shapes, s, r), None) for s in SIZES]
             check(checks, said, model, cases, args.threads)
+    for _ in range(args.variants):
+        said, model, shapes = variant("LSTM", r)
+        said, model = quantized(said, model, r)
+        cases = [(f"T={t}", feeds(shapes, {"T": t, "B": 1}, r), None) for t in [5, 1]]
+        check(checks, said, model, cases, args.threads)
     return checks.code()
 
 

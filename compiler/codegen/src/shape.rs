@@ -320,7 +320,10 @@ impl Code<'_> {
         let neither = self.let_(format_args!("select i1 %v{one}, i1 false, i1 %v{many}"));
         let wrong = self.let_(format_args!("and i1 %v{differ}, %v{neither}"));
         self.wrong.push(wrong);
-        self.int(format_args!("select i1 %v{one}, i64 {b}, i64 {a}"))
+        // Where they do not fit, rules see the same from both sides.
+        let larger = self.extreme("smax", a, b);
+        let other = self.let_(format_args!("select i1 %v{many}, i64 {larger}, i64 {a}"));
+        self.int(format_args!("select i1 %v{one}, i64 {b}, i64 %v{other}"))
     }
 
     /// Fails when the comparison holds.

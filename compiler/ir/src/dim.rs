@@ -235,6 +235,18 @@ impl Dim {
         }
     }
 
+    /// Whether `self` is the minimum of `whole` and a constant above 1: it is 1 only where `whole` is.
+    pub fn is_cut_of(&self, whole: &Self) -> bool {
+        let several = |d: &Self| d.as_const().is_some_and(|c| c > 1);
+        match self.terms() {
+            [(m, 1)] => match m.as_slice() {
+                [Atom::Min(a, b)] => a == whole && several(b) || b == whole && several(a),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether `part` is one of the operands of the nested maxima that `self` is.
     fn is_maximum_of(&self, part: &Self) -> bool {
         match self.terms() {
@@ -256,7 +268,7 @@ impl Dim {
         }
         // `S` against `min(512, S)` is legal only where both are `S` (a table cut to the sequence).
         for (x, y) in [(self, other), (other, self)] {
-            if y.is_minimum_of(x) {
+            if y.is_cut_of(x) {
                 return Some(x.clone());
             }
         }
@@ -449,7 +461,8 @@ impl Atom {
             Self::Max(a, b) => a.eval(sym)?.max(b.eval(sym)?),
             Self::Broadcast(a, b) => match (a.eval(sym)?, b.eval(sym)?) {
                 (1, b) => b,
-                (a, _) => a,
+                (a, 1) => a,
+                (a, b) => a.max(b),
             },
             Self::Real(op, a, b) => op.apply(a.eval(sym)?, b.eval(sym)?),
         })

@@ -106,15 +106,32 @@ pub fn broadcasts_to(operand: &[Dim], to: &[Dim]) -> Result<Vec<Rule>, OpError> 
     let Some(skip) = to.len().checked_sub(operand.len()) else {
         return invalid(format!("shape {operand:?} does not broadcast to {to:?}"));
     };
-    let mut rules = vec![];
     for (d, o) in operand.iter().zip(&to[skip..]) {
         match o.broadcast(d) {
             Some(both) if both == *o => {}
-            Some(_) if d.as_const().is_none() || o.as_const().is_none() => rules.push((d.clone(), o.clone())),
+            Some(_) if d.as_const().is_none() || o.as_const().is_none() => {}
             _ => return invalid(format!("extents {d} and {o} do not broadcast to {o}")),
         }
     }
-    Ok(rules)
+    Ok(joins(operand, to))
+}
+
+/// That each extent of an operand is 1 or that of `to`, where it is not certain.
+pub fn joins(operand: &[Dim], to: &[Dim]) -> Vec<Rule> {
+    let apart = |x: Dim| x.maximum(&-x.clone()).minimum(&Dim::ONE);
+    let pairs = operand.iter().zip(&to[to.len() - operand.len()..]);
+    pairs
+        .filter(|(d, o)| d != o && !d.is_one())
+        .map(|(d, o)| (apart(d.clone() - o.clone()) * apart(d.clone() - Dim::ONE), Dim::ZERO))
+        .collect()
+}
+
+/// That two extents are equal, where it is not certain.
+pub fn agree(a: &Dim, b: &Dim) -> Vec<Rule> {
+    match a == b {
+        true => vec![],
+        false => vec![(a.clone(), b.clone()), (b.clone(), a.clone())],
+    }
 }
 
 /// Index into an operand of shape `operand` that is broadcast to `out`, whose iterators are `iters`.
@@ -129,7 +146,7 @@ pub fn broadcast_index(operand: &[Dim], out: &[Dim], iters: &[Dim]) -> Vec<Dim> 
         .map(|((d, o), i)| {
             if d.is_one() {
                 Dim::ZERO
-            } else if d == o || d.is_minimum_of(o) {
+            } else if d == o || d.is_cut_of(o) {
                 // A table cut to the sequence: legal only where nothing is cut off, which the kernels' bounds require.
                 i.clone()
             } else {

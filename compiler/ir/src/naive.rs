@@ -148,9 +148,9 @@ pub fn run_graph(g: &Graph, inputs: &[Tensor], symbols: Symbols) -> Result<Vec<T
             _ => OpError::Unsupported(format!("{}: {}", node.op, e.message())),
         };
         for (a, b) in g.with_cx(n, |cx| node.op.0.rules(cx)).map_err(named)? {
-            let both = concrete_ints(&[a, b], symbols);
+            let both = concrete_ints(&[a.clone(), b.clone()], symbols);
             if both.is_none_or(|v| v[0] > v[1]) {
-                return invalid(format!("{}: a rule does not hold", node.op));
+                return invalid(format!("{}: {a} is above {b}", node.op));
             }
         }
         let lowering = g.with_cx(n, |cx| node.op.0.lower(cx)).map_err(named)?;

@@ -134,7 +134,6 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
     }
     b.copy_outputs().map_err(|e| vec![e])?;
     b.order_customs().map_err(|e| vec![e])?;
-    b.require_broadcasts();
     b.bound_storages().map_err(|e| vec![e])?;
     b.check_counted();
     b.program.kernels = b.kernels.list;

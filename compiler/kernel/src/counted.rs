@@ -19,7 +19,7 @@ use cameo_ir::dim::counts::{at_most, growing, largest};
 use cameo_ir::op::Rule;
 use cameo_ir::ops::counted::Number;
 use cameo_ir::ops::ragged::Parts;
-use cameo_ir::{Atom, DType, Dim, OpError, Origin, Sym, ValueId};
+use cameo_ir::{DType, Dim, OpError, Origin, Sym, ValueId};
 
 use crate::build::Builder;
 use crate::expand::LowerError;
@@ -198,38 +198,15 @@ impl Builder<'_> {
                 Bound { storage, way: None }
             });
         }
-        self.splice(body, &sequences, Some(rows), &inputs, &outputs, &node.origin)
-            .map_err(|e| vec![e])
-    }
-
-    /// Extents of which one is counted, and that are broadcast together, are equal, or one of them is 1.
-    pub(crate) fn require_broadcasts(&mut self) {
-        let p = &self.program;
-        if p.counts.is_empty() {
-            return;
-        }
-        let counted = |d: &Dim| p.counts.iter().any(|c| d.uses(&Sym::Named(c.symbol.name.clone())));
-        let mut pairs: Vec<(Dim, Dim)> = vec![];
-        let mut look = |d: &Dim| {
-            d.visit_atoms(&mut |a| match a {
-                Atom::Broadcast(x, y)
-                    if (counted(x) || counted(y)) && !pairs.iter().any(|p| p.0 == *x && p.1 == *y) =>
-                {
-                    pairs.push((x.clone(), y.clone()));
-                }
-                _ => {}
-            });
+        let turn = Loop {
+            steps: 0..0,
+            count: sequences,
+            moves: vec![],
+            rows: Some(rows),
+            again: false,
         };
-        p.steps.iter().flat_map(|s| &s.dims).for_each(&mut look);
-        p.outputs.iter().flat_map(|o| &o.shape).for_each(&mut look);
-        let joined: Vec<Vec<Dim>> = self.kernels.list.iter().map(joined).collect();
-        let in_kernels = p.steps.iter().flat_map(|s| joined[s.kernel].iter().map(|d| s.bind(d)));
-        in_kernels.for_each(|d| look(&d));
-        let apart = |x: Dim| x.maximum(&-x.clone()).minimum(&Dim::ONE);
-        for (x, y) in pairs {
-            let differ = apart(x.clone() - y.clone()) * apart(x - Dim::ONE) * apart(y - Dim::ONE);
-            self.require(differ, Dim::ZERO);
-        }
+        self.splice(body, turn, &inputs, &outputs, &node.origin)
+            .map_err(|e| vec![e])
     }
 
     /// Makes rules about what is counted steps of their own, behind the last of the counts: what is planned is none of them.
@@ -306,9 +283,15 @@ impl Builder<'_> {
     /// Gives tensors whose size a run decides room for the largest size.
     pub(crate) fn bound_storages(&mut self) -> Result<(), LowerError> {
         let program = &mut self.program;
-        let symbols: Vec<_> = program.counted().map(|s| (s.name.clone(), s.most.clone())).collect();
+        let mut symbols: Vec<_> = program.counted().map(|s| (s.name.clone(), s.most.clone())).collect();
         if symbols.is_empty() {
             return Ok(());
+        }
+        let all = symbols.clone();
+        symbols.iter_mut().for_each(|(_, most)| *most = growing(most, &all));
+        let rows = program.loops.iter_mut().filter_map(|l| l.rows.as_mut());
+        for s in program.counts.iter_mut().map(|c| &mut c.symbol).chain(rows) {
+            s.most = growing(&s.most, &all);
         }
         let refuse = |what: String| LowerError {
             op: String::new(),
@@ -350,18 +333,6 @@ fn depth(loops: &[Loop], i: usize) -> usize {
     let steps = &loops[i].steps;
     let around = |o: &&Loop| o.steps.start <= steps.start && steps.end <= o.steps.end;
     loops[..=i].iter().filter(around).count()
-}
-
-/// The extents of a kernel that are those of others broadcast together, in its own symbols.
-fn joined(kernel: &Kernel) -> Vec<Dim> {
-    let mut all = vec![];
-    kernel.visit_dims(&mut |d| {
-        d.visit_atoms(&mut |a| match a {
-            Atom::Broadcast(..) => all.push(Dim::atom(a.clone())),
-            _ => {}
-        });
-    });
-    all
 }
 
 fn counted_symbol(node: &cameo_ir::Node) -> std::sync::Arc<str> {

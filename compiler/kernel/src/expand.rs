@@ -6,6 +6,7 @@
 //! Inputs and outputs whose elements share bytes are bytes here, with the operations beside them that take them apart and
 //! put them together.
 
+use cameo_ir::index::joins;
 use cameo_ir::interp::cost;
 use cameo_ir::op::{Lowering, OpError, Rule};
 use cameo_ir::ops::packed;
@@ -209,7 +210,14 @@ impl Expanded {
         };
         let op = self.graph.node(id).op;
         match self.graph.with_cx(id, |cx| op.0.rules(cx)) {
-            Ok(rules) => self.rules.extend(rules),
+            Ok(rules) => {
+                self.rules.extend(rules);
+                if op.schema().pointwise {
+                    let to = &self.graph.fact(outs[0]).shape;
+                    let operands = inputs.iter().map(|v| &self.graph.fact(*v).shape);
+                    self.rules.extend(operands.flat_map(|from| joins(from, to)));
+                }
+            }
             Err(e) => {
                 errors.push(failed(op, origin, e));
                 return vec![];

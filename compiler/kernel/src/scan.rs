@@ -32,6 +32,14 @@ pub(crate) struct Bound {
     pub way: Option<(Way, Dim)>,
 }
 
+/// 1 where a loop has iterations, else 0; 1 also where it is only known behind the loop.
+fn runs(l: &Loop) -> Dim {
+    if l.again || Bounds::of(&[]).range(&l.count).0 > 0 {
+        return Dim::ONE;
+    }
+    l.count.minimum(&Dim::ONE)
+}
+
 impl Builder<'_> {
     pub(crate) fn scan(&mut self, g: &Group) -> Result<(), Vec<LowerError>> {
         let node = self.info.graph.node(g.seed).clone();
@@ -82,9 +90,16 @@ impl Builder<'_> {
         for (v, (_, inner)) in operands.iter().zip(&parts.body.outputs()[own..own + parts.states]) {
             equal.extend(agree(&parts.body.fact(*inner).shape, &self.info.graph.fact(*v).shape));
         }
+        let turn = Loop {
+            steps: 0..0,
+            count: parts.length.clone(),
+            moves: vec![],
+            rows: None,
+            again: turns.is_some(),
+        };
         for (a, b) in equal {
-            self.require_in(parts.length, b.clone(), a.clone());
-            self.require_in(parts.length, a, b);
+            self.require_in(&turn, b.clone(), a.clone());
+            self.require_in(&turn, a, b);
         }
 
         let mut inputs = vec![];
@@ -139,14 +154,10 @@ impl Builder<'_> {
                 Bound { storage, way: None }
             });
         }
-        let (step, at) = (self.program.steps.len(), self.program.loops.len());
-        let again = count.is_some();
+        let step = self.program.steps.len();
         self.program.counts.extend(count.map(|symbol| Count { step, symbol }));
-        self.splice(body, parts.length, None, &inputs, &outputs, &node.origin)
+        self.splice(body, turn, &inputs, &outputs, &node.origin)
             .map_err(|e| vec![e])?;
-        if let Some(l) = self.program.loops.get_mut(at) {
-            l.again = again;
-        }
         for (i, v) in node.outputs.iter().enumerate().take(parts.states) {
             if g.exits.contains(v) {
                 self.last_half(*v, inputs[i].storage, parts.length, &node.origin);
@@ -235,8 +246,7 @@ impl Builder<'_> {
     pub(crate) fn splice(
         &mut self,
         body: crate::Program,
-        length: &Dim,
-        rows: Option<Symbol>,
+        mut turn: Loop,
         inputs: &[Bound],
         outputs: &[Bound],
         origin: &Origin,
@@ -291,7 +301,7 @@ impl Builder<'_> {
             self.program.steps.push(Step {
                 kernel,
                 buffers: step.buffers.iter().map(|s| places[*s].storage).collect(),
-                flops: step.flops * length.clone(),
+                flops: step.flops * turn.count.clone(),
                 origin: if step.origin.names().is_empty() {
                     origin.clone()
                 } else {
@@ -304,13 +314,8 @@ impl Builder<'_> {
         }
         let end = self.program.steps.len();
         if first < end {
-            self.program.loops.push(Loop {
-                steps: first..end,
-                count: length.clone(),
-                moves,
-                rows,
-                again: false,
-            });
+            (turn.steps, turn.moves) = (first..end, moves);
+            self.program.loops.push(turn.clone());
         }
         let here = |symbol: Symbol| Symbol {
             storage: places[symbol.storage].storage,
@@ -341,17 +346,15 @@ impl Builder<'_> {
             }
         }
         for (a, b) in body.requirements {
-            self.require_in(length, a, b);
+            self.require_in(&turn, a, b);
         }
         Ok(())
     }
 
-    /// Requires `a <= b` of a loop of so many iterations: of a branch only where it is taken, if that is known before.
-    fn require_in(&mut self, length: &Dim, a: Dim, b: Dim) {
-        match Bounds::of(&[]).range(length) {
-            (0, 1) => self.require(a * length.clone(), b * length.clone()),
-            _ => self.require(a, b),
-        }
+    /// Requires `a <= b` where a loop runs at all: of a branch only where it is taken.
+    fn require_in(&mut self, l: &Loop, a: Dim, b: Dim) {
+        let runs = runs(l);
+        self.require(a * runs.clone(), b * runs);
     }
 
     pub(crate) fn row_major(&self, v: ValueId) -> Vec<usize> {

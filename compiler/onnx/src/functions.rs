@@ -304,16 +304,12 @@ impl<'m> Importer<'m> {
             return None;
         };
         let d = d.clone();
-        let positive = Bounds::positive(&[]).named;
-        let several = |name: &str| match positive(name) {
-            (1, most) => (2, most),
-            range => range,
-        };
-        let named: [&dyn Fn(&str) -> (i64, i64); 2] = [positive, &several];
-        let (taken, named) = named.into_iter().find_map(|named| Some((self.decided(&d, named)?, named)))?;
+        let (taken, extent) = [1, 2]
+            .into_iter()
+            .find_map(|extent| Some((self.decided(&d, extent)?, extent)))?;
         for (name, range) in &mut self.graph.symbols {
             if d.uses(&Sym::Named(name.clone())) {
-                range.min = range.min.max(named(name).0);
+                range.min = range.min.max(least(name, extent));
             }
         }
         Some(taken)
@@ -321,13 +317,33 @@ impl<'m> Importer<'m> {
 
     /// See [`Importer::presume`].
     pub fn presumed(&self, condition: &Dim) -> Option<bool> {
-        self.decided(condition, Bounds::positive(&[]).named)
+        self.decided(condition, 1)
     }
 
-    fn decided(&self, condition: &Dim, named: &dyn Fn(&str) -> (i64, i64)) -> Option<bool> {
+    /// Whether it can be only one of both where extents are at least this, and may be.
+    fn decided(&self, condition: &Dim, extent: i64) -> Option<bool> {
+        let named = |name: &str| {
+            let (min, max) = self.graph.symbol_range(name);
+            (min.max(least(name, extent)), max)
+        };
+        let mut may_be = true;
+        condition.visit(&mut |s| {
+            if let Sym::Named(name) = s {
+                let (min, max) = named(name);
+                may_be &= min <= max;
+            }
+        });
         // Symbols of a body are those of the graph around, which would not hear of it.
         let heard = self.loop_depth == 0 && !self.stopped;
-        heard.then(|| decided(condition, named)).flatten()
+        (heard && may_be).then(|| decided(condition, &named)).flatten()
+    }
+}
+
+/// The least value of a dimension where extents of inputs are at least this.
+fn least(name: &str, extent: i64) -> i64 {
+    match (Bounds::positive(&[]).named)(name).0 {
+        1 => extent,
+        least => least,
     }
 }
 

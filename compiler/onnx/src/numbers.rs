@@ -32,7 +32,7 @@ const MAX_NUMBERS: i64 = 8;
 const MAX_DEPTH: usize = 32;
 
 /// Nodes to look at before a value counts as data.
-pub(crate) const MAX_NODES: usize = 1000;
+const MAX_NODES: usize = 1000;
 
 /// Operators that move integers, so that what is known of some remains known.
 pub(crate) const MOVING: [&str; 12] = [
@@ -323,8 +323,12 @@ impl Importer<'_> {
         if axes.len() as i64 != count || steps.len() as i64 != count || steps.iter().any(|s| *s < 1) {
             return Ok(None);
         }
-        let list = [Dim::from(count)];
-        let (starts, ends) = (self.reshaped(*starts, &list, origin)?, self.reshaped(*ends, &list, origin)?);
+        let (Some(starts), Some(ends)) = (
+            self.as_long_as(*starts, count, origin)?,
+            self.as_long_as(*ends, count, origin)?,
+        ) else {
+            return Ok(None);
+        };
         let zero = self.graph.add_weight("", Tensor::i64(&[], [0]));
         let (mut from, mut lengths, mut cut) = (vec![], vec![], vec![]);
         for (k, axis) in axes.iter().enumerate() {
@@ -368,6 +372,20 @@ impl Importer<'_> {
         let list = |l: Vec<i64>| self.graph.add_weight("", Tensor::i64(&[l.len()], l));
         let operands: Vec<ValueId> = std::iter::once(y).chain(all.map(list)).collect();
         self.apply("Slice", vec![], &operands, origin).map(Some)
+    }
+
+    /// The list, which has so many elements: of one that only a run knows to be as long, the run checks it.
+    fn as_long_as(&mut self, list: ValueId, count: i64, origin: &Origin) -> Result<Option<ValueId>, Fault> {
+        let fact = self.graph.fact(list);
+        let known = fact.element_count().as_const();
+        if known.is_some_and(|known| known != count) || known.is_none() && (fact.rank(), count) != (1, 1) {
+            return Ok(None);
+        }
+        if known.is_some() {
+            return self.reshaped(list, &[Dim::from(count)], origin).map(Some);
+        }
+        let one = self.apply("Squeeze", vec![("axes", Attr::Dims(vec![Dim::ZERO]))], &[list], origin)?;
+        self.reshaped(one, &[Dim::ONE], origin).map(Some)
     }
 
     /// A position on an axis of so many elements, of which negative ones count from the end.

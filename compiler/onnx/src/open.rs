@@ -7,7 +7,8 @@
 //!
 //! Law: a body's own counts do not leave it; what they are at most does.
 
-use cameo_ir::dim::counts::at_most;
+use cameo_ir::dim::COUNTED;
+use cameo_ir::dim::counts::{Most, at_most, growing};
 use cameo_ir::ops::counted::counts;
 use cameo_ir::{Attr, DType, Dim, Graph, Origin, Sym, Tensor, ValueId};
 
@@ -43,7 +44,13 @@ pub(crate) fn open_axes(results: &[(&Graph, &[Dim])]) -> Option<Vec<Open>> {
             continue;
         }
         for (g, shape) in results {
-            let d = at_most(&shape[axis], &counts(g))?;
+            // Those too that are counted outside: whether they broadcast matters only where the branch is taken.
+            let mut counted: Vec<Most> = vec![];
+            shape[axis].visit(&mut |s| match s {
+                Sym::Named(name) if name.starts_with(COUNTED) => counted.push((name.clone(), Dim::ZERO)),
+                _ => {}
+            });
+            let d = growing(&at_most(&shape[axis], &counts(g))?, &counted);
             if !most.contains(&d) {
                 most.push(d);
             }

@@ -57,6 +57,10 @@ fn variadic_sum(rw: &mut Rewriter, n: NodeId) -> Outcome {
     if node.op != "Sum" || node.inputs.len() < 2 {
         return Outcome::NoMatch;
     }
+    // The sum of narrow numbers is rounded once.
+    if node.inputs.len() > 2 && rw.fact(node.outputs[0]).dtype.size() < 4 {
+        return Outcome::NoMatch;
+    }
     let Some(inputs) = node.inputs.iter().copied().collect::<Option<Vec<ValueId>>>() else {
         return Outcome::NoMatch;
     };

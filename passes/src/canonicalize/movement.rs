@@ -43,7 +43,8 @@ fn does_nothing(g: &Graph, n: NodeId) -> Option<ValueId> {
     let given = |slot: usize| node.inputs.get(slot).copied().flatten();
     let dims = |slot: usize| g.with_cx(n, |cx| cx.dims(slot)).ok();
     let nothing = match node.op.name() {
-        "Identity" | "Cast" | "CastLike" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Expand" => true,
+        "Identity" | "Cast" | "CastLike" | "Reshape" | "Flatten" | "Expand" => true,
+        "Squeeze" | "Unsqueeze" => !presumes(g, n),
         // Repeating an empty axis is the only other way to keep a shape, and moves nothing either.
         "Tile" => true,
         "Dropout" => {
@@ -62,6 +63,12 @@ fn does_nothing(g: &Graph, n: NodeId) -> Option<ValueId> {
     nothing.then_some(x)
 }
 
+/// Whether an operator checks something in each run, which nothing else would.
+fn presumes(g: &Graph, n: NodeId) -> bool {
+    let op = g.node(n).op;
+    g.with_cx(n, |cx| op.0.rules(cx)).is_ok_and(|rules| !rules.is_empty())
+}
+
 /// Squeeze, Unsqueeze, Flatten, and Transposes that move only axes of extent 1 → `Reshape(x)`, and Reshape itself in its
 /// canonical form.
 fn as_reshape(rw: &mut Rewriter, n: NodeId) -> Outcome {
@@ -70,7 +77,8 @@ fn as_reshape(rw: &mut Rewriter, n: NodeId) -> Outcome {
     let shape = &g.fact(node.outputs[0]).shape;
     let attrs = reshape_attrs(shape);
     let fits = match node.op.name() {
-        "Squeeze" | "Unsqueeze" | "Flatten" => true,
+        "Squeeze" | "Unsqueeze" => !presumes(g, n),
+        "Flatten" => true,
         "Reshape" => {
             let same = node.attrs.len() == attrs.len()
                 && attrs.iter().all(|(k, v)| node.attrs.get(*k) == Some(v))

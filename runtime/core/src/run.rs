@@ -367,6 +367,10 @@ impl<'a> Run<'a> {
     /// `part` is below the step's number of parts and done once, the steps before are complete, and `thread`, below the
     /// number of threads, is that of the calling thread alone.
     pub unsafe fn share(&self, step: usize, part: usize, thread: usize) {
+        // Where a step has failed nothing runs any more: a rule that does not hold may be what keeps others in bounds.
+        if self.failed.load(Ordering::Acquire) != NO_STEP {
+            return;
+        }
         let Step {
             kernel,
             first_buffer,

@@ -207,7 +207,8 @@ impl<'f, 'c> Frame<'f, 'c> {
                 let (x, y) = (self.dim_as(x, lanes), self.dim_as(y, lanes));
                 self.both(x, y, |p, q| {
                     let one = b.splat(b.i64(1), p.lanes());
-                    b.select(b.cmp(Cmp::Eq, p, one), q, p)
+                    let larger = b.select(b.cmp(Cmp::Eq, q, one), p, b.max(p, q));
+                    b.select(b.cmp(Cmp::Eq, p, one), q, larger)
                 })
             }
         }

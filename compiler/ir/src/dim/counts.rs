@@ -48,9 +48,18 @@ fn without_difference(d: &Dim, counted: &[Most]) -> Option<Dim> {
         let mut others = taken.to_vec();
         others.remove(at);
         let (times, rest) = (term(&others, c.checked_neg()?), d.clone() - term(taken, *c));
-        d.terms().iter().filter(|(_, c)| *c > 0).find_map(|(from, c)| {
-            let from = term(from, *c);
-            let t = from.div_exact(&times)?;
+        // What it is taken from is what is counted in one of the two.
+        [x, y].into_iter().find_map(|most| {
+            let t = most
+                .terms()
+                .iter()
+                .filter(|(m, c)| *c > 0 && uses(&term(m, 1), counted));
+            let t = t.fold(Dim::ZERO, |t, (m, c)| t + term(m, *c));
+            let from = times.clone() * t.clone();
+            let has = |m: &[Atom], c: i64| d.terms().iter().any(|(own, n)| own.as_slice() == m && *n >= c);
+            if t.is_zero() || !from.terms().iter().all(|(m, c)| has(m, *c)) {
+                return None;
+            }
             let least = (t.clone() - x.clone()).minimum(&(t - y.clone()));
             Some(rest.clone() - from + times.clone() * least)
         })
@@ -143,9 +152,13 @@ mod tests {
     fn forms_that_grow() {
         let counted = [(Arc::from("T"), Dim::from(9i64)), (Arc::from("U"), Dim::sym("S"))];
         let [t, u, s, b] = ["T", "U", "S", "B"].map(Dim::sym);
-        let last = t.clone() - (t.clone() - Dim::ONE).maximum(&Dim::ZERO);
+        let from = |k: i64| (t.clone() - Dim::from(k)).maximum(&Dim::ZERO);
+        let last = t.clone() - from(1);
         for (d, wanted) in [
             (last.clone(), "min(1,T)"),
+            (last.clone() + Dim::from(4i64), "min(1,T)+4"),
+            (last.clone() + s.clone(), "S+min(1,T)"),
+            (last.clone() + t.clone() - from(2), "min(1,T)+min(2,T)"),
             (last * b.clone() * Dim::from(3i64), "3*B*min(1,T)"),
             (t.broadcast(&u).expect("may"), "min(1,T)*min(1,U)*max(T,U)"),
             (s.broadcast(&b).expect("may"), "bcast(B,S)"),

@@ -8,7 +8,7 @@ use super::{run_node, run_with_facts};
 use crate::dim::ELEMENT;
 use crate::graph::infer;
 use crate::interp::{is_rounded, known_elements};
-use crate::op::{Arg, Attrs, Cx, Op, OpError};
+use crate::op::{Arg, Attrs, Cx, Op, OpError, Rule};
 use crate::{Attr, DType, Dim, Fact, Sym, Tensor};
 
 /// Which extents become symbols.
@@ -157,13 +157,13 @@ fn check_symbolic(case: &str, mode: Symbolic, op: Op, attrs: &Attrs, inputs: &[O
             _ => None,
         })
     };
-    let broken = rules
-        .iter()
-        .find(|(a, b)| value(a).zip(value(b)).is_none_or(|(a, b)| a > b));
-    // Which axes an operator removes may hang on extents being 1, or not: that they are as presumed is a rule.
-    if inferred.iter().zip(want).any(|(f, t)| f.rank() != t.shape().len()) {
-        return assert!(broken.is_some(), "{case}\n{stage}: {inferred:?} without a rule");
+    let holds = |(a, b): &Rule| value(a).zip(value(b)).map(|(a, b)| a <= b);
+    // Which axes it removes may hang on extents being 1, or not: that they are as presumed is a rule.
+    let presumes = op.name() == "Squeeze" && inferred[0].rank() != want[0].shape().len();
+    if presumes && rules.iter().any(|rule| holds(rule) == Some(false)) {
+        return;
     }
+    let broken = rules.iter().find(|rule| holds(rule) != Some(true));
     check_facts(case, &format!("infer, {stage}"), &inferred, want, &values);
     if let Some((a, b)) = broken {
         panic!("{case}\n{stage}: {a} <= {b}");

@@ -142,7 +142,7 @@ fn divide(a: &Dim, b: &Dim) -> Option<Dim> {
     let signed = range(a).0 < 0;
     // Where extents are taken apart, long formulas follow from each other.
     let is_long = || !a.has_elements() && !brief(&[a.clone(), b.clone()]);
-    let b = &divisor(b)?;
+    let (by, b) = (b, &divisor(b)?);
     if signed && is_long() {
         return None;
     }
@@ -152,10 +152,12 @@ fn divide(a: &Dim, b: &Dim) -> Option<Dim> {
     } else {
         Dim::ZERO
     };
-    Some((a.clone() + up).floor_div(b))
+    let q = (a.clone() + up).floor_div(b);
+    // What no number is divided by gives 0, as everywhere.
+    Some(if by == b { q } else { q * by.minimum(&Dim::ONE) })
 }
 
-/// What is divided by: nothing is by 0, which is no number of what a run has.
+/// What a formula divides by where the divisor may be 0: then the result is no number that anyone asks for.
 fn divisor(b: &Dim) -> Option<Dim> {
     match range(b).0 {
         1.. => Some(b.clone()),
@@ -220,8 +222,8 @@ impl OpDef for Fold {
             return pointwise::eval_integers(cx, t, |a| a[1..].iter().fold(a[0], |x, y| (self.int)(x, *y)));
         }
         let by = if self.average { cx.inputs.len() as f64 } else { 1.0 };
-        // Each step rounds, as the code's does.
-        let step = |x, y: &f64| scalar::nearest(t, (self.float)(x, *y));
+        // Each step rounds to the type that it is computed in.
+        let step = |x, y: &f64| scalar::nearest(working(t), (self.float)(x, *y));
         pointwise::eval_floats(cx, t, |a| a[1..].iter().fold(a[0], step) / by)
     }
 

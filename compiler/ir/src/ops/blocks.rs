@@ -3,7 +3,7 @@
 //! Laws: a join lowers to one plain copy per input and a cut to one per output, each an affine map, so that producers can
 //! write, and consumers read, in place.
 
-use crate::index::{self, element_count, linear, static_shape};
+use crate::index::{self, agree, element_count, linear, static_shape};
 use crate::op::{Attr, AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
 use crate::structured::{Combine, Compute};
 use crate::{Dim, Fact, Tensor};
@@ -104,6 +104,16 @@ impl OpDef for Concat {
             });
         }
         Ok(vec![out])
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let (out, axis) = (&self.infer(cx)?[0], Self::axis(cx)?);
+        let others = cx
+            .facts()?
+            .into_iter()
+            .flat_map(|f| f.shape.iter().zip(&out.shape).enumerate());
+        let others = others.filter(|(i, _)| *i != axis);
+        Ok(others.flat_map(|(_, (d, o))| agree(d, o)).collect())
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {

@@ -3,8 +3,10 @@
 //! Law: each lowers to one reduction of a product of plain loads; the kernel room recognises contractions by that form
 //! alone. Half types are multiplied and summed in `f32`.
 
-use crate::index::{self, broadcast_index, broadcast_linear, broadcast_shape, broadcast_static, linear, static_shape};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
+use crate::index::{
+    self, agree, broadcast_index, broadcast_linear, broadcast_shape, broadcast_static, joins, linear, static_shape,
+};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid};
 use crate::structured::{Binary, Body, Combine, Compute, ExprId};
 use crate::{DType, Dim, Fact, Tensor};
 
@@ -132,6 +134,13 @@ impl OpDef for MatMul {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         Ok(vec![Fact::new(cx.fact(0)?.dtype, Matrices::new(cx)?.shape())])
+    }
+
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let (a, b, batch) = (&cx.fact(0)?.shape, &cx.fact(1)?.shape, Matrices::new(cx)?.batch);
+        let outer = |shape: &[Dim]| joins(&shape[..shape.len().saturating_sub(2)], &batch);
+        let inner = agree(&a[a.len() - 1], &b[b.len().saturating_sub(2)]);
+        Ok([outer(a), outer(b), inner].concat())
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {

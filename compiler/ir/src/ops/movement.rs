@@ -3,7 +3,7 @@
 //! Laws: each operation lowers to a single plain load whose index map is as affine as it can be, so that consumers absorb
 //! it; each carries known elements along, so that shape arithmetic stays symbolic.
 
-use crate::index::{broadcast_index, broadcast_shape, broadcasts_to, element_count, static_shape, strides};
+use crate::index::{broadcast_index, broadcast_shape, broadcasts_to, element_count, joins, static_shape, strides};
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, normalize_axis};
 use crate::structured::{Combine, Compute};
 use crate::{Dim, Fact, Tensor};
@@ -196,6 +196,8 @@ const EXPAND: View = View {
             let more = (s.clone() - Dim::ONE).maximum(&Dim::ZERO).minimum(&Dim::ONE);
             rules.extend([(Dim::ONE, s.clone()), (s.clone(), d.clone()), (d.clone() * more, s)]);
         }
+        let to = (EXPAND.shape)(cx)?;
+        rules.extend(joins(&cx.fact(0)?.shape, &to));
         Ok(rules)
     },
 };
@@ -260,7 +262,8 @@ const TILE: View = View {
             .map(|((d, o), i)| match d {
                 d if d == o => i.clone(),
                 d if d.is_one() => Dim::ZERO,
-                d => i.modulo(d),
+                // Nothing divides by the extent where there are no elements.
+                d => i.modulo(&d.maximum(&Dim::ONE)),
             })
             .collect())
     },

@@ -132,7 +132,7 @@ impl Sharing {
             Self::All => g.apply("Reshape", &[("shape", Attr::Dims(vec![]))], &[v]),
             Self::Axis(axis) => {
                 let mut shape = vec![Dim::ONE; x.rank()];
-                shape[*axis] = x.shape[*axis].clone();
+                shape[*axis] = g.fact(v).element_count();
                 reshape(g, v, shape)
             }
             Self::Blocks(axis, block) => {

@@ -120,7 +120,7 @@ fn spread(cx: &Cx, g: &mut Fragment, v: ValueId, w: usize, rank: usize) -> Resul
         ([n], Some(rows)) if !differ(n, rows) => {
             let mut shape = vec![Dim::ONE; rank];
             if let Some(first) = shape.first_mut() {
-                *first = rows.clone();
+                *first = n.clone();
             }
             reshape(g, v, shape)
         }

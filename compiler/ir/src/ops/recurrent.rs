@@ -10,6 +10,7 @@ use crate::ops::fragment::Fragment;
 use crate::{Attr, DType, Dim, Fact, ValueId};
 
 mod functions;
+mod quantized;
 mod reference;
 
 use functions::Function;
@@ -84,6 +85,7 @@ pub const OPS: &[&dyn OpDef] = &[
         build: |cx, g| build(cx, g, &LSTM),
         eval: |cx| reference::eval(cx, &LSTM),
     },
+    &quantized::DYNAMIC_LSTM,
     &super::causal_conv::CAUSAL_CONV,
     &super::linear_attention::LINEAR_ATTENTION,
 ];
@@ -114,6 +116,8 @@ mod at {
     pub const INITIAL_H: usize = 5;
     pub const INITIAL_C: usize = 6;
     pub const PEEPHOLES: usize = 7;
+    /// Where W and R are integers, their scales; the zero points are behind them.
+    pub const SCALES: [usize; 2] = [8, 10];
 }
 
 /// What distinguishes the three.
@@ -171,6 +175,8 @@ struct Form {
     clip: Option<f32>,
     linear_before_reset: bool,
     input_forget: bool,
+    /// W and R are 8-bit integers, `[directions, columns, gates * hidden]`.
+    integers: bool,
 }
 
 impl Form {
@@ -194,8 +200,9 @@ impl Form {
         if clip.is_some_and(|c| c.is_nan() || c < 0.0) {
             return invalid("attribute `clip` is no threshold");
         }
+        let integers = cx.schema.input(at::SCALES[0]).is_some();
         let hidden = match cx.opt_int("hidden_size")? {
-            None => r.shape[2].clone(),
+            None => r.shape[if integers { 1 } else { 2 }].clone(),
             Some(n) if n > 0 => Dim::from(n),
             Some(n) => return invalid(format!("attribute `hidden_size` is {n}")),
         };
@@ -221,6 +228,7 @@ impl Form {
             clip,
             linear_before_reset: flag("linear_before_reset")?,
             input_forget: flag("input_forget")?,
+            integers,
         };
         form.check(cx, cell)?;
         Ok(form)
@@ -235,14 +243,18 @@ impl Form {
         } else {
             vec![directions.clone(), self.batch.clone(), self.hidden.clone()]
         };
+        let weights = |columns: &Dim| match self.integers {
+            true => vec![directions.clone(), columns.clone(), rows(cell.gates)],
+            false => vec![directions.clone(), rows(cell.gates), columns.clone()],
+        };
         let wanted = [
-            (1, vec![directions.clone(), rows(cell.gates), self.input.clone()]),
-            (2, vec![directions.clone(), rows(cell.gates), self.hidden.clone()]),
+            (1, weights(&self.input)),
+            (2, weights(&self.hidden)),
             (at::BIAS, vec![directions.clone(), rows(2 * cell.gates)]),
             (at::LENGTHS, vec![self.batch.clone()]),
             (at::INITIAL_H, state.clone()),
             (at::INITIAL_C, state),
-            (at::PEEPHOLES, vec![directions, rows(3)]),
+            (at::PEEPHOLES, vec![directions.clone(), rows(3)]),
         ];
         for (i, shape) in wanted {
             let Some(arg) = cx.arg(i) else { continue };
@@ -251,6 +263,15 @@ impl Form {
                 let name = cx.schema.input(i).map_or("?", |p| p.name);
                 let want = Fact::new(arg.fact.dtype, shape);
                 return invalid(format!("{name} is {}, not {want}", arg.fact));
+            }
+        }
+        for i in at::SCALES.into_iter().flat_map(|i| [i, i + 1]) {
+            let Some(arg) = cx.arg(i) else { continue };
+            let each = [directions.clone(), rows(cell.gates)];
+            let given = &arg.fact.shape;
+            if !matches!(given.len(), 1 | 2) || given.iter().zip(&each).any(|(a, b)| differ(a, b)) {
+                let name = cx.schema.input(i).map_or("?", |p| p.name);
+                return invalid(format!("{name} is {}, not one for each direction or column", arg.fact));
             }
         }
         Ok(())
@@ -276,15 +297,31 @@ struct Step<'a> {
     states: Vec<ValueId>,
     /// R, `[hidden, gates * hidden]`.
     r: ValueId,
+    /// Where R is integers, its scale and zero point.
+    codes: Option<Codes>,
     /// The bias that is added before the reset gate.
     reset_bias: Option<ValueId>,
     /// Those of the gates i, o and f.
     peepholes: Vec<ValueId>,
 }
 
+/// Scale and zero point of integers, for all of them or for each column.
+type Codes = (ValueId, Option<ValueId>);
+
+/// The product with what may be integers: then those of `x` are made first.
+fn product(g: &mut Fragment, x: ValueId, w: ValueId, codes: Option<Codes>) -> Result<ValueId, OpError> {
+    match codes {
+        None => g.binary("MatMul", x, w),
+        Some((scale, zero)) => {
+            let inputs = [Some(x), Some(w), Some(scale), zero];
+            g.node("com.microsoft::DynamicQuantizeMatMul", &[], &inputs)
+        }
+    }
+}
+
 impl Step<'_> {
     fn products(&mut self, r: ValueId) -> Result<ValueId, OpError> {
-        self.g.binary("MatMul", self.states[0], r)
+        product(&mut self.g, self.states[0], r, self.codes)
     }
 
     /// Blocks `from..to` along the last axis.
@@ -400,6 +437,10 @@ fn build(cx: &Cx, g: &mut Fragment, cell: &Cell) -> Result<Vec<ValueId>, OpError
             Some(reshape(g, v, vec![form.batch.clone(), Dim::ONE])?)
         }
     };
+    let x = match lengths.filter(|_| form.integers) {
+        Some(lengths) => quantized::within(g, x, lengths, &form.length)?,
+        None => x,
+    };
     let mut parts: Vec<Vec<ValueId>> = vec![vec![]; cell.states + 1];
     for (d, direction) in form.directions.iter().enumerate() {
         let results = looped(cx, g, cell, &form, d, direction, x, lengths)?;
@@ -451,14 +492,19 @@ fn looped(
         let v = slice(g, v, 0, Dim::from(d), Dim::from(d + 1))?;
         reshape(g, v, shape.iter().map(|d| (*d).clone()).collect())
     };
-    let [w, r] = [g.required(cx, 1)?, g.required(cx, 2)?];
-    let w = part(g, w, &[&rows, &form.input])?;
-    let w = transpose(g, w, &[1, 0])?;
-    let r = part(g, r, &[&rows, hidden])?;
-    let r = transpose(g, r, &[1, 0])?;
+    let weights = |g: &mut Fragment, i: usize, columns: &Dim| -> Result<(ValueId, Option<Codes>), OpError> {
+        let v = g.required(cx, i + 1)?;
+        if form.integers {
+            return quantized::part(cx, g, i, d, &[columns, &rows]);
+        }
+        let v = part(g, v, &[&rows, columns])?;
+        Ok((transpose(g, v, &[1, 0])?, None))
+    };
+    let (w, w_codes) = weights(g, 0, &form.input)?;
+    let (r, r_codes) = weights(g, 1, hidden)?;
 
     let x = turn(g, x)?;
-    let mut projected = g.binary("MatMul", x, w)?;
+    let mut projected = product(g, x, w, w_codes)?;
     let mut reset_bias = None;
     if let Some(bias) = g.input(at::BIAS) {
         let both = part(g, bias, &[&Dim::from(2i64), &rows])?;
@@ -510,6 +556,7 @@ fn looped(
         step.operand(Fact::new(g.dtype(v), g.fact(v).shape.clone()))
     };
     let r = whole(g, r);
+    let codes = r_codes.map(|(scale, zero)| (whole(g, scale), zero.map(|v| whole(g, v))));
     let reset_bias = reset_bias.map(|v| whole(g, v));
     let mut peepholes = vec![];
     if let Some(p) = g.input(at::PEEPHOLES) {
@@ -527,6 +574,7 @@ fn looped(
         x,
         states,
         r,
+        codes,
         reset_bias,
         peepholes,
     };

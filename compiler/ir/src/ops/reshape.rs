@@ -3,7 +3,7 @@
 //! Law: axes are matched in the smallest groups with equal element counts, so that divisions appear in an index map only
 //! where an axis really is taken apart in another way.
 
-use crate::index::{element_count, linear, linear_dim};
+use crate::index::{agree, element_count, linear, linear_dim};
 use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types, invalid, normalize_axis};
 use crate::{Bounds, Dim, Sym};
 
@@ -23,13 +23,8 @@ pub(super) const RESHAPE: View = View {
     source: |_, from, to| same_order(from, to),
     index: |_, from, to, it| Ok(reshape_index(from, to, it)),
     rules: |cx| {
-        let given = required_dims(cx, 1)?;
-        // Shapes of other symbols come from the model, which vouches for them.
-        if !given.iter().any(Dim::has_elements) {
-            return Ok(vec![]);
-        }
-        let (from, to) = (cx.fact(0)?.element_count(), Dim::product(&reshape_shape(cx)?));
-        Ok(vec![(from.clone(), to.clone()), (to, from)])
+        let to = Dim::product(&reshape_shape(cx)?);
+        Ok(agree(&cx.fact(0)?.element_count(), &to))
     },
 };
 
@@ -167,7 +162,13 @@ fn group_index(input: &[Dim], output: &[Dim], iters: &[Dim], bounds: &Bounds, in
         position = position.minimum(&last);
     }
     // Where an axis that data decides has no elements nothing is read, and nothing must divide by it.
-    let divisor = |d: Dim| if bounds.range(&d).0 < 1 { d.maximum(&Dim::ONE) } else { d };
+    let divisor = |d: Dim| {
+        if bounds.range(&d).0 < 1 {
+            d.maximum(&Dim::ONE)
+        } else {
+            d
+        }
+    };
     let mut outermost = true;
     for (k, d) in input.iter().enumerate() {
         if d.is_one() {

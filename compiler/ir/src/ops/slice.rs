@@ -68,6 +68,10 @@ pub(super) const SLICE: View = View {
             };
             rules.extend(named.1);
         }
+        // What is taken for negative because no extent is presumed to be 0 counts from the start where one is.
+        let presumed = |v: &Dim| Bounds::positive(&[]).range(v).1 < 0 && Bounds::of(&[]).range(v).1 >= 0;
+        let zeros = lists.starts.iter().chain(&lists.ends).filter(|v| presumed(v));
+        rules.extend(zeros.map(|v| (v.clone(), Dim::from(-1i64))));
         // No step is 0, of those that are there.
         let steps = lists.steps.iter().zip(lists.there());
         let steps = steps.filter(|(s, _)| s.as_const().is_none());

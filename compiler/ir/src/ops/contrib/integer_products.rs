@@ -106,7 +106,7 @@ fn columns(cx: &Cx, g: &mut Fragment, i: usize, n: &Dim) -> Result<Option<ValueI
     match g.fact(v).shape.as_slice() {
         [] => Ok(Some(v)),
         [one] if one.is_one() => Ok(Some(reshape(g, v, vec![])?)),
-        [each] if !differ(each, n) => Ok(Some(reshape(g, v, vec![n.clone()])?)),
+        [each] if !differ(each, n) => Ok(Some(v)),
         _ => {
             let name = cx.schema.input(i).map_or("?", |p| p.name);
             unsupported(format!("input {i} ({name}) is {} for {n} columns", g.fact(v)))

@@ -252,7 +252,9 @@ pub(super) const NORMALIZER: Composed = Composed {
         for row in v.chunks_mut((*columns).max(1)) {
             let size = match norm {
                 // A NaN is the largest.
-                "MAX" => row.iter().fold(0.0, |a: f64, x| if a >= x.abs() || a.is_nan() { a } else { x.abs() }),
+                "MAX" => row
+                    .iter()
+                    .fold(0.0, |a: f64, x| if a >= x.abs() || a.is_nan() { a } else { x.abs() }),
                 "L1" => row.iter().map(|x| x.abs()).sum(),
                 "L2" => row.iter().map(|x| x * x).sum::<f64>().sqrt(),
                 _ => return cx.bad("norm"),

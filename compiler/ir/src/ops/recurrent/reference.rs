@@ -91,6 +91,17 @@ fn nth(all: &[f64], d: usize, count: usize) -> &[f64] {
 }
 
 pub(super) fn eval(cx: &Cx, cell: &Cell) -> Result<Vec<Tensor>, OpError> {
+    let values = |i: usize| cx.tensor(i).map(Tensor::to_f64);
+    eval_with(cx, cell, [values(0)?, values(1)?, values(2)?], &|h| Ok(h.to_vec()))
+}
+
+/// With other x, W and R, and where `seen` is what R meets of all sequences' states of one step.
+pub(super) fn eval_with(
+    cx: &Cx,
+    cell: &Cell,
+    [x, w, r]: [Vec<f64>; 3],
+    seen: &dyn Fn(&[f64]) -> Result<Vec<f64>, OpError>,
+) -> Result<Vec<Tensor>, OpError> {
     let form = Form::new(cx, cell)?;
     let facts = [&form.length, &form.batch, &form.input, &form.hidden].map(Clone::clone);
     let sizes = static_shape(&Fact::new(cx.fact(0)?.dtype, facts.to_vec()))?;
@@ -106,7 +117,6 @@ pub(super) fn eval(cx: &Cx, cell: &Cell) -> Result<Vec<Tensor>, OpError> {
             Ok(vec![])
         }
     };
-    let (x, w, r) = (values(0)?, values(1)?, values(2)?);
     let (bias, peepholes) = (values(at::BIAS)?, values(at::PEEPHOLES)?);
     let lengths = if cx.has(at::LENGTHS) {
         cx.tensor(at::LENGTHS)?.to_i64()
@@ -137,30 +147,38 @@ pub(super) fn eval(cx: &Cx, cell: &Cell) -> Result<Vec<Tensor>, OpError> {
             peepholes: nth(&peepholes, d, directions),
             gates,
         };
-        for b in 0..batch {
-            let start = |s: &Vec<f64>| match s.is_empty() {
-                true => vec![0.0; hidden],
-                false => s[state_at(d, b)..][..hidden].to_vec(),
-            };
-            let (mut h, mut c) = (start(&initial[0]), start(&initial[1]));
-            let steps = usize::try_from(lengths[b]).unwrap_or(0).min(length);
-            for step in 0..steps {
-                let t = if direction.backward { steps - 1 - step } else { step };
+        let start = |s: &Vec<f64>, b: usize| match s.is_empty() {
+            true => vec![0.0; hidden],
+            false => s[state_at(d, b)..][..hidden].to_vec(),
+        };
+        let [mut h, mut c] = initial
+            .each_ref()
+            .map(|s| (0..batch).flat_map(|b| start(s, b)).collect::<Vec<_>>());
+        for step in 0..length {
+            let t = if direction.backward { length - 1 - step } else { step };
+            let seen = seen(&h)?;
+            for b in (0..batch).filter(|b| (t as i64) < lengths[*b]) {
                 let x = &x[first(t, b, [length, batch]) * input..][..input];
-                match gates {
-                    1 => h = one.rnn(x, &h),
-                    3 => h = one.gru(x, &h),
-                    _ => (h, c) = one.lstm(x, &h, &c),
-                }
+                let own = b * hidden..(b + 1) * hidden;
+                let (old, cell) = (&seen[own.clone()], &c[own.clone()]);
+                let (next, next_c) = match gates {
+                    1 => (one.rnn(x, old), cell.to_vec()),
+                    3 => (one.gru(x, old), cell.to_vec()),
+                    _ => one.lstm(x, old, cell),
+                };
                 let place = if form.batch_first {
                     (b * length + t) * directions + d
                 } else {
                     (t * directions + d) * batch + b
                 };
-                y[place * hidden..][..hidden].copy_from_slice(&h);
+                y[place * hidden..][..hidden].copy_from_slice(&next);
+                h[own.clone()].copy_from_slice(&next);
+                c[own].copy_from_slice(&next_c);
             }
-            for (all, state) in last.iter_mut().zip([&h, &c]) {
-                all[state_at(d, b)..][..hidden].copy_from_slice(state);
+        }
+        for (all, state) in last.iter_mut().zip([&h, &c]) {
+            for b in 0..batch {
+                all[state_at(d, b)..][..hidden].copy_from_slice(&state[b * hidden..][..hidden]);
             }
         }
     }

@@ -143,6 +143,25 @@ fn one_unit_by_hand() {
 }
 
 #[test]
+fn integers_for_weights() {
+    let op = "com.microsoft::DynamicQuantizeLSTM";
+    for t in [DType::I8, DType::U8] {
+        for (direction, d) in [("forward", 1), ("bidirectional", 2)] {
+            let mut all = operands(DType::F32, 4, d, false);
+            (all[1], all[2]) = (sample(t, &[d, 5, 8], 8), sample(t, &[d, 2, 8], 9));
+            let scales = |n: usize| Some(Tensor::f32(&[d, n], (0..d * n).map(|i| 0.001 * (i + 1) as f32)));
+            let zeros = |n: usize| Some(Tensor::from_i64(t, &[d, n], (0..d * n).map(|i| i as i64 % 3)));
+            let one = |v: Option<Tensor>| v.map(|v| v.reshaped(vec![d]).expect("one each"));
+            all.extend([scales(8), zeros(8), one(scales(1)), one(zeros(1))]);
+            let attrs = [("direction", Attr::Str(direction.into()))];
+            check(op, &attrs, &all, 3);
+            all[3..8].fill(None);
+            check(op, &attrs, &all, 3);
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let f = |shape: &[i64]| Fact::new(DType::F32, shape.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
     let fine = [f(&[4, 3, 5]), f(&[1, 8, 5]), f(&[1, 8, 2]), f(&[1, 16])];
