@@ -71,16 +71,7 @@ pub const OPS: &[&dyn OpDef] = &[
                 Param::new("P", Types::FLOAT).optional(),
             ],
             &[Y, Y_H, Param::new("Y_c", Types::FLOAT).optional()],
-            &[
-                ACTIVATION_ALPHA,
-                ACTIVATION_BETA,
-                ACTIVATIONS,
-                CLIP,
-                DIRECTION,
-                HIDDEN_SIZE,
-                ("input_forget", AttrDef::Int(0)),
-                LAYOUT,
-            ],
+            LSTM_ATTRIBUTES,
         ),
         build: |cx, g| build(cx, g, &LSTM),
         eval: |cx| reference::eval(cx, &LSTM),
@@ -108,6 +99,17 @@ const CLIP: (&str, AttrDef) = ("clip", AttrDef::OptFloat);
 const DIRECTION: (&str, AttrDef) = ("direction", AttrDef::OneOf(&["forward", "reverse", "bidirectional"]));
 const HIDDEN_SIZE: (&str, AttrDef) = ("hidden_size", AttrDef::OptInt);
 const LAYOUT: (&str, AttrDef) = ("layout", AttrDef::Int(0));
+
+const LSTM_ATTRIBUTES: &[(&str, AttrDef)] = &[
+    ACTIVATION_ALPHA,
+    ACTIVATION_BETA,
+    ACTIVATIONS,
+    CLIP,
+    DIRECTION,
+    HIDDEN_SIZE,
+    ("input_forget", AttrDef::Int(0)),
+    LAYOUT,
+];
 
 /// Positions of the inputs.
 mod at {

@@ -3,11 +3,8 @@
 //! Law: X is quantized as a whole, up to where the longest sequence ends, and the states of all sequences together before
 //! each step.
 
-use super::{
-    ACTIVATION_ALPHA, ACTIVATION_BETA, ACTIVATIONS, BIAS, CLIP, Codes, DIRECTION, HIDDEN_SIZE, INITIAL_H, LENGTHS,
-    LSTM, Y, Y_H, at, build, reference,
-};
-use crate::op::{AttrDef, Cx, OpError, Param, Schema, Types};
+use super::{BIAS, Codes, INITIAL_H, LENGTHS, LSTM, LSTM_ATTRIBUTES, Y, Y_H, at, build, reference};
+use crate::op::{Cx, OpError, Param, Schema, Types};
 use crate::ops::composed::{Composed, count, reference as evaluated, reshape, slice};
 use crate::ops::fragment::Fragment;
 use crate::ops::quantize::BYTES;
@@ -34,16 +31,7 @@ pub(super) const DYNAMIC_LSTM: Composed = Composed {
             Param::new("R_zero_point", BYTES).group(2),
         ],
         &[Y, Y_H, Param::new("Y_c", F32).optional()],
-        &[
-            ACTIVATION_ALPHA,
-            ACTIVATION_BETA,
-            ACTIVATIONS,
-            CLIP,
-            DIRECTION,
-            HIDDEN_SIZE,
-            ("input_forget", AttrDef::Int(0)),
-            ("layout", AttrDef::Int(0)),
-        ],
+        LSTM_ATTRIBUTES,
     ),
     build: |cx, g| build(cx, g, &LSTM),
     eval: |cx| {
