@@ -42,6 +42,53 @@ fn agree(text: &str, runs: &[Vec<Tensor>], wrong: &[Vec<Tensor>]) {
 }
 
 #[test]
+fn what_does_not_fit_is_said_with_the_node() {
+    let says = |text: &str, inputs: &[Tensor], wanted: &str| {
+        let model = Model::new(&source::graph(text), &Choices::default()).unwrap_or_else(|e| panic!("{e}"));
+        let refused = model.run(inputs, 1).expect_err("is refused").to_string();
+        let start = "a shape rule of the model does not hold for these inputs: ";
+        assert_eq!(refused.strip_prefix(start), Some(wanted), "{refused}");
+    };
+    says(
+        r#"graph @g (%0 "x": f32[N,4], %1 "y": f32[M,4]) symbols N=0.., M=0.. {
+            %2 = Add(%0, %1) from "/Add"
+            return %2 "sum"
+        }"#,
+        &[numbers(&[3, 4]), numbers(&[2, 4])],
+        "M = N, or one of them 1, in node \"/Add\"; here they are 2 and 3",
+    );
+    says(
+        r#"graph @g (%0 "x": f32[N,4], %1 "y": f32[2,4]) symbols N=0.. {
+            %2 = Add(%0, %1) from "/Add"
+            return %2 "sum"
+        }"#,
+        &[numbers(&[3, 4]), numbers(&[2, 4])],
+        "N = 2 or N = 1 in node \"/Add\"; here they are 3 and 2",
+    );
+    says(
+        r#"graph @g (%0 "x": f32[N,K], %1 "y": f32[M,4]) symbols N=0.., M=0.., K=0.. {
+            %2 = MatMul(%0, %1) from "/MatMul"
+            return %2 "product"
+        }"#,
+        &[numbers(&[3, 5]), numbers(&[6, 4])],
+        "M = K in node \"/MatMul\"; here they are 6 and 5",
+    );
+    // The run counts it.
+    says(
+        r#"graph @g (%0 "x": f32[4], %1 "y": f32[3]) symbols count.n=0.. {
+            weight %2: i64[1] = dense(0)
+            %3 = NonZero(%0) {count="count.n"} from "/NonZero"
+            %4 = Squeeze(%3, %2) from "/Squeeze"
+            %5 = Gather(%0, %4) {axis=0} from "/Gather"
+            %6 = Add(%5, %1) from "/Add"
+            return %6 "sum"
+        }"#,
+        &[numbers(&[4]), numbers(&[3])],
+        "count.n = 3 or count.n = 1 in node \"/Add\"",
+    );
+}
+
+#[test]
 fn axes_of_a_reduction() {
     let text = r#"graph @g (%0 "x": f32[N,3,4], %1 "axes": i64[2]=[element.axes_0,element.axes_1])
         symbols N=0.., element.axes_0=-9223372036854775808.., element.axes_1=-9223372036854775808.. {

@@ -394,8 +394,13 @@ impl Context {
             });
         }
         if let Some(step) = run.failed_step() {
-            return Err(Error::IndexOutOfRange {
-                step: tables.step_name(step),
+            let step = tables.step_name(step);
+            return Err(match run.breaks_rule() {
+                true => Error::ShapeRule {
+                    rule: step,
+                    sides: None,
+                },
+                false => Error::IndexOutOfRange { step },
             });
         }
         if !tables.counts().is_empty() {
@@ -565,8 +570,11 @@ impl Context {
         self.plan.sizes = sizes;
         // Planned for the largest counts, which are rarely met.
         grow(&mut self.arena, sizes.arena_bytes, !tables.counts().is_empty())?;
-        self.scratch_stride = sizes.scratch_stride().ok_or(Error::ShapeRule)?;
-        let scratch = self.scratch_stride.checked_mul(self.threads).ok_or(Error::ShapeRule)?;
+        self.scratch_stride = sizes.scratch_stride().ok_or(Error::SizeOverflow)?;
+        let scratch = self
+            .scratch_stride
+            .checked_mul(self.threads)
+            .ok_or(Error::SizeOverflow)?;
         grow(&mut self.scratch, scratch, false)
     }
 
@@ -692,7 +700,7 @@ const NOT_COMPUTED: Error = Error::InvalidArgument("the outputs have not been co
 fn cache_bytes(dtype: DType, shape: &[i64], axis: usize, room: i64) -> Result<usize, Error> {
     let extents = shape.iter().enumerate();
     let extents = extents.map(|(a, extent)| if a == axis { room } else { *extent });
-    byte_size(dtype, extents).ok_or(Error::ShapeRule)
+    byte_size(dtype, extents).ok_or(Error::SizeOverflow)
 }
 
 /// Copies a dense tensor to where there is room for `room` rows along `axis`.

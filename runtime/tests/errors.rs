@@ -146,7 +146,7 @@ fn wrong_inputs() {
                 index: 0,
             },
             Status::ShapeRule,
-            "a shape rule of the model does not hold for these input shapes",
+            "a shape rule of the model does not hold for these inputs: 2*S <= 25 in node \"/Add\"; here they are 26 and 25",
         ),
         (
             Inputs { index: 5, ..right() },

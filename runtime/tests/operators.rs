@@ -258,6 +258,10 @@ fn failures_are_errors_of_the_run() {
 fn rules_hold_for_what_operators_say() {
     let user = User::new(Fault::None);
     let mut context = context(&user, 1);
-    assert_eq!(run(&mut context, &vec![1.0; 4004]).unwrap_err(), Error::ShapeRule);
+    let broken = Error::ShapeRule {
+        rule: "m <= 1000 in node \"/half/again\"",
+        sides: Some([1001, 1000]),
+    };
+    assert_eq!(run(&mut context, &vec![1.0; 4004]).unwrap_err(), broken);
     assert_eq!(run(&mut context, &vec![1.0; 4000]).unwrap().1, 2000);
 }

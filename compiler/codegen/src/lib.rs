@@ -19,6 +19,7 @@ pub mod lower;
 pub mod names;
 pub mod object;
 pub mod profile;
+mod rules;
 mod rust_crate;
 pub mod shape;
 mod sys;

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use cameo_abi as abi;
-use cameo_ir::{Dim, Sym};
+use cameo_ir::{Dim, Origin, Sym};
 use cameo_kernel::memory::MemoryPlan;
 use cameo_kernel::program::{Kernel, KernelBody, Place, Program, Symbol, Way};
 use inkwell::context::Context as LlvmContext;
@@ -21,6 +21,7 @@ use crate::custom;
 use crate::level::Level;
 use crate::object::Machine;
 use crate::profile;
+use crate::rules;
 use crate::shape::{self, Quantities};
 
 // What the kernel room allows the runtime can walk.
@@ -90,6 +91,20 @@ pub fn text(
     };
     let symbols: Vec<Arc<str>> = program.symbols.iter().map(|(name, _)| name.clone()).collect();
     let layout = Layout::new(levels, program, plan, facts)?;
+    let counted: Vec<Sym> = program.counted().map(|s| Sym::Named(s.name.clone())).collect();
+    let quantities = Quantities {
+        symbols: &symbols,
+        dims: &layout.dims.list,
+        offsets: &layout.offsets.list,
+        arena: &plan.size,
+        scratch: &layout.scratch,
+        requirements: &program.requirements,
+        sizes: &layout.sizes,
+        makers: &rules::makers(&program.graph),
+        counted: &counted,
+    };
+    let (shape, rules) = shape::function(&format!("{}_shape", facts.name), &quantities)
+        .map_err(|unknown| ArtifactError::Tables(format!("nothing binds the symbol {}", unknown.0)))?;
     let mut strings = Strings::default();
     let mut out = String::from(TYPES);
     out.push_str(custom::TYPES);
@@ -142,6 +157,7 @@ pub fn text(
     let buffers = constant(&mut tables, name, "buffers", "%Buffer", &rows);
 
     let mut timed = String::new();
+    let checks = rules::of_steps(program);
     // Symbols, and whether they call the caller's code.
     let mut called = BTreeSet::new();
     let mut rows = vec![];
@@ -150,10 +166,11 @@ pub fn text(
         let steps = program.steps.iter().zip(own).zip(&layout.steps).enumerate();
         let steps: Vec<String> = steps
             .map(|(i, ((step, own), row))| {
-                let text = strings.add(
-                    name,
-                    &step_name(&program.kernels[step.kernel], step.kernel, step.origin.names()),
-                );
+                let text = match &checks[i] {
+                    Some(said) => said.text.clone(),
+                    None => step_name(&program.kernels[step.kernel], step.kernel, step.origin.names()),
+                };
+                let text = strings.add(name, &text);
                 let [first_buffer, first_dim, work] = row;
                 let mut kernel = symbols[own].clone();
                 let custom = matches!(level.program.kernels[own].body, KernelBody::Custom(_));
@@ -222,6 +239,8 @@ pub fn text(
     let customs = custom::table(&mut tables, &mut strings, name, program, &layout.customs);
     let rows: Vec<String> = program.texts.iter().map(|text| strings.add(name, text)).collect();
     let texts = constant(&mut tables, name, "texts", "%Slice", &rows);
+    let rows: Vec<String> = rules.iter().map(|rule| strings.add(name, rule)).collect();
+    let rules = constant(&mut tables, name, "rules", "%Slice", &rows);
     for (kernel, custom) in called {
         let _ = match custom {
             true => custom::thunk(&mut out, &kernel),
@@ -266,6 +285,7 @@ pub fn text(
             elements,
             customs,
             texts,
+            rules,
         ]
         .join(", "),
         format!(
@@ -280,19 +300,6 @@ pub fn text(
         "@{name}_model = constant %Model {{ {} }}, align 8",
         fields.join(",\n  ")
     );
-    let counted: Vec<Sym> = program.counted().map(|s| Sym::Named(s.name.clone())).collect();
-    let quantities = Quantities {
-        symbols: &symbols,
-        dims: &layout.dims.list,
-        offsets: &layout.offsets.list,
-        arena: &plan.size,
-        scratch: &layout.scratch,
-        requirements: &program.requirements,
-        sizes: &layout.sizes,
-        counted: &counted,
-    };
-    let shape = shape::function(&format!("{name}_shape"), &quantities)
-        .map_err(|unknown| ArtifactError::Tables(format!("nothing binds the symbol {}", unknown.0)))?;
     out.push_str(&shape);
     out.push_str(&timed);
     if facts.main {
@@ -331,7 +338,7 @@ const TYPES: &str = "\
 %Count = type { i32, i32, i32, i32 }
 %Cache = type { i32, i32, i32, i32 }
 %Element = type { i32, i32, i64 }
-%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
+%Model = type { i64, i32, i32, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, %Slice, i64, i64, ptr, i64, i64, ptr }
 ";
 
 /// Defines an array and gives the `%Slice` of it.
@@ -461,6 +468,21 @@ impl DimTable {
     }
 }
 
+/// Distinct dims that must be legal, with the nodes that have them first.
+#[derive(Default)]
+struct Legal {
+    list: Vec<(Dim, Origin)>,
+    known: BTreeSet<Dim>,
+}
+
+impl Legal {
+    fn add(&mut self, dim: Dim, origin: &Origin) {
+        if self.known.insert(dim.clone()) {
+            self.list.push((dim, origin.clone()));
+        }
+    }
+}
+
 /// An `abi::Extent` before its text has an address.
 pub(crate) struct Extent {
     pub kind: u32,
@@ -488,14 +510,14 @@ struct Layout {
     /// Of operands that are there, and of results.
     customs: Vec<[Vec<Vec<Extent>>; 2]>,
     scratch: Vec<Dim>,
-    /// Extents and sizes that must be legal.
-    sizes: Vec<Dim>,
+    /// Extents and sizes that must be legal, and the nodes that have them.
+    sizes: Vec<(Dim, Origin)>,
 }
 
 impl Layout {
     fn new(levels: &[Level], program: &Program, plan: &MemoryPlan, facts: &Facts) -> Result<Self, ArtifactError> {
         let mut layout = Self::default();
-        let mut sizes = DimTable::default();
+        let (mut legal, mut sizes) = (Legal::default(), Legal::default());
         // While some counts are not known, what is said of all together is meaningless.
         let counted: Vec<Sym> = program.counted().map(|s| Sym::Named(s.name.clone())).collect();
         let size = |d: &Dim| match counted.iter().any(|s| d.uses(s)) {
@@ -514,7 +536,7 @@ impl Layout {
             for storage in &step.buffers {
                 let buffer = layout.buffer(program, plan, facts.weight_offsets, *storage)?;
                 layout.buffers.push(buffer);
-                sizes.place(&size(&program.bytes(*storage)));
+                sizes.add(size(&program.bytes(*storage)), &step.origin);
             }
             let first_dim = layout.dims.slice(&step.dims);
             let work = layout.dims.place(&step.work);
@@ -531,7 +553,7 @@ impl Layout {
             }
             let (extents, scratch) = &needs[step.kernel];
             for extent in extents {
-                sizes.place(&size(&step.bind(extent)));
+                legal.add(size(&step.bind(extent)), &step.origin);
             }
             let scratch = step.bind(scratch);
             if !layout.scratch.contains(&scratch) {
@@ -587,7 +609,7 @@ impl Layout {
         let symbols: Vec<&str> = program.symbols.iter().map(|(name, _)| &**name).collect();
         let mut shapes = |list: &[cameo_kernel::program::Io]| -> Vec<Vec<Extent>> {
             let extent = |dim: &Dim| {
-                sizes.place(&size(dim));
+                legal.add(size(dim), &Origin::default());
                 let symbol = match dim.as_sym() {
                     Some(Sym::Named(name)) => symbols.iter().position(|symbol| **symbol == **name),
                     _ => None,
@@ -625,7 +647,9 @@ impl Layout {
             }
             customs.push([operands, results]);
         }
-        (layout.inputs, layout.outputs, layout.sizes) = (inputs, outputs, sizes.list);
+        (layout.inputs, layout.outputs) = (inputs, outputs);
+        // Sizes are products of extents, which say more.
+        layout.sizes = [legal.list, sizes.list].concat();
         layout.customs = customs;
         Ok(layout)
     }

@@ -4,7 +4,7 @@
 //! positions) compiles; running it with such values is an error before anything is read.
 
 use cameo_ir::structured::Expr;
-use cameo_ir::{Bounds, Dim, Sym};
+use cameo_ir::{Atom, Bounds, Dim, Sym};
 
 use crate::program::{BOperand, Buffer, Kernel, KernelBody, RED};
 
@@ -17,6 +17,7 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
         let b = Bounds::of(extents);
         let turns = turns(index, extents, loops);
         let mut require = |smaller: Dim, larger: Dim| {
+            let (smaller, larger) = (where_it_turns(&smaller, &b), where_it_turns(&larger, &b));
             if !turns.is_zero() && !b.le(&smaller, &larger) {
                 let need = (turns.clone() * (smaller - larger), Dim::ZERO);
                 if !out.contains(&need) {
@@ -75,6 +76,20 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
         }
     }
     out
+}
+
+/// Without quotients by 0: what an index divides by are extents of loops, and where one of them is 0 nothing is accessed.
+fn where_it_turns(d: &Dim, b: &Bounds) -> Dim {
+    d.subst_atoms(&|atom| match atom {
+        Atom::FloorDiv(x, y) if b.range(y).0 < 1 => {
+            let quotient = where_it_turns(x, b).floor_div(&y.maximum(&Dim::ONE));
+            match b.range(&quotient) {
+                (lo, hi) if lo == hi => Some(Dim::from(lo)),
+                _ => Some(quotient),
+            }
+        }
+        _ => None,
+    })
 }
 
 /// 1 when every loop around an access turns, else 0: the first `loops` iterators and those that the index uses.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cameo_ir::interp::{constant_cost, eval_constant};
-use cameo_ir::op::{OpError, Rule};
+use cameo_ir::op::OpError;
 use cameo_ir::structured::{Body, Compute, Expr, ExprId, Scalar};
 use cameo_ir::tensor::Texts;
 use cameo_ir::{Bounds, DType, Dim, Fact, Graph, Origin, Sym, ValueId};
@@ -16,8 +16,8 @@ use crate::group::{Group, Groups};
 use crate::nest::finish_nest;
 use crate::order::{Rows, memory_extent};
 use crate::program::{
-    Buffer, Element, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Step,
-    Storage, Store, Weight,
+    Buffer, Element, Io, Kernel, KernelBody, Kernels, Nest, NestSchedule, Place, Program, RED, Reduction, Requirement,
+    Step, Storage, Store, Weight,
 };
 use crate::targets::Target;
 use crate::{Choices, bounds};
@@ -160,12 +160,12 @@ fn texts(g: &Graph) -> Result<Texts, LowerError> {
 }
 
 /// What of the rules is not true for all symbols.
-fn rules(info: &Info) -> Vec<Rule> {
+fn rules(info: &Info) -> Vec<Requirement> {
     let bounds = Bounds::of(&[]);
-    let mut out = vec![];
-    for (a, b) in &info.rules {
-        if !bounds.le(a, b) && !out.contains(&(a.clone(), b.clone())) {
-            out.push((a.clone(), b.clone()));
+    let mut out: Vec<Requirement> = vec![];
+    for r in &info.rules {
+        if !bounds.le(&r.a, &r.b) && !out.iter().any(|known| (&known.a, &known.b) == (&r.a, &r.b)) {
+            out.push(r.clone());
         }
     }
     out
@@ -486,11 +486,11 @@ impl Builder<'_> {
         self.push_nest(d, nest, origin, values);
     }
 
-    /// Notes that the model is only valid where `a <= b`.
-    pub(crate) fn require(&mut self, a: Dim, b: Dim) {
-        let r = (a, b);
-        if !self.program.requirements.contains(&r) {
-            self.program.requirements.push(r);
+    /// Notes that the model is only valid where this holds. What several nodes need is there once.
+    pub(crate) fn require(&mut self, r: Requirement) {
+        let known = &mut self.program.requirements;
+        if !known.iter().any(|k| (&k.a, &k.b) == (&r.a, &r.b)) {
+            known.push(r);
         }
     }
 
@@ -709,7 +709,8 @@ impl Builder<'_> {
     ) {
         let kernel = Kernel { buffers, dims: 0, body };
         for (a, b) in bounds::requirements(&kernel) {
-            self.require(a, b);
+            let origin = origin.clone();
+            self.require(Requirement { a, b, origin });
         }
         let (kernel, dims) = crate::flat::merge_axes(kernel).numbered();
         let kernel = self.kernels.number(kernel);

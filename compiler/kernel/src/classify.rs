@@ -1,12 +1,12 @@
 //! What each value of the expanded graph is: known, a view of another value, or computed by loops of some shape.
 
 use cameo_ir::graph::counted;
-use cameo_ir::op::Rule;
 use cameo_ir::structured::{Binary, Combine, Compute, Expr, ExprId, Scalar};
 use cameo_ir::{DType, Dim, Fact, Graph, NodeId, Op, Sym, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::expand::Expanded;
+use crate::program::Requirement;
 
 /// The loops of a node by how kernels treat them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Info {
     pub loops: FxHashMap<NodeId, Vec<Compute>>,
     pub constant: Vec<bool>,
     /// What must hold of the symbols.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Requirement>,
     /// Inputs and outputs as callers see them.
     pub io: [Vec<Fact>; 2],
     /// Nodes that outputs need and that compute something, producers first.

@@ -16,7 +16,6 @@
 use std::cmp::Reverse;
 
 use cameo_ir::dim::counts::{at_most, growing, largest};
-use cameo_ir::op::Rule;
 use cameo_ir::ops::counted::Number;
 use cameo_ir::ops::ragged::Parts;
 use cameo_ir::{DType, Dim, OpError, Origin, Sym, ValueId};
@@ -24,7 +23,9 @@ use cameo_ir::{DType, Dim, OpError, Origin, Sym, ValueId};
 use crate::build::Builder;
 use crate::expand::LowerError;
 use crate::group::Group;
-use crate::program::{Buffer, Count, InOrder, Kernel, KernelBody, Loop, Place, Program, Step, Symbol, Way};
+use crate::program::{
+    Buffer, Count, InOrder, Kernel, KernelBody, Loop, Place, Program, Requirement, Step, Symbol, Way,
+};
 use crate::scan::Bound;
 
 impl Builder<'_> {
@@ -221,9 +222,9 @@ impl Builder<'_> {
             let within = |l: &&Loop| l.steps.start < c.step && c.step <= l.steps.end;
             (c.step, Reverse(p.loops.iter().filter(within).count()))
         };
-        let behind = |(a, b): &Rule| {
+        let behind = |r: &Requirement| {
             let mut last = None;
-            for d in [a, b] {
+            for d in [&r.a, &r.b] {
                 d.visit(&mut |s| {
                     let here = |c: &&Count| matches!(s, Sym::Named(name) if *name == c.symbol.name);
                     last = last.max(p.counts.iter().filter(here).map(known).max());
@@ -258,12 +259,12 @@ impl Builder<'_> {
             {
                 c.step = at;
             }
-            for (_, (a, b)) in late.iter().filter(|(last, _)| last.is_some_and(|(step, _)| step == i)) {
+            for (_, r) in late.iter().filter(|(last, _)| last.is_some_and(|(step, _)| step == i)) {
                 let rule = InOrder::Rule {
-                    a: a.clone(),
-                    b: b.clone(),
+                    a: r.a.clone(),
+                    b: r.b.clone(),
                 };
-                self.in_order(&rule, &[], vec![], Origin::default(), vec![]);
+                self.in_order(&rule, &[], vec![], r.origin.clone(), vec![]);
             }
             at = self.program.steps.len() + 1;
             place.push(at - 1);

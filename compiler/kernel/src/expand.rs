@@ -14,6 +14,8 @@ use cameo_ir::structured::Compute;
 use cameo_ir::{Attr, Attrs, DType, Def, Fact, Graph, NodeId, Op, Origin, ValueId};
 use rustc_hash::FxHashMap;
 
+use crate::program::Requirement;
+
 /// Iterations that every node of a recipe may take: half a gigabyte of `f32`, made of nothing.
 const RECIPE_ANY: u64 = 1 << 27;
 
@@ -28,7 +30,7 @@ pub struct Expanded {
     /// By value id: depends on weights only.
     pub constant: Vec<bool>,
     /// What must hold of the symbols.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Requirement>,
     /// The inputs as callers see them.
     pub inputs: Vec<Fact>,
     /// The outputs as callers see them.
@@ -210,13 +212,18 @@ impl Expanded {
         };
         let op = self.graph.node(id).op;
         match self.graph.with_cx(id, |cx| op.0.rules(cx)) {
-            Ok(rules) => {
-                self.rules.extend(rules);
+            Ok(mut rules) => {
                 if op.schema().pointwise {
                     let to = &self.graph.fact(outs[0]).shape;
                     let operands = inputs.iter().map(|v| &self.graph.fact(*v).shape);
-                    self.rules.extend(operands.flat_map(|from| joins(from, to)));
+                    rules.extend(operands.flat_map(|from| joins(from, to)));
                 }
+                let here = |(a, b): Rule| Requirement {
+                    a,
+                    b,
+                    origin: origin.clone(),
+                };
+                self.rules.extend(rules.into_iter().map(here));
             }
             Err(e) => {
                 errors.push(failed(op, origin, e));

@@ -125,8 +125,8 @@ fn write_program(out: &mut String, p: &Program, plan: &MemoryPlan) -> fmt::Resul
             c.step
         )?;
     }
-    for (a, b) in &p.requirements {
-        writeln!(out, "  requires {a} <= {b}")?;
+    for r in &p.requirements {
+        writeln!(out, "  requires {} <= {}", r.a, r.b)?;
     }
     for (i, k) in p.kernels.iter().enumerate() {
         write!(out, "kernel k{i} ")?;

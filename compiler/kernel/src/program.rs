@@ -47,10 +47,19 @@ pub struct Program {
     pub customs: Vec<Custom>,
     /// Those of all constants.
     pub texts: Texts,
-    /// `(a, b)`: the model is only valid for symbols with `a <= b`. These are the index bounds that could not be proven.
-    pub requirements: Vec<(Dim, Dim)>,
+    /// The model is only valid for symbols for which these hold: rules and index bounds that could not be proven.
+    pub requirements: Vec<Requirement>,
     /// Holds the constants and the recipes that `weights` refer to.
     pub graph: Graph,
+}
+
+/// `a <= b`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    pub a: Dim,
+    pub b: Dim,
+    /// The ONNX nodes that need it.
+    pub origin: Origin,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -601,9 +610,9 @@ impl Program {
         self.steps.iter().flat_map(|s| &s.dims).for_each(&mut look);
         self.outputs.iter().flat_map(|io| &io.shape).for_each(&mut look);
         self.loops.iter().map(|l| &l.count).for_each(&mut look);
-        self.requirements.iter().for_each(|(a, b)| {
-            look(a);
-            look(b);
+        self.requirements.iter().for_each(|r| {
+            look(&r.a);
+            look(&r.b);
         });
         found
     }

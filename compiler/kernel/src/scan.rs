@@ -14,6 +14,8 @@
 
 use std::sync::Arc;
 
+use cameo_ir::index::agree;
+use cameo_ir::op::Rule;
 use cameo_ir::ops::scan::{Parts, Turns};
 use cameo_ir::structured::Expr;
 use cameo_ir::{Bounds, DType, Def, Dim, Graph, OpError, Origin, ValueId};
@@ -23,7 +25,9 @@ use crate::build::{Builder, Draft};
 use crate::chain::counted;
 use crate::expand::{Edges, LowerError};
 use crate::group::Group;
-use crate::program::{Buffer, Count, LOOP_DEPTH, Loop, Move, Place, Step, Storage, Store, Symbol, Way, Weight};
+use crate::program::{
+    Buffer, Count, LOOP_DEPTH, Loop, Move, Place, Requirement, Step, Storage, Store, Symbol, Way, Weight,
+};
 
 /// Where a tensor of the body lies.
 pub(crate) struct Bound {
@@ -70,25 +74,20 @@ impl Builder<'_> {
         };
 
         // Extents of which only a run can tell that they are equal.
-        let agree = |inner: &[Dim], outer: &[Dim]| {
-            inner
-                .iter()
-                .zip(outer)
-                .filter(|(a, b)| a != b)
-                .map(|(a, b)| (a.clone(), b.clone()))
-                .collect::<Vec<_>>()
+        let equals = |inner: &[Dim], outer: &[Dim]| -> Vec<Rule> {
+            inner.iter().zip(outer).flat_map(|(a, b)| agree(a, b)).collect()
         };
         let mut equal = vec![];
         for (i, (v, inner)) in operands.iter().zip(parts.body.inputs()).enumerate() {
             let shape = &self.info.graph.fact(*v).shape;
             let cut = (parts.states..parts.states + parts.slices).contains(&i);
             if cut {
-                equal.extend(agree(&shape[..1], std::slice::from_ref(parts.length)));
+                equal.extend(equals(&shape[..1], std::slice::from_ref(parts.length)));
             }
-            equal.extend(agree(&parts.body.fact(*inner).shape, &shape[usize::from(cut)..]));
+            equal.extend(equals(&parts.body.fact(*inner).shape, &shape[usize::from(cut)..]));
         }
         for (v, (_, inner)) in operands.iter().zip(&parts.body.outputs()[own..own + parts.states]) {
-            equal.extend(agree(&parts.body.fact(*inner).shape, &self.info.graph.fact(*v).shape));
+            equal.extend(equals(&parts.body.fact(*inner).shape, &self.info.graph.fact(*v).shape));
         }
         let turn = Loop {
             steps: 0..0,
@@ -98,8 +97,8 @@ impl Builder<'_> {
             again: turns.is_some(),
         };
         for (a, b) in equal {
-            self.require_in(&turn, b.clone(), a.clone());
-            self.require_in(&turn, a, b);
+            let origin = node.origin.clone();
+            self.require_in(&turn, Requirement { a, b, origin });
         }
 
         let mut inputs = vec![];
@@ -345,16 +344,20 @@ impl Builder<'_> {
                 self.program.symbols.push((name, range));
             }
         }
-        for (a, b) in body.requirements {
-            self.require_in(&turn, a, b);
+        for r in body.requirements {
+            self.require_in(&turn, r);
         }
         Ok(())
     }
 
-    /// Requires `a <= b` where a loop runs at all: of a branch only where it is taken.
-    fn require_in(&mut self, l: &Loop, a: Dim, b: Dim) {
+    /// Requires something where a loop runs at all: of a branch only where it is taken.
+    fn require_in(&mut self, l: &Loop, r: Requirement) {
         let runs = runs(l);
-        self.require(a * runs.clone(), b * runs);
+        self.require(Requirement {
+            a: r.a * runs.clone(),
+            b: r.b * runs,
+            origin: r.origin,
+        });
     }
 
     pub(crate) fn row_major(&self, v: ValueId) -> Vec<usize> {

@@ -20,7 +20,7 @@
 use core::ffi::{c_char, c_int, c_void};
 
 /// Raised whenever a struct below changes.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// `b"CAMEOMDL"` little endian: the first field of a [`ModelDesc`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"CAMEOMDL");
@@ -311,6 +311,8 @@ pub type KernelFn =
 pub const KERNEL_INDEX_OUT_OF_RANGE: i32 = 1;
 /// An operator of the caller failed, or was not called because another one had.
 pub const KERNEL_OPERATOR_FAILED: i32 = 2;
+/// A rule about what the run has counted does not hold; the name of the step says it.
+pub const KERNEL_RULE_BROKEN: i32 = 3;
 
 /// One call of a kernel.
 #[repr(C)]
@@ -543,8 +545,9 @@ pub const OPERATOR_VERSION: u32 = 1;
 /// Evaluates everything that depends on the symbols.
 ///
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
-/// ([`ModelDesc::offset_count`]) and `sizes` (`[arena bytes, scratch bytes per thread]`). Returns 0, or 1 when a shape
-/// rule of the model does not hold for these symbols or a size overflows.
+/// ([`ModelDesc::offset_count`]) and `sizes` (`[arena bytes, scratch bytes per thread]`). Returns 0; or where something does
+/// not hold for these symbols one more than the index of a rule in [`ModelDesc::rules`], and in `sizes` the two numbers that it
+/// is about; or -1 when a number overflows.
 pub type ShapeFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32;
 
 /// Everything the runtime knows of a compiled model.
@@ -572,6 +575,8 @@ pub struct ModelDesc {
     pub customs: Slice<Custom>,
     /// The strings among the weights and constants.
     pub texts: Slice<Str>,
+    /// What must hold of the symbols, in words: `N <= 512 in node "/Gather"`.
+    pub rules: Slice<Str>,
     pub dim_count: u64,
     pub offset_count: u64,
     pub shape: ShapeFn,

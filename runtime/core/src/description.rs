@@ -8,6 +8,7 @@
 )]
 
 use crate::error::{Error, Side};
+use crate::plan::Broken;
 use crate::tensor::{byte_size, integer};
 use cameo_abi::{
     ABI_VERSION, Buffer, Cache, Count, Custom, DType, EXTENT_CONST, EXTENT_DIM, EXTENT_GIVEN, EXTENT_SYMBOL, Extent,
@@ -284,6 +285,17 @@ impl Tables {
         slice(self.desc.texts).iter().map(|t| text(*t))
     }
 
+    /// What a rule that does not hold is to callers.
+    pub(crate) fn broken<T>(&self, broken: &Broken) -> Error<T> {
+        match slice(self.desc.rules).get(broken.rule) {
+            Some(rule) => Error::ShapeRule {
+                rule: text(*rule),
+                sides: Some(broken.sides),
+            },
+            None => Error::SizeOverflow,
+        }
+    }
+
     /// What an operator is called with: name, name of the ONNX node, operands (`None`: left out), results.
     #[must_use]
     pub fn custom(&self, custom: &Custom) -> CustomInfo {
@@ -485,7 +497,7 @@ impl Tables {
         self.check_counts()?;
         self.check_caches()?;
         self.check_elements()?;
-        for text in slice(desc.texts) {
+        for text in slice(desc.texts).iter().chain(slice(desc.rules)) {
             checked_text(*text)?;
         }
         self.check_customs()

@@ -210,7 +210,13 @@ pub enum Error<T = &'static str> {
     NotBound {
         name: &'static str,
     },
-    ShapeRule,
+    /// What does not hold, and the two numbers that it is about where they are known.
+    ShapeRule {
+        rule: &'static str,
+        sides: Option<[i64; 2]>,
+    },
+    /// A number that the model computes from the shapes, or a size, is larger than can be.
+    SizeOverflow,
     /// A dimension that data gives was larger than it can be, or negative.
     CountOutOfRange {
         symbol: &'static str,
@@ -302,7 +308,7 @@ impl<T> Error<T> {
             Self::OutOfRange { .. } => Status::OutOfRange,
             Self::BufferTooSmall { .. } | Self::CacheFull { .. } => Status::BufferTooSmall,
             Self::NotBound { .. } => Status::NotBound,
-            Self::ShapeRule => Status::ShapeRule,
+            Self::ShapeRule { .. } | Self::SizeOverflow => Status::ShapeRule,
             Self::CountOutOfRange { .. } => Status::OutOfRange,
             Self::IndexOutOfRange { .. } => Status::IndexOutOfRange,
             Self::WeightsMissing { .. } => Status::WeightsMissing,
@@ -402,7 +408,17 @@ impl<T: AsRef<str>> fmt::Display for Error<T> {
                 "the memory of input {name:?} has room for {room} rows, the run needs {needed}"
             ),
             Self::NotBound { name } => write!(f, "input {name:?} is not bound"),
-            Self::ShapeRule => write!(f, "a shape rule of the model does not hold for these input shapes"),
+            Self::ShapeRule { rule, sides } => {
+                write!(f, "a shape rule of the model does not hold for these inputs: {rule}")?;
+                match sides {
+                    Some([a, b]) => write!(f, "; here they are {a} and {b}"),
+                    None => Ok(()),
+                }
+            }
+            Self::SizeOverflow => write!(
+                f,
+                "a size that the model needs for these input shapes is larger than can be"
+            ),
             Self::CountOutOfRange { symbol } => {
                 write!(
                     f,

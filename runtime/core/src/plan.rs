@@ -63,16 +63,30 @@ pub(crate) struct Evaluated {
     offsets: *mut i64,
 }
 
+/// The shape function failed.
+pub(crate) struct Broken {
+    /// Index into `ModelDesc::rules`; none of it when a number overflows.
+    pub rule: usize,
+    /// The numbers that the rule is about.
+    pub sides: [i64; 2],
+}
+
 impl Evaluated {
-    /// Evaluates the shape function for the symbols; `None` when a rule does not hold.
+    /// Evaluates the shape function for the symbols.
     ///
     /// # Safety
     /// Nothing else accesses the tables meanwhile.
-    unsafe fn evaluate(&self) -> Option<[i64; 2]> {
+    unsafe fn evaluate(&self) -> Result<[i64; 2], Broken> {
         let mut sizes = [0i64; 2];
         // SAFETY: `Tables` holds the descriptor to its contract; each table has the length that the descriptor names.
         let status = unsafe { (self.tables.raw().shape)(self.symbols, self.dims, self.offsets, sizes.as_mut_ptr()) };
-        (status == 0).then_some(sizes)
+        match status {
+            0 => Ok(sizes),
+            _ => Err(Broken {
+                rule: usize::try_from(status).map_or(usize::MAX, |number| number - 1),
+                sides: sizes,
+            }),
+        }
     }
 
     /// The largest value of a count, from the symbols before it.
@@ -88,12 +102,12 @@ impl Evaluated {
     ///
     /// # Safety
     /// As for [`Evaluated::evaluate`].
-    unsafe fn at_most(&self) -> Option<[i64; 2]> {
+    unsafe fn at_most(&self) -> Result<[i64; 2], Broken> {
         for count in self.tables.counts() {
             // Whether rules hold is seen when all symbols are known.
             // SAFETY: the caller's promise, and `Tables` checked the index.
             unsafe {
-                self.evaluate();
+                let _ = self.evaluate();
                 *self.symbols.add(count.symbol as usize) = self.most(count);
             }
         }
@@ -117,7 +131,7 @@ impl Evaluated {
             let try_with = |value: i64| {
                 *symbol = value;
                 let sizes = self.evaluate();
-                sizes.is_some_and(|[arena, scratch]| {
+                sizes.is_ok_and(|[arena, scratch]| {
                     fits(arena, planned.arena_bytes) && fits(scratch, planned.scratch_bytes)
                 })
             };
@@ -125,7 +139,7 @@ impl Evaluated {
                 return true;
             }
             if !try_with(0) {
-                self.at_most();
+                let _ = self.at_most();
             }
         }
         false
@@ -228,9 +242,9 @@ impl<'a> Plan<'a> {
     /// [`Error::ShapeRule`], [`Error::InvalidModel`].
     pub fn evaluate_symbols<T>(&mut self) -> Result<Sizes, Error<T>> {
         // SAFETY: the tables are borrowed mutably.
-        let sizes = unsafe { self.evaluated().at_most() }.ok_or(Error::ShapeRule)?;
+        let sizes = unsafe { self.evaluated().at_most() }.map_err(|broken| self.tables.broken(&broken))?;
         let [Ok(arena_bytes), Ok(scratch_bytes)] = sizes.map(usize::try_from) else {
-            return Err(Error::ShapeRule);
+            return Err(Error::SizeOverflow);
         };
         if self.offsets.iter().any(|&offset| offset < 0 || offset > sizes[0]) {
             return Err(Error::InvalidModel("a tensor lies outside the arena"));
@@ -251,7 +265,7 @@ impl<'a> Plan<'a> {
             let info = self.tables.custom(custom);
             // Whether rules hold is seen when all symbols are known.
             // SAFETY: the tables are borrowed mutably.
-            unsafe { self.evaluated().evaluate() };
+            let _ = unsafe { self.evaluated().evaluate() };
             let count = info.extents().count();
             for (i, extent) in info.extents().enumerate() {
                 self.extents[first + i] = self.extent(dim(extent));
@@ -300,13 +314,13 @@ impl<'a> Plan<'a> {
     /// Writes the extents of an output under the evaluated symbols to `shape`, and gives its bytes.
     ///
     /// # Errors
-    /// [`Error::ShapeRule`] when it is larger than the address space.
+    /// [`Error::SizeOverflow`] when it is larger than the address space.
     pub fn output<T>(&self, index: usize, shape: &mut [i64]) -> Result<usize, Error<T>> {
         let info = self.tables.output(index);
         for (extent, dim) in shape.iter_mut().zip(info.extents.iter()) {
             *extent = self.extent(dim);
         }
-        byte_size(info.dtype, shape.iter().copied()).ok_or(Error::ShapeRule)
+        byte_size(info.dtype, shape.iter().copied()).ok_or(Error::SizeOverflow)
     }
 
     /// Rows of a cache after a run, under the evaluated symbols.

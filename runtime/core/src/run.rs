@@ -12,9 +12,9 @@ use crate::error::Error;
 use crate::float::FlushDenormals;
 use crate::plan::{Evaluated, Plan, Sizes};
 use crate::turns::{LANES, Turns};
-use cameo_abi::{Count, Loop, MOVE_ADVANCE, MOVE_BACK, MOVE_FORTH, Move, Step};
+use cameo_abi::{Count, KERNEL_RULE_BROKEN, Loop, MOVE_ADVANCE, MOVE_BACK, MOVE_FORTH, Move, Step};
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Scalar operations that are worth a thread. A barrier of spinning threads cost about 0.25 µs (two threads on an AVX-512
 /// Xeon; turns took its place, and runs on an idle machine as long); vector code does some 20,000 scalar operations in twice
@@ -85,6 +85,8 @@ pub struct Run<'a> {
     scratch_stride: usize,
     threads: usize,
     failed: AtomicUsize,
+    /// Whether it is a rule that has failed.
+    broken: AtomicBool,
     miscounted: AtomicUsize,
     turns: Turns,
     /// Where the run is, for the one thread that opens the next turn.
@@ -138,6 +140,7 @@ impl<'a> Run<'a> {
             scratch_stride,
             threads,
             failed: AtomicUsize::new(NO_STEP),
+            broken: AtomicBool::new(false),
             miscounted: AtomicUsize::new(NO_STEP),
             turns: Turns::default(),
             cursor: UnsafeCell::new(Cursor::new(order, 0, parallel_end(parts, order.loops))),
@@ -179,6 +182,12 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn failed_step(&self) -> Option<usize> {
         Some(self.failed.load(Ordering::Acquire)).filter(|&step| step != NO_STEP)
+    }
+
+    /// Whether that is a rule, which its name says.
+    #[must_use]
+    pub fn breaks_rule(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     /// The first symbol, by its place in the model, that was counted as more than it can be.
@@ -389,6 +398,8 @@ impl<'a> Run<'a> {
             )
         };
         if status != 0 {
+            // Steps are one after the other: nobody fails in another one at the same time.
+            self.broken.fetch_or(status == KERNEL_RULE_BROKEN, Ordering::AcqRel);
             self.failed.fetch_min(step, Ordering::AcqRel);
         }
     }

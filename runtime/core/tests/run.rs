@@ -92,6 +92,7 @@ static MODEL: ModelDesc = ModelDesc {
     elements: slice(&[]),
     customs: slice(&[]),
     texts: slice(&[]),
+    rules: slice(&[]),
     dim_count: 2,
     offset_count: 1,
     shape,

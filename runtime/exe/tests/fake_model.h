@@ -2,7 +2,7 @@
  * The structs repeat cameo-abi, so that a test fails when their layout is not what C makes of them. */
 #include <cameo.h>
 
-#define ABI_VERSION 9
+#define ABI_VERSION 10
 
 typedef struct { const void *ptr; size_t len; } slice;
 typedef struct { uint32_t kind, reserved; int64_t value; slice name; } extent;
@@ -18,7 +18,7 @@ typedef struct { uint64_t cpu_features; slice name, steps; } level;
 struct cameo_model_desc {
     uint64_t magic;
     uint32_t abi_version, default_threads;
-    slice name, symbols, inputs, outputs, buffers, levels, loops, moves, counts, caches, elements, customs, texts;
+    slice name, symbols, inputs, outputs, buffers, levels, loops, moves, counts, caches, elements, customs, texts, rules;
     uint64_t dim_count, offset_count;
     int32_t (*shape)(const int64_t *, int64_t *, int64_t *, int64_t *);
     uint64_t weight_bytes, weight_hash;
@@ -76,6 +76,6 @@ static const struct cameo_model_desc fake_model = {
     0x4c444d4f454d4143u, /* "CAMEOMDL" */
     ABI_VERSION, 0, TEXT("fake"), LIST(symbols), LIST(inputs), LIST(outputs), LIST(buffers), LIST(levels),
     {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0},
-    {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0},
+    {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0}, {(const void *)64, 0},
     2, 1, shape, 68, 0x6a395fcebcd4155u, WEIGHTS,
 };

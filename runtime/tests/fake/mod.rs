@@ -117,7 +117,7 @@ unsafe extern "C" fn relay_shape(symbols: *const i64, dims: *mut i64, offsets: *
     unsafe {
         let s = *symbols;
         let Some(bytes) = s.checked_mul(4).and_then(|bytes| bytes.checked_add(63)) else {
-            return 1;
+            return -1;
         };
         dims.copy_from_nonoverlapping([s, i64::MAX, 0].as_ptr(), 3);
         offsets.copy_from_nonoverlapping([0, bytes / 64 * 64].as_ptr(), 2);
@@ -178,6 +178,7 @@ pub fn relay_model(steps: u32, parallel: impl Fn(u32) -> bool) -> ModelDesc {
         elements: constant(vec![]),
         customs: constant(vec![]),
         texts: constant(vec![]),
+        rules: constant(vec![]),
         dim_count: 3,
         offset_count: 2,
         shape: relay_shape,
@@ -272,7 +273,8 @@ unsafe extern "C" fn lookup_shape(symbols: *const i64, dims: *mut i64, _: *mut i
     unsafe {
         let s = *symbols.add(1);
         dims.copy_from_nonoverlapping([s, 2 * s, 0].as_ptr(), 3);
-        sizes.copy_from_nonoverlapping([0, 0].as_ptr(), 2);
+        let sides = if s == 13 { [2 * s, 25] } else { [0, 0] };
+        sizes.copy_from_nonoverlapping(sides.as_ptr(), 2);
         i32::from(s == 13)
     }
 }
@@ -329,6 +331,7 @@ pub fn lookup_model(embedded: bool) -> ModelDesc {
         elements: constant(vec![]),
         customs: constant(vec![]),
         texts: constant(vec![]),
+        rules: constant(vec![text("2*S <= 25 in node \"/Add\"")]),
         dim_count: 3,
         offset_count: 0,
         shape: lookup_shape,
@@ -424,6 +427,7 @@ pub fn cache_model() -> ModelDesc {
         elements: constant(vec![]),
         customs: constant(vec![]),
         texts: constant(vec![]),
+        rules: constant(vec![]),
         dim_count: 4,
         offset_count: 0,
         shape: cache_shape,
@@ -540,6 +544,7 @@ pub fn ragged_model(parallel: bool) -> ModelDesc {
         elements: constant(vec![]),
         customs: constant(vec![]),
         texts: constant(vec![]),
+        rules: constant(vec![]),
         dim_count: 9,
         offset_count: 2,
         shape: ragged_shape,
@@ -556,6 +561,9 @@ unsafe extern "C" fn custom_shape(symbols: *const i64, dims: *mut i64, offsets: 
         dims.copy_from_nonoverlapping([s, n, m, 0].as_ptr(), 4);
         *offsets = 0;
         sizes.copy_from_nonoverlapping([4 * n, 64].as_ptr(), 2);
+        if m > 1000 {
+            sizes.copy_from_nonoverlapping([m, 1000].as_ptr(), 2);
+        }
         i32::from(m > 1000)
     }
 }
@@ -643,6 +651,7 @@ pub fn custom_model() -> ModelDesc {
                 ],
             ),
         ]),
+        rules: constant(vec![text("m <= 1000 in node \"/half/again\"")]),
         dim_count: 4,
         offset_count: 1,
         shape: custom_shape,

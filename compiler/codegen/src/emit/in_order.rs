@@ -1,5 +1,6 @@
 //! What is computed in order, as code: one pass without branches.
 
+use cameo_abi::{KERNEL_INDEX_OUT_OF_RANGE, KERNEL_RULE_BROKEN};
 use cameo_kernel::program::InOrder;
 
 use super::body::{Frame, KernelCx};
@@ -16,7 +17,9 @@ pub fn emit(b: &Builder, cx: &KernelCx, what: &InOrder, part: Val) {
         InOrder::Rule { a, b: most } => {
             let top = Frame::new(b, cx, vec![], None);
             let broken = b.cmp(Cmp::Gt, top.dim(a), top.dim(most));
-            fail_unless_zero(b, cx, b.select(broken, b.i64(1), b.i64(0)));
+            b.when(broken, |b| {
+                b.store(cx.status, b.i64(0), b.int(Ty::I32, i64::from(KERNEL_RULE_BROKEN)));
+            });
         }
         InOrder::Number { most } => {
             let top = Frame::new(b, cx, vec![], None);
@@ -74,6 +77,6 @@ fn lengths(b: &Builder, cx: &KernelCx, what: &InOrder, total: Val, most: Val) {
 fn fail_unless_zero(b: &Builder, cx: &KernelCx, wrong: Val) {
     let zero = b.i64(0);
     b.when(b.cmp(Cmp::Ne, wrong, zero), |b| {
-        b.store(cx.status, zero, b.int(Ty::I32, 1));
+        b.store(cx.status, zero, b.int(Ty::I32, i64::from(KERNEL_INDEX_OUT_OF_RANGE)));
     });
 }

@@ -28,7 +28,7 @@ pub const OPS: &[&dyn OpDef] = &[
         scalar: Binary::Sub,
         float: |a, b| a - b,
         int: |a, b| a - b,
-        known: |a, b| add(a, &-b.clone()),
+        known: |a, b| add(a, &opposite(b)?),
         average: false,
     },
     &Fold {
@@ -125,6 +125,11 @@ pub(crate) fn add(a: &Dim, b: &Dim) -> Option<Dim> {
         (Some(a), Some(b)) => a.checked_add(b).map(Dim::from),
         _ => Some(a.clone() + b.clone()),
     }
+}
+
+/// The negative; the least integer has none.
+pub(crate) fn opposite(d: &Dim) -> Option<Dim> {
+    multiply(d, &Dim::from(-1i64))
 }
 
 /// The product; `None` where the elements would wrap around.

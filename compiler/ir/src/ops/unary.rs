@@ -4,6 +4,7 @@
 
 use crate::naive::scalar;
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types};
+use crate::ops::binary::{add, opposite};
 use crate::ops::pointwise::{self, FLOATS, MOVED, RESULT};
 use crate::structured::{Binary, Body, Compute, ExprId, Unary};
 use crate::{DType, Dim, Fact, Tensor};
@@ -17,14 +18,14 @@ pub const OPS: &[&dyn OpDef] = &[
         scalar: Unary::Neg,
         float: |x| -x,
         int: |x| -x,
-        known: |d| Some(-d.clone()),
+        known: opposite,
     },
     &Arithmetic {
         schema: &Schema::new("Abs", "|x|", &[Param::new("X", Types::NUMBER)], RESULT, &[]).pointwise(),
         scalar: Unary::Abs,
         float: f64::abs,
         int: i128::abs,
-        known: |d| Some(d.maximum(&-d.clone())),
+        known: |d| Some(d.maximum(&opposite(d)?)),
     },
     &Arithmetic {
         schema: &Schema::new("Sign", "-1, 0 or 1", &[Param::new("X", Types::NUMBER)], RESULT, &[])
@@ -252,7 +253,9 @@ impl OpDef for BitwiseNot {
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         let t = cx.fact(0)?.dtype;
         // Two's complement; for unsigned types the negative number does not fit and nothing is known.
-        pointwise::infer(cx, t, |a| t.is_signed().then(|| -a[0].clone() - Dim::ONE))
+        pointwise::infer(cx, t, |a| {
+            add(&opposite(&a[0])?, &Dim::from(-1i64)).filter(|_| t.is_signed())
+        })
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
@@ -505,5 +508,19 @@ mod tests {
         assert_eq!(known("Neg"), Some(vec![-s.clone(), Dim::from(3i64)]));
         assert_eq!(known("Identity"), Some(vec![s, Dim::from(-3i64)]));
         assert_eq!(known("Sign"), None, "the sign of a symbol is not asked");
+        // It wraps around.
+        let least = Fact::with_known(DType::I64, vec![Dim::ONE], vec![Dim::from(i64::MIN)]);
+        for (op, there) in [
+            ("Neg", None),
+            ("Abs", None),
+            ("BitwiseNot", None),
+            ("Identity", Some(i64::MIN)),
+        ] {
+            let found = infer(op, &[], std::slice::from_ref(&least))
+                .expect("infers")
+                .remove(0)
+                .known;
+            assert_eq!(found, there.map(|v| vec![Dim::from(v)]), "{op}");
+        }
     }
 }

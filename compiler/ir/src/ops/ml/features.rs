@@ -259,7 +259,9 @@ pub(super) const NORMALIZER: Composed = Composed {
                 "L2" => row.iter().map(|x| x * x).sum::<f64>().sqrt(),
                 _ => return cx.bad("norm"),
             };
-            row.iter_mut().for_each(|x| *x /= size.max(LEAST_NORM));
+            // A NaN stays one.
+            let size = if size < LEAST_NORM { LEAST_NORM } else { size };
+            row.iter_mut().for_each(|x| *x /= size);
         }
         Ok(vec![Tensor::from_f64(DType::F32, x.shape(), v)])
     },
