@@ -89,6 +89,33 @@ fn what_does_not_fit_is_said_with_the_node() {
 }
 
 #[test]
+fn quotients_by_no_extent_do_not_stop_the_process() {
+    let g = source::graph(
+        r#"graph @g (%0 "x": f32[N], %1 "y": f32[M]) symbols N=0.., M=0.. {
+            weight %2: i64[1] = dense(3)
+            weight %3: f32[3] = dense(7.0, 8.0, 9.0)
+            %4 = Concat(%0, %3) {axis=0}
+            %5 = Shape(%1)
+            %6 = Div(%2, %5)
+            %7 = Gather(%4, %6) {axis=0}
+            return %7 "element"
+        }"#,
+    );
+    let model = Model::new(&g, &Choices::default()).unwrap_or_else(|e| panic!("{e}"));
+    let run = |n: usize, m: usize| model.run(&[numbers(&[n]), numbers(&[m])], 1);
+    for (n, m) in [(1, 1), (0, 2), (4, 3), (0, 9)] {
+        let want = interp::run(&g, &[numbers(&[n]), numbers(&[m])]).expect("runs");
+        assert_same(&run(n, m).unwrap_or_else(|e| panic!("{n} {m}: {e}")), &want);
+    }
+    // No number divides by 0: any element, or an error.
+    for n in [0, 1, 4] {
+        let all: Vec<f32> = [numbers(&[n]).to_f32(), vec![7.0, 8.0, 9.0]].concat();
+        let fine = |got: Vec<Tensor>| all.contains(&got[0].to_f32()[0]);
+        assert!(run(n, 0).map_or_else(|e| e.status() == Status::ShapeRule, fine), "{n}");
+    }
+}
+
+#[test]
 fn axes_of_a_reduction() {
     let text = r#"graph @g (%0 "x": f32[N,3,4], %1 "axes": i64[2]=[element.axes_0,element.axes_1])
         symbols N=0.., element.axes_0=-9223372036854775808.., element.axes_1=-9223372036854775808.. {

@@ -139,7 +139,7 @@ fn parts(difference: &Dim) -> [Dim; 2] {
         };
     }
     for (atoms, factor) in difference.terms() {
-        let term = atoms.iter().fold(Dim::from(factor.abs()), |product, atom| {
+        let term = atoms.iter().fold(Dim::from(factor.saturating_abs()), |product, atom| {
             product * Dim::atom(atom.clone())
         });
         let side = &mut sides[usize::from(*factor < 0)];

@@ -1,9 +1,9 @@
 //! Dims as straight-line integer code: the model's shape function, as LLVM IR text.
 //!
 //! Laws: every distinct dim, product and atom is computed once; arithmetic is checked, and what fails (a division by something
-//! not positive, a broadcast of different extents, a broken requirement, a negative extent, a size past [`MOST_BYTES`]) makes
-//! the function return the number of its rule, an overflow -1; there is no branch before the end, so a failing call has written
-//! meaningless numbers.
+//! not positive, a broadcast of different extents, a broken requirement, a negative extent) makes the function return the
+//! number of its rule, an overflow or a size past [`MOST_BYTES`] -1; there is no branch before the end, so a failing call has
+//! written meaningless numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -75,6 +75,7 @@ pub fn function(name: &str, what: &Quantities) -> Result<(String, Vec<String>), 
         products: BTreeMap::new(),
         wrong: vec![],
         overflows: vec![],
+        huge: vec![],
         checked: BTreeSet::new(),
     };
     let table = |code: &mut Code, table: &str, dims: &[Dim]| {
@@ -137,6 +138,8 @@ struct Code<'a> {
     wrong: Vec<Wrong>,
     /// As in [`Wrong`].
     overflows: Vec<Option<u32>>,
+    /// As in [`Wrong`]: sizes past [`MOST_BYTES`].
+    huge: Vec<Option<u32>>,
     checked: BTreeSet<u32>,
 }
 
@@ -377,25 +380,39 @@ impl Code<'_> {
 
     /// Fails unless `0 <= size <= MOST_BYTES`.
     fn check_size(&mut self, dim: &Dim, origin: &Origin) -> Result<(), UnknownSymbol> {
-        let when = match self.dim(dim)? {
-            Int::Known(size) if (0..=MOST_BYTES).contains(&size) => return Ok(()),
-            Int::Known(_) => None,
+        let (negative, huge) = match self.dim(dim)? {
+            Int::Known(size) => ((size < 0).then_some(None), (size > MOST_BYTES).then_some(None)),
             Int::Register(register) if !self.checked.insert(register) => return Ok(()),
-            // Unsigned, so that negative numbers are too large.
-            size => Some(self.let_(format_args!("icmp ugt i64 {size}, {MOST_BYTES}"))),
+            size => {
+                let negative = self.let_(format_args!("icmp slt i64 {size}, 0"));
+                let huge = self.let_(format_args!("icmp sgt i64 {size}, {MOST_BYTES}"));
+                (Some(Some(negative)), Some(Some(huge)))
+            }
         };
-        self.wrong(when, Said::size(dim, origin))
+        self.huge.extend(huge);
+        match negative {
+            Some(when) => self.wrong(when, Said::size(dim, origin)),
+            None => Ok(()),
+        }
     }
 
-    fn finish(mut self, name: &str) -> (String, Vec<String>) {
+    /// Whether any of them is true.
+    fn any(&mut self, wrong: Vec<Option<u32>>) -> String {
         let mut any = "false".to_owned();
-        for overflow in std::mem::take(&mut self.overflows) {
-            any = match overflow {
+        for when in wrong {
+            any = match when {
                 Some(wrong) => format!("%v{}", self.let_(format_args!("or i1 {any}, %v{wrong}"))),
                 None => "true".to_owned(),
             };
         }
-        let mut status = format!("%v{}", self.let_(format_args!("sext i1 {any} to i32")));
+        any
+    }
+
+    fn finish(mut self, name: &str) -> (String, Vec<String>) {
+        let (huge, overflows) = (std::mem::take(&mut self.huge), std::mem::take(&mut self.overflows));
+        let (huge, overflows) = (self.any(huge), self.any(overflows));
+        // Rules say more than a size, but are about no number that has wrapped around.
+        let mut status = format!("%v{}", self.let_(format_args!("sext i1 {huge} to i32")));
         let rules = std::mem::take(&mut self.wrong);
         let (mut cases, mut blocks) = (String::new(), String::new());
         // The first one that does not hold is the last to be chosen.
@@ -415,6 +432,8 @@ impl Code<'_> {
                 "rule{number}:\n  store i64 {a}, ptr %sizes\n  store i64 {b}, ptr %second\n  br label %done\n"
             );
         }
+        let status = self.let_(format_args!("select i1 {overflows}, i32 -1, i32 {status}"));
+        let status = format!("%v{status}");
         let body = self.text;
         let code = format!(
             "define internal i32 @{name}(ptr %symbols, ptr noalias %dims, ptr noalias %offsets, ptr noalias %sizes) {{\n\
@@ -552,13 +571,13 @@ mod tests {
         let run = compiled(&what);
         assert_eq!(run(&[3]), (0, vec![], vec![0, 96], [192, 100]));
         assert_eq!(run(&[20]), (0, vec![], vec![0, 640], [1280, 400]));
-        assert_ne!(run(&[1 << 42]).0, 0, "too large");
+        assert_eq!(run(&[1 << 42]).0, -1, "too large");
     }
 
     #[test]
     fn what_fails_always_fails() {
         let huge = Dim::from(MOST_BYTES + 1);
-        assert_eq!(compiled(&nothing(&[], &huge))(&[]).0, 1);
+        assert_eq!(compiled(&nothing(&[], &huge))(&[]).0, -1);
         let most = Dim::from(MOST_BYTES);
         assert_eq!(
             compiled(&nothing(&[], &most))(&[]),

@@ -17,7 +17,7 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
         let b = Bounds::of(extents);
         let turns = turns(index, extents, loops);
         let mut require = |smaller: Dim, larger: Dim| {
-            let (smaller, larger) = (where_it_turns(&smaller, &b), where_it_turns(&larger, &b));
+            let (smaller, larger) = (as_computed(&smaller, &b), as_computed(&larger, &b));
             if !turns.is_zero() && !b.le(&smaller, &larger) {
                 let need = (turns.clone() * (smaller - larger), Dim::ZERO);
                 if !out.contains(&need) {
@@ -78,11 +78,11 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
     out
 }
 
-/// Without quotients by 0: what an index divides by are extents of loops, and where one of them is 0 nothing is accessed.
-fn where_it_turns(d: &Dim, b: &Bounds) -> Dim {
+/// As kernels compute it, which divide by at least 1: where an extent of a loop is 0, nothing is accessed.
+fn as_computed(d: &Dim, b: &Bounds) -> Dim {
     d.subst_atoms(&|atom| match atom {
         Atom::FloorDiv(x, y) if b.range(y).0 < 1 => {
-            let quotient = where_it_turns(x, b).floor_div(&y.maximum(&Dim::ONE));
+            let quotient = as_computed(x, b).floor_div(&y.maximum(&Dim::ONE));
             match b.range(&quotient) {
                 (lo, hi) if lo == hi => Some(Dim::from(lo)),
                 _ => Some(quotient),

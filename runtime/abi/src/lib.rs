@@ -547,7 +547,8 @@ pub const OPERATOR_VERSION: u32 = 1;
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
 /// ([`ModelDesc::offset_count`]) and `sizes` (`[arena bytes, scratch bytes per thread]`). Returns 0; or where something does
 /// not hold for these symbols one more than the index of a rule in [`ModelDesc::rules`], and in `sizes` the two numbers that it
-/// is about; or -1 when a number overflows.
+/// is about; or -1 when a number overflows, or a size is larger than
+/// can be.
 pub type ShapeFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32;
 
 /// Everything the runtime knows of a compiled model.

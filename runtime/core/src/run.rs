@@ -328,7 +328,12 @@ impl<'a> Run<'a> {
                 self.move_halves(false);
                 // SAFETY: `Tables` checked the indices, and the compiler made sure that there is a number, which the steps
                 // before have written. Nobody reads the tables now.
-                let legal = unsafe { self.tables.count(count, at.read(), self.sizes) };
+                let legal = unsafe {
+                    // Where a step has failed nobody has written it.
+                    let failed = self.failed.load(Ordering::Acquire) != NO_STEP;
+                    let value = if failed { 0 } else { at.read() };
+                    self.tables.count(count, value, self.sizes) || failed
+                };
                 self.move_halves(true);
                 if !legal {
                     self.miscounted.fetch_min(index, Ordering::AcqRel);

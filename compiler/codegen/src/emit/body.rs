@@ -191,6 +191,11 @@ impl<'f, 'c> Frame<'f, 'c> {
             Atom::Real(..) => b.i64(0),
             Atom::FloorDiv(x, y) => {
                 let (vx, vy) = (self.dim_as(x, lanes), self.dim_as(y, lanes));
+                // Nobody asks for a quotient by 0, but the processor must not stop at it.
+                let vy = match Bounds::of(&self.cx.extents).range(y).0 {
+                    1.. => vy,
+                    _ => b.max(vy, b.splat(b.i64(1), vy.lanes())),
+                };
                 // Unsigned division is cheaper, and most dividends are counts.
                 let positive = Bounds::of(&self.cx.extents).range(x).0 >= 0;
                 self.both(vx, vy, |p, q| if positive { b.div_u(p, q) } else { b.div_floor(p, q) })

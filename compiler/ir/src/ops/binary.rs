@@ -123,8 +123,17 @@ pub(crate) fn range(d: &Dim) -> (i64, i64) {
 pub(crate) fn add(a: &Dim, b: &Dim) -> Option<Dim> {
     match (a.as_const(), b.as_const()) {
         (Some(a), Some(b)) => a.checked_add(b).map(Dim::from),
-        _ => Some(a.clone() + b.clone()),
+        _ => unsaturated(a.clone() + b.clone()),
     }
+}
+
+/// A formula none of whose factors may have been cut to what fits.
+fn unsaturated(d: Dim) -> Option<Dim> {
+    let cut = d
+        .terms()
+        .iter()
+        .any(|(_, factor)| matches!(*factor, i64::MIN | i64::MAX));
+    (!cut).then_some(d)
 }
 
 /// The negative; the least integer has none.
@@ -136,7 +145,7 @@ pub(crate) fn opposite(d: &Dim) -> Option<Dim> {
 pub(crate) fn multiply(a: &Dim, b: &Dim) -> Option<Dim> {
     match (a.as_const(), b.as_const()) {
         (Some(a), Some(b)) => a.checked_mul(b).map(Dim::from),
-        _ => Some(a.clone() * b.clone()),
+        _ => unsaturated(a.clone() * b.clone()),
     }
 }
 
