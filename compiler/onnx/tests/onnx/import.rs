@@ -680,8 +680,13 @@ fn symbolic_shapes_cannot_explode() {
         nodes.push(node("Mul", &[&a, &a], &[&b], vec![]));
     }
     let m = model(18, graph(x(&["B"]), vec![i64s("one", &[1])], nodes, &["s40"]));
-    let p = problems(&m);
-    assert!(p[0].contains("too complex"), "{p:?}");
+    // Formulas end where a factor would not fit: the run computes the rest, which wraps around.
+    let g = import(&m).expect("imports");
+    let known = |name: &str| {
+        let found = g.value_ids().find(|v| *g.value(*v).name == *name).expect("is there");
+        g.fact(found).known.is_some()
+    };
+    assert!(known("s4") && !known("s8") && !known("s40"));
     // 64 sums, of which one operator would compute the product.
     let sums: Vec<i64> = (1..=64).collect();
     let nodes = vec![
