@@ -134,7 +134,7 @@ fn parts(difference: &Dim) -> [Dim; 2] {
     let mut sides = [Dim::ZERO, Dim::ZERO];
     if let Some(constant) = difference.as_const() {
         return match constant < 0 {
-            true => [Dim::ZERO, Dim::from(-constant)],
+            true => [Dim::ZERO, Dim::from(constant.saturating_neg())],
             false => [Dim::from(constant), Dim::ZERO],
         };
     }
