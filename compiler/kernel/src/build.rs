@@ -84,7 +84,7 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
             elements: elements(g),
             customs: vec![],
             texts: texts(g).map_err(|e| vec![e])?,
-            requirements: rules(info),
+            requirements: vec![],
             graph: g.clone(),
         },
         placed: FxHashMap::default(),
@@ -97,6 +97,10 @@ pub fn build(info: &Info, groups: &Groups, target: &Target, choices: Choices) ->
         growing: vec![],
         rows: FxHashMap::default(),
     };
+    let bounds = Bounds::of(&[]);
+    for rule in info.rules.iter().filter(|r| !bounds.le(&r.a, &r.b)) {
+        b.require(rule.clone());
+    }
     if b.choices.in_place_cache {
         b.declare_caches().map_err(|e| vec![e])?;
     }
@@ -157,18 +161,6 @@ fn texts(g: &Graph) -> Result<Texts, LowerError> {
         })?;
     }
     Ok(all)
-}
-
-/// What of the rules is not true for all symbols.
-fn rules(info: &Info) -> Vec<Requirement> {
-    let bounds = Bounds::of(&[]);
-    let mut out: Vec<Requirement> = vec![];
-    for r in &info.rules {
-        if !bounds.le(&r.a, &r.b) && !out.iter().any(|known| (&known.a, &known.b) == (&r.a, &r.b)) {
-            out.push(r.clone());
-        }
-    }
-    out
 }
 
 fn elements(g: &Graph) -> Vec<Element> {
