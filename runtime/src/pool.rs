@@ -8,11 +8,11 @@
 )]
 
 use crate::Error;
+use crate::sys::Thread;
 use cameo_core::{FlushDenormals, Run};
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Spinning for shares that others have taken, about what putting a thread to sleep and waking it costs: at worst waiting costs twice that.
@@ -36,7 +36,7 @@ pub const MAX_THREADS: usize = 1024;
 /// Worker threads; the caller's thread is number 0, workers count from 1. Dropping it ends them.
 pub struct Pool {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<Thread>,
 }
 
 /// Own cache lines (two, as processors fetch pairs) for what one side writes and another polls.
@@ -76,8 +76,7 @@ impl Pool {
         };
         for thread in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let builder = std::thread::Builder::new().name("cameo".to_owned());
-            let worker = builder.spawn(move || shared.work(thread));
+            let worker = Thread::start(move || shared.work(thread));
             pool.workers.push(worker.map_err(|error| Error::ThreadFailed {
                 reason: error.to_string(),
             })?);
@@ -108,10 +107,8 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.announce(STOP);
-        for worker in self.workers.drain(..) {
-            // A worker cannot panic; if it did, there is nobody to tell.
-            let _ = worker.join();
-        }
+        // Waits for each.
+        self.workers.clear();
     }
 }
 

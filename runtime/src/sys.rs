@@ -1,16 +1,23 @@
-//! The operating system: memory regions, processor affinity.
+//! The operating system: memory regions, threads, processor affinity.
 //!
 //! Invariant: a [`Region`] is valid for reads (and, when anonymous, writes) of its whole length until it is dropped,
 //! and starts at a multiple of [`ALIGNMENT`].
-#![expect(unsafe_code, reason = "mmap and affinity have no safe interface")]
+#![expect(
+    unsafe_code,
+    reason = "mmap, affinity and threads that take no thread-local key have no safe interface"
+)]
 
 use crate::Error;
 use cameo_abi::ALIGNMENT;
 use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
 
 /// Size of a huge page on x86-64 and of the usual one on aarch64.
 const HUGE_PAGE: usize = 2 << 20;
+
+/// Stack of a thread; physical pages only where it is touched. What the standard library gives its threads.
+const STACK: usize = 2 << 20;
 
 /// Memory from the operating system, zeroed or of a file.
 pub struct Region {
@@ -136,6 +143,58 @@ fn map(bytes: usize, protection: libc::c_int, flags: libc::c_int, file: libc::c_
         None
     } else {
         NonNull::new(base.cast())
+    }
+}
+
+/// A running thread; dropping it waits for its end.
+///
+/// Not one of the standard library's: the first of those takes one of the process's thread-local keys (1,024 with glibc) and never
+/// gives it back. Each model that is a library of its own has a standard library of its own, so that a process could not load
+/// more models than that.
+pub struct Thread(libc::pthread_t);
+
+// SAFETY: any thread may wait for another one's end; only one does, as it takes the handle away.
+unsafe impl Send for Thread {}
+// SAFETY: a reference to it can do nothing.
+unsafe impl Sync for Thread {}
+
+impl Thread {
+    /// Starts a thread that does `work`, which must not panic: that ends the process.
+    pub fn start<F: FnOnce() + Send + 'static>(work: F) -> io::Result<Self> {
+        extern "C" fn begin<F: FnOnce()>(work: *mut libc::c_void) -> *mut libc::c_void {
+            // SAFETY: the box below, which is this thread's once it runs.
+            let work = unsafe { Box::from_raw(work.cast::<F>()) };
+            work();
+            std::ptr::null_mut()
+        }
+        let work = Box::into_raw(Box::new(work));
+        // SAFETY: plain data; the calls fill it before anybody reads it.
+        let (mut attributes, mut thread) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        // SAFETY: `work` is the thread's from where it starts; where it does not, this is its only owner again.
+        unsafe {
+            let mut status = libc::pthread_attr_init(&raw mut attributes);
+            if status == 0 {
+                // Where the system refuses the size, its own does.
+                libc::pthread_attr_setstacksize(&raw mut attributes, STACK);
+                status = libc::pthread_create(&raw mut thread, &raw const attributes, begin::<F>, work.cast());
+                libc::pthread_attr_destroy(&raw mut attributes);
+            }
+            if status != 0 {
+                drop(Box::from_raw(work));
+                return Err(io::Error::from_raw_os_error(status));
+            }
+            // For debuggers and profilers, which do without where this fails.
+            #[cfg(target_os = "linux")]
+            libc::pthread_setname_np(thread, c"cameo".as_ptr());
+        }
+        Ok(Self(thread))
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        // SAFETY: nobody else waits for this thread or has let go of it.
+        unsafe { libc::pthread_join(self.0, std::ptr::null_mut()) };
     }
 }
 
