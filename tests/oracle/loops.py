@@ -210,6 +210,27 @@ def branches():
     yield model("if_in_a_loop", [loop], inputs, ["last"], [number("none", np.float32(0)), number("half", np.float32(0.5))])
 
 
+def branches_of_other_ranks():
+    """Where all that reads a value broadcasts, branches may leave out its first axes of extent 1."""
+    index = lambda name, v: numpy_helper.from_array(np.array(v, np.int64), name)
+    bare = lambda nodes, results, inits=(): graph(nodes, [], results, list(inits))
+    ask = [node("ReduceMean", ["x"], ["mean"], keepdims=0),
+           node("Reshape", ["x", "flat"], ["all"]), node("Gather", ["all", "zero"], ["first"]),
+           node("Greater", ["first", "mean"], ["cond"])]
+    weights = [index("flat", [-1]), index("zero", 0), index("axis", [0]), index("one", [1])]
+    scalar = [node("Abs", ["mean"], ["step1"])]
+    one = [node("Mul", ["mean", "mean"], ["square"]), node("Reshape", ["square", "one"], ["step2"])]
+    whole = [node("ReduceMax", ["x", "axis"], ["most"], keepdims=1)]
+    row = [node("ReduceMin", ["x", "axis"], ["least"], keepdims=0)]
+    yes, no = bare(scalar + whole, ["step1", "most"]), bare(one + row, ["step2", "least"])
+    inputs = {"x": ("B", "T", 6)}
+    for name, then, other in [("fewer", yes, no), ("more", no, yes)]:
+        use = [node("If", ["cond"], ["step", "row"], then_branch=then, else_branch=other),
+               node("Exp", ["step"], ["grown"]), node("Add", ["grown", "step"], ["sum"]), node("CastLike", ["sum", "row"], ["like"]),
+               node("CastLike", ["x", "step"], ["x2"]), node("Mul", ["like", "row"], ["product"]), node("Sub", ["x2", "product"], ["y"])]
+        yield model(f"if, {name} axes", [*ask, *use], inputs, ["y"], weights)
+
+
 def branches_of_other_shapes():
     """Where inputs and shapes decide, branches may give other extents."""
     index = lambda name, v: numpy_helper.from_array(np.array(v, np.int64), name)
@@ -312,7 +333,7 @@ def main():
     args = ap.parse_args()
     checks = Checks()
     wanted = lambda name: not args.names or any(n in name for n in args.names)
-    for family in [scans, loops, endings, lists, branches, branches_of_other_shapes]:
+    for family in [scans, loops, endings, lists, branches, branches_of_other_ranks, branches_of_other_shapes]:
         for name, made in family():
             if wanted(name):
                 check(checks, args.threads, name, made)

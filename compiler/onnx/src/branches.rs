@@ -1,5 +1,7 @@
 //! `If` whose condition only a run knows: two loops that run once or not at all.
 
+use std::collections::BTreeSet;
+
 use cameo_ir::dim::COUNTED;
 use cameo_ir::{Attr, DType, Dim, Fact, Graph, Origin, Sym, ValueId};
 
@@ -92,6 +94,17 @@ impl<'m> Importer<'m> {
                 body.graph = whole?;
             }
         }
+        let plain: Vec<bool> = held
+            .iter()
+            .zip(&only)
+            .flat_map(|(held, only)| vec![*held == Held::Tensor && only.is_none(); held.outputs()])
+            .collect();
+        // Where a dimension decides, one branch may be presumed.
+        let presumed = known.as_ref().is_some_and(|d| self.presumed(d).is_some());
+        let loose = match presumed {
+            true => BTreeSet::new(),
+            false => self.with_ranks(&mut taken, &plain, &origin)?,
+        };
         let names = node.output.iter().zip(&held).flat_map(|(name, held)| match held {
             Held::Tensor => vec![name.clone()],
             held => (0..held.outputs()).map(|i| item(name, i)).collect(),
@@ -112,9 +125,7 @@ impl<'m> Importer<'m> {
             // Known before the run begins, the condition decides about extents as well, unless one branch may be presumed.
             let shape = match &known {
                 _ if a.shape == b.shape && !counts => Some(a.shape.clone()),
-                Some(d) if a.rank() == b.rank() && !counts && !is_counted(d, a, b) && self.presumed(d).is_none() => {
-                    Some(chosen(d))
-                }
+                Some(d) if a.rank() == b.rank() && !counts && !is_counted(d, a, b) && !presumed => Some(chosen(d)),
                 _ => None,
             };
             let mut axes = vec![];
@@ -129,7 +140,6 @@ impl<'m> Importer<'m> {
                     (&taken[0].graph, a.shape.as_slice()),
                     (&taken[1].graph, b.shape.as_slice()),
                 ];
-                let presumed = known.as_ref().is_some_and(|d| self.presumed(d).is_some());
                 if let Some(found) = open_axes(&both).filter(|_| !told && !presumed) {
                     let mut largest = a.shape.clone();
                     found.iter().for_each(|(axis, most)| largest[*axis] = most.clone());
@@ -167,14 +177,17 @@ impl<'m> Importer<'m> {
             cut.push(self.cut(*v, axes, own, &origin)?);
             extents = rest;
         }
-        let mut left = cut.into_iter();
+        let mut left = cut.into_iter().enumerate();
         let mut slots = vec![];
         for (held, only) in held.into_iter().zip(only) {
             let slot = match held {
                 Held::Absent => Some(Slot::Absent),
-                Held::Tensor => left.next().map(Slot::Value),
+                Held::Tensor => left.next().map(|(i, v)| match loose.contains(&i) {
+                    true => Slot::Loose(v),
+                    false => Slot::Value(v),
+                }),
                 held => {
-                    let items = left.by_ref().take(held.outputs()).collect();
+                    let items = left.by_ref().take(held.outputs()).map(|(_, v)| v).collect();
                     Some(self.new_list(items))
                 }
             };
@@ -190,6 +203,39 @@ impl<'m> Importer<'m> {
             slots.push(Slot::Optional(self.optionals.len() - 1));
         }
         Ok(Some(slots))
+    }
+
+    /// Gives the outputs of two branches the same rank where they have the same element type and all that one has more are
+    /// leading axes of extent 1. Returns the outputs that have it so.
+    fn with_ranks(&mut self, taken: &mut [Body], plain: &[bool], origin: &Origin) -> Result<BTreeSet<usize>, Fault> {
+        let mut loose = BTreeSet::new();
+        let [yes, no] = taken else { return Ok(loose) };
+        for (i, _) in plain.iter().enumerate().filter(|(_, plain)| **plain) {
+            let fact = |body: &Body| body.graph.fact(body.graph.outputs()[i].1).clone();
+            let (a, b) = (fact(yes), fact(no));
+            let (body, narrow, wide) = match a.rank() < b.rank() {
+                true => (&mut *yes, a, b),
+                false => (&mut *no, b, a),
+            };
+            let more = wide.rank() - narrow.rank();
+            if more == 0 || narrow.dtype != wide.dtype || !wide.shape[..more].iter().all(Dim::is_one) {
+                continue;
+            }
+            let shape = [&wide.shape[..more], &narrow.shape].concat();
+            let around = std::mem::replace(&mut self.graph, body.graph.clone());
+            let (name, v) = self.graph.outputs()[i].clone();
+            let made = self.apply("Reshape", vec![("shape", Attr::Dims(shape))], &[v], origin);
+            if let Ok(v) = &made {
+                self.graph.add_output(&format!("{name}#rank"), *v);
+            }
+            let graph = std::mem::replace(&mut self.graph, around);
+            made?;
+            let mut order: Vec<usize> = (0..graph.outputs().len() - 1).collect();
+            order[i] = graph.outputs().len() - 1;
+            body.graph = graph.with_ends(&(0..graph.inputs().len()).collect::<Vec<_>>(), &order);
+            loose.insert(i);
+        }
+        Ok(loose)
     }
 
     /// The graph of a branch that gives zeros for what only the other one has.
@@ -238,6 +284,15 @@ impl<'m> Importer<'m> {
         };
         Ok([count(yes)?, count(no)?])
     }
+}
+
+/// A name whose value has a rank that data decides is read by what gives other results for each.
+pub(crate) fn of_loose(name: &str) -> Fault {
+    let what = format!("`{name}` is of one rank from one branch of an `If` and of another from the other");
+    Fault::unsupported(what).hint(
+        "where only a run knows the condition, both must give the same type and shape, unless all that read it broadcast to \
+         the larger rank",
+    )
 }
 
 /// Whether a run counts what decides extents: then nobody knows which of two is larger before.

@@ -241,7 +241,11 @@ impl<'m> Importer<'m> {
         }
         self.initializers(graph, scope);
         self.nodes(scope, &graph.node, roots, inlined);
-        let slots = roots.iter().map(|name| self.slot(scope, name)).collect();
+        let of = |name: &&'m str| match scope.get(name) {
+            Some(slot @ Slot::Loose(_)) => Ok(slot),
+            _ => self.slot(scope, name),
+        };
+        let slots = roots.iter().map(of).collect();
         scope.leave();
         scope.prefix = prefix;
         slots

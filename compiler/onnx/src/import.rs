@@ -13,15 +13,15 @@ use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Graph, Op, Origin, Tensor, ValueId
 
 use crate::attention::is_modified;
 use crate::attributes;
-use crate::bodies::of_sequences;
 use crate::bounds;
+use crate::branches::of_loose;
 use crate::custom::{CustomOp, declared};
 use crate::dims::{Symbols, bind_frozen, symbol_names};
 use crate::elements::{Elements, declared_ranks};
 use crate::error::{Fault, Problem, Problems, Site};
 use crate::functions::Functions;
 use crate::gradient::GRADIENT;
-use crate::lists::{Given, given, item};
+use crate::lists::{Given, given};
 use crate::operators::{known, unknown, version};
 use crate::opset::{self, Draft};
 use crate::plan::plan;
@@ -247,47 +247,7 @@ impl<'m> Importer<'m> {
         if roots.is_empty() {
             self.problems.model(Fault::invalid("the model has no outputs"));
         }
-        let mut seen = BTreeSet::new();
-        for name in roots {
-            if !seen.insert(name) {
-                self.problems
-                    .model(Fault::invalid(format!("output `{name}` is there twice")));
-                continue;
-            }
-            let mut slot = self.slot(&mut scope, name);
-            let mut present = None;
-            if let Ok(Slot::Optional(at)) = slot {
-                let (there, held) = self.optionals[at];
-                present = Some(there);
-                slot = Ok(held);
-            }
-            match slot {
-                Ok(Slot::Value(v)) => self.graph.add_output(name, v),
-                Ok(Slot::List(list)) => match self.lists[list].clone() {
-                    List::Items(items) => {
-                        for (i, v) in items.iter().enumerate() {
-                            self.graph.add_output(&item(name, i), *v);
-                        }
-                    }
-                    List::Stacked(s) => {
-                        if let Err(f) = self.stacked_output(name, &s) {
-                            self.problems.model(f.of(&format!("output `{name}`")));
-                        }
-                    }
-                    List::Grown { .. } => self.problems.model(of_sequences().of(&format!("output `{name}`"))),
-                },
-                Ok(Slot::Absent) => {
-                    let absent =
-                        format!("output `{name}` is an optional without an element, or an input that was left out");
-                    self.problems.model(Fault::invalid(absent));
-                }
-                Ok(_) => {}
-                Err(f) => self.problems.model(f.of(&format!("output `{name}`"))),
-            }
-            if let Some(there) = present {
-                self.graph.add_output(&format!("{name}[].present"), there);
-            }
-        }
+        self.outputs(&mut scope, roots);
     }
 
     /// Initialisers get their names; their bytes are looked at when something needs them.
@@ -421,6 +381,7 @@ impl<'m> Importer<'m> {
             Some(Slot::Optional(_)) => {
                 return Err(Fault::invalid(format!("`{name}` is an optional, a tensor is wanted")));
             }
+            Some(Slot::Loose(_)) => return Err(of_loose(name)),
             None if self.stopped => return Ok(None),
             None => return Err(Fault::invalid(format!("value `{name}` is not defined"))),
             Some(Slot::Dense(t)) => self.weights.dense(t),
@@ -590,13 +551,33 @@ impl<'m> Importer<'m> {
             }
         }
         let mut inputs = Vec::with_capacity(node.input.len());
-        for name in &node.input {
+        let cast_like = site.op == "CastLike";
+        let broadcasts = custom.is_none() && (cast_like || Op::find(&site.op).is_some_and(|op| op.schema().pointwise));
+        // What only tells a type is of any rank.
+        let sized = |i: usize| !cast_like || i == 0;
+        // The largest rank of operands that are broadcast, and that of those whose rank data decides.
+        let (mut rank, mut loose) = (0, None);
+        for (i, name) in node.input.iter().enumerate() {
+            if let Some(Slot::Loose(v)) = scope.get(name)
+                && broadcasts
+            {
+                if sized(i) {
+                    loose = loose.max(Some(self.graph.fact(v).rank()));
+                }
+                inputs.push(Some(v));
+                continue;
+            }
             if name.is_empty() || matches!(scope.get(name), Some(Slot::Absent)) {
                 inputs.push(None);
                 continue;
             }
             match self.read(scope, name) {
-                Ok(Some(v)) => inputs.push(Some(v)),
+                Ok(Some(v)) => {
+                    if sized(i) {
+                        rank = rank.max(self.graph.fact(v).rank());
+                    }
+                    inputs.push(Some(v));
+                }
                 Ok(None) => ok = false,
                 Err(f) => {
                     self.problems.node(site, f);
@@ -604,6 +585,7 @@ impl<'m> Importer<'m> {
                 }
             }
         }
+        let firm = loose.is_none_or(|loose| loose <= rank);
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
@@ -619,7 +601,7 @@ impl<'m> Importer<'m> {
                 for (name, v) in node.output.iter().zip(outputs) {
                     if !name.is_empty() {
                         self.graph.set_name(v, name);
-                        scope.set(name, Slot::Value(v));
+                        scope.set(name, if firm { Slot::Value(v) } else { Slot::Loose(v) });
                     }
                 }
                 // Outputs that nothing reads were not asked for.

@@ -55,6 +55,7 @@ mod numbers;
 mod open;
 pub mod operators;
 pub mod opset;
+mod outputs;
 mod plan;
 pub mod proto;
 mod scope;

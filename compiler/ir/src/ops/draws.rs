@@ -2,13 +2,16 @@
 //!
 //! The generator is a hash of a counter ("Squares: a fast counter-based RNG", Widynski 2020, the form of five rounds that
 //! gives 64 bits): the counter is the element's linear index, the key comes from the seed by the finalizer of splitmix64.
-//! A uniform number is made of the hash's highest bits, as many as the element type's significand has. Laws: elements do
-//! not depend on how the loops run; without a seed the key is that of seed 0; nodes of the same seed draw the same numbers.
+//! A uniform number is made of the hash's highest bits, as many as the element type's significand has. Uniform numbers of a
+//! given seed are instead those of the Mersenne Twister, so that RandomUniform and Dropout give what ONNX's reference evaluator
+//! does. Laws: elements do not depend on how the loops run; without a seed the key is that of seed 0; nodes of
+//! the same seed draw the same numbers.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, reshape, slice};
 use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{volume, working};
+use crate::ops::twister;
 use crate::structured::{Binary, Body, Compute, Expr, ExprId};
 use crate::{Attr, DType, Dim, Fact, Tensor, ValueId};
 
@@ -195,9 +198,36 @@ fn uniform(g: &mut Fragment, fact: &Fact, seed: i64, stride: i64, offset: i64) -
     g.apply("cameo::Uniform", &attrs, &[])
 }
 
-/// The seed: a float that stands for its bits.
+/// A seed that is a float, which stands for its bits.
 fn float_seed(cx: &Cx) -> Result<i64, OpError> {
     Ok(cx.opt_float("seed")?.map_or(0, |s| i64::from(s.to_bits())))
+}
+
+/// The seed of the twister, where one is given: a float is cut to an integer, and NaN is none.
+fn given_seed(cx: &Cx) -> Result<Option<i64>, OpError> {
+    if let Some((_, AttrDef::OptInt)) = cx.schema.attrs.iter().find(|(name, _)| *name == "seed") {
+        return cx.opt_int("seed");
+    }
+    Ok(cx.opt_float("seed")?.filter(|s| !s.is_nan()).map(|s| s as i64))
+}
+
+/// `count` uniform numbers of type `t`, by the twister where there is a seed.
+fn seeded(cx: &Cx, t: DType, count: usize) -> Result<Vec<f64>, OpError> {
+    Ok(match given_seed(cx)? {
+        Some(seed) => twister::draw(seed, count),
+        None => draw(0, t, count, 1, 0),
+    })
+}
+
+/// [`seeded`] in a fragment.
+fn seeded_uniform(cx: &Cx, g: &mut Fragment, t: DType, shape: &[Dim]) -> Result<ValueId, OpError> {
+    match given_seed(cx)? {
+        Some(seed) => {
+            let u = twister::uniform(g, seed, shape)?;
+            g.cast(u, t)
+        }
+        None => uniform(g, &Fact::new(t, shape), 0, 1, 0),
+    }
 }
 
 /// What an operation that makes a tensor of nothing, or like another one, is to make.
@@ -231,7 +261,7 @@ fn scaled(g: &mut Fragment, x: ValueId, factor: f64, add: f64, dtype: DType) -> 
 fn build_uniform(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     let fact = wanted(cx)?;
     let (low, high) = (f64::from(cx.float("low")?), f64::from(cx.float("high")?));
-    let u = uniform(g, &fact, float_seed(cx)?, 1, 0)?;
+    let u = seeded_uniform(cx, g, fact.dtype, &fact.shape)?;
     Ok(vec![scaled(g, u, high - low, low, fact.dtype)?])
 }
 
@@ -239,7 +269,7 @@ fn eval_uniform(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     let fact = wanted(cx)?;
     let (low, high) = (f64::from(cx.float("low")?), f64::from(cx.float("high")?));
     let shape = extents(&fact)?;
-    let u = draw(float_seed(cx)?, fact.dtype, volume(&shape)?, 1, 0);
+    let u = seeded(cx, fact.dtype, volume(&shape)?)?;
     let v = u.into_iter().map(|u| low + u * (high - low));
     Ok(vec![Tensor::from_f64(fact.dtype, &shape, v)])
 }
@@ -365,8 +395,8 @@ const BERNOULLI: Composed = Composed {
         let x = g.required(cx, 0)?;
         let to = cx.opt_dtype("dtype")?.unwrap_or(g.dtype(x));
         // In f64, where every probability is what it is.
-        let fact = Fact::new(DType::F64, g.fact(x).shape.clone());
-        let u = uniform(g, &fact, float_seed(cx)?, 1, 0)?;
+        let shape = g.fact(x).shape.clone();
+        let u = seeded_uniform(cx, g, DType::F64, &shape)?;
         let x = g.cast(x, DType::F64)?;
         let y = g.binary("Less", u, x)?;
         Ok(vec![g.cast(y, to)?])
@@ -374,7 +404,7 @@ const BERNOULLI: Composed = Composed {
     eval: |cx| {
         let x = cx.tensor(0)?;
         let to = cx.opt_dtype("dtype")?.unwrap_or(x.dtype());
-        let u = draw(float_seed(cx)?, DType::F64, x.len(), 1, 0);
+        let u = seeded(cx, DType::F64, x.len())?;
         let v = u.into_iter().zip(x.to_f64()).map(|(u, p)| f64::from(u8::from(u < p)));
         Ok(vec![Tensor::from_f64(to, x.shape(), v)])
     },
@@ -495,8 +525,7 @@ const DROPOUT: Composed = Composed {
             }
             None => g.constant(Tensor::from_f64(DType::F64, &[], [0.5])),
         };
-        let fact = Fact::new(DType::F64, shape);
-        let u = uniform(g, &fact, cx.opt_int("seed")?.unwrap_or(0), 1, 0)?;
+        let u = seeded_uniform(cx, g, DType::F64, &shape)?;
         let mask = g.binary("LessOrEqual", ratio, u)?;
         let one = g.number(ratio, 1.0);
         let kept = g.binary("Sub", one, ratio)?;
@@ -529,7 +558,7 @@ const DROPOUT: Composed = Composed {
             Some(_) => cx.tensor(1)?.scalar_f64().unwrap_or(0.5),
             None => 0.5,
         };
-        let u = draw(cx.opt_int("seed")?.unwrap_or(0), DType::F64, x.len(), 1, 0);
+        let u = seeded(cx, DType::F64, x.len())?;
         let mask: Vec<bool> = u.into_iter().map(|u| ratio <= u).collect();
         let kept = x.to_f64().into_iter().zip(&mask);
         let y = kept.map(|(x, kept)| if *kept { x / (1.0 - ratio) } else { 0.0 });
@@ -597,6 +626,18 @@ mod tests {
         assert!(many.to_f64().iter().all(|x| (0.0..1.0).contains(x)));
         let other = eval("RandomUniform", &[shape(&[100, 100]), seed(2.0)], &[], 1).remove(0);
         assert_ne!(many, other);
+    }
+
+    /// Also where more than one state of the generator is used up.
+    #[test]
+    fn seeds_are_those_of_numpy() {
+        let drawn = eval("RandomUniform", &[shape(&[2]), seed(0.9)], &[], 1).remove(0);
+        assert_eq!(drawn.to_f64(), [0.548_813_5, 0.715_189_34].map(|x: f32| f64::from(x)));
+        for n in [0, 1, 312, 313, 1000] {
+            check("RandomUniformLike", &[seed(7.0)], &[sample(DType::F32, &[n], 1)], 1);
+        }
+        let many = [shape(&[70, 9]), seed(3.0), ("dtype", Attr::DType(DType::F64))];
+        check("RandomUniform", &many, &[], 1);
     }
 
     #[test]

@@ -68,6 +68,7 @@ mod suppression;
 mod swiglu;
 mod topk;
 pub mod training;
+mod twister;
 pub mod unary;
 mod unique;
 mod unpool;

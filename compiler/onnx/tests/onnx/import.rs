@@ -547,6 +547,47 @@ fn branches_that_data_decides() {
 }
 
 #[test]
+fn branches_whose_ranks_data_decides() {
+    let branch = |op: &str, inputs: &[&str]| {
+        let one = weight("one", &Tensor::i64(&[1], [1]));
+        graph(vec![], vec![one], vec![node(op, inputs, &["r"], vec![])], &["r"])
+    };
+    let with = |after: Vec<NodeProto>| {
+        let (yes, no) = (branch("Neg", &["most"]), branch("Reshape", &["most", "one"]));
+        let attrs = vec![graph_attr("then_branch", yes), graph_attr("else_branch", no)];
+        let nodes = vec![
+            node("ReduceMax", &["x"], &["most"], vec![int("keepdims", 0)]),
+            node("Cast", &["most"], &["data"], vec![int("to", 9)]),
+            node("If", &["data"], &["v"], attrs),
+        ];
+        let nodes = nodes.into_iter().chain(after).collect();
+        model(15, graph(x(&["B"]), vec![], nodes, &["y"]))
+    };
+    // What broadcasts to more axes gives the same for both.
+    let seen = shown(&with(vec![
+        node("Exp", &["v"], &["e"], vec![]),
+        node("Mul", &["e", "v"], &["m"], vec![]),
+        node("Add", &["m", "x"], &["y"], vec![]),
+    ]));
+    assert!(seen.iter().any(|l| l.contains("f32[B] = Add")), "{seen:?}");
+    let cases = [
+        vec![node("Shape", &["v"], &["y"], vec![])],
+        vec![node("Identity", &["v"], &["y"], vec![])],
+        vec![node("Mul", &["v", "most"], &["y"], vec![])],
+        // Told a type, not a shape.
+        vec![node("CastLike", &["v", "x"], &["y"], vec![])],
+    ];
+    for after in cases {
+        let op = after[0].op_type.clone();
+        let p = problems(&with(after));
+        let named = p
+            .iter()
+            .any(|p| p.contains("is of one rank from one branch of an `If`"));
+        assert!(p.len() == 1 && named, "{op}: {p:?}");
+    }
+}
+
+#[test]
 fn old_opsets_are_raised() {
     let g = graph(
         x(&["B", "4"]),
