@@ -3,14 +3,14 @@
 //!
 //! The global allocator of this binary counts.
 
+#[path = "artifacts/library.rs"]
+mod library;
 #[path = "artifacts/network.rs"]
 mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::ptr;
 
 use cameo::Emit;
 use cameo_codegen::archive::undefined_symbols;
@@ -20,6 +20,7 @@ use cameo_runtime::{Context, ContextOptions, Error, Status, TensorView};
 use cameo_tests::allocations;
 use cameo_tests::model::{Aligned, run_in};
 
+use library::{Library, free_keys};
 use network::{Compiled, NAMES, inputs, network, other, symbolic, write};
 
 #[global_allocator]
@@ -170,62 +171,12 @@ fn libraries_need_only_listed_symbols() {
 
 /// A process has 1,024 of them, and no library gives one back: it could load no more models than that.
 #[test]
-#[expect(unsafe_code, reason = "calls the C interface of a library")]
 fn libraries_take_no_thread_local_key() {
-    /// `cameo_options`
-    #[repr(C)]
-    struct Options {
-        size: usize,
-        threads: u32,
-        parallel: *const c_void,
-        user: *const c_void,
-    }
-    fn free_keys() -> usize {
-        let mut keys = Vec::new();
-        let mut key = 0;
-        // SAFETY: nobody else knows the keys.
-        unsafe {
-            while libc::pthread_key_create(&raw mut key, None) == 0 {
-                keys.push(key);
-            }
-            for key in &keys {
-                libc::pthread_key_delete(*key);
-            }
-        }
-        keys.len()
-    }
     let compiled = Compiled::new(&symbolic());
-    let weights = CString::new(compiled.weights().into_os_string().into_encoded_bytes()).expect("a path");
-    // SAFETY: the functions are those that `cameo.h` declares, and what they get lives until they are done.
-    unsafe {
-        let library = libloading::Library::new(compiled.library()).expect("loads");
-        let before = free_keys();
-        let descriptor = library.get::<*const c_void>(b"network_model").expect("a model");
-        let open = library
-            .get::<unsafe extern "C" fn(*const c_void, *const c_char, *mut *mut c_void) -> c_int>(b"cameo_model_open")
-            .expect("a function");
-        let create = library
-            .get::<unsafe extern "C" fn(*mut c_void, *const Options, *mut *mut c_void) -> c_int>(
-                b"cameo_context_create",
-            )
-            .expect("a function");
-        let end = |name: &str, object| {
-            let end = library.get::<unsafe extern "C" fn(*mut c_void)>(name.as_bytes());
-            end.expect("a function")(object);
-        };
-        let options = Options {
-            size: size_of::<Options>(),
-            threads: 3,
-            parallel: ptr::null(),
-            user: ptr::null(),
-        };
-        let (mut model, mut context) = (ptr::null_mut(), ptr::null_mut());
-        assert_eq!(open(*descriptor, weights.as_ptr(), &raw mut model), 0);
-        assert_eq!(create(model, &raw const options, &raw mut context), 0);
-        end("cameo_context_destroy", context);
-        end("cameo_model_close", model);
-        assert_eq!(free_keys(), before);
-    }
+    let library = Library::load(&compiled.library());
+    let before = free_keys();
+    library.open_and_close("network_model", &compiled.weights(), 3);
+    assert_eq!(free_keys(), before);
 }
 
 /// A result's code and what it says to people.

@@ -78,6 +78,7 @@ const UNSAFE: &[&str] = &[
     "runtime/core/src/tensor.rs",
     "runtime/core/tests/run.rs",
     "runtime/images/src/c_api.rs",
+    "tests/artifacts/library.rs",
     "tests/src/allocations.rs",
     "tests/src/model.rs",
 ];
