@@ -20,7 +20,7 @@ use cameo_runtime::{Context, ContextOptions, Error, Status, TensorView};
 use cameo_tests::allocations;
 use cameo_tests::model::{Aligned, run_in};
 
-use library::{Library, free_keys};
+use library::{Library, next_keys};
 use network::{Compiled, NAMES, inputs, network, other, symbolic, write};
 
 #[global_allocator]
@@ -174,9 +174,9 @@ fn libraries_need_only_listed_symbols() {
 fn libraries_take_no_thread_local_key() {
     let compiled = Compiled::new(&symbolic());
     let library = Library::load(&compiled.library());
-    let before = free_keys();
+    let before = next_keys();
     library.open_and_close("network_model", &compiled.weights(), 3);
-    assert_eq!(free_keys(), before);
+    assert_eq!(next_keys(), before);
 }
 
 /// A result's code and what it says to people.

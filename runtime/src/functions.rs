@@ -20,6 +20,8 @@ pub fn find(operator: &str) -> Option<(Option<OperatorFn>, OperatorFn)> {
         "Concat" => (None, in_c::concat as OperatorFn),
         "Case" => (None, in_c::case),
         "Match" => (None, in_c::full_match),
+        "Parse" => (None, in_c::parse),
+        "Print" => (None, in_c::print),
         "Split" => (Some(in_c::split_shape), in_c::split),
         _ => return None,
     })
@@ -61,6 +63,75 @@ fn full_match(texts: &mut Texts, call: &Call<'_>) -> Result<(), &'static str> {
         *y = u8::from(*accepts.get(state).ok_or(DAMAGED)? != 0);
     }
     Ok(())
+}
+
+/// Numbers of 64 bits as strings; `type` says what they are.
+fn print(texts: &mut Texts, call: &Call<'_>) -> Result<(), &'static str> {
+    let kind = call.text("type").ok_or(DAMAGED)?;
+    for (x, y) in call.input(0)?.iter().zip(call.output::<u64>(0)?) {
+        let text = match kind {
+            "i64" => x.cast_signed().to_string(),
+            "u64" => x.to_string(),
+            _ => general(f64::from_bits(*x)),
+        };
+        *y = texts.enter(&text)?;
+    }
+    Ok(())
+}
+
+/// Digits of a float.
+const DIGITS: i64 = 8;
+
+/// What C's `%.8g` writes, but for what is not finite.
+fn general(x: f64) -> String {
+    if x.is_nan() {
+        return "NaN".to_owned();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "INF" } else { "-INF" }.to_owned();
+    }
+    // The exponent is that of the rounded number.
+    let written = format!("{x:.*e}", DIGITS as usize - 1);
+    let (mantissa, power) = written.split_once('e').unwrap_or((&written, "0"));
+    let power = power.parse::<i64>().unwrap_or(0);
+    let is_plain = (-4..DIGITS).contains(&power);
+    let mut text = if is_plain {
+        format!("{x:.*}", (DIGITS - 1 - power) as usize)
+    } else {
+        mantissa.to_owned()
+    };
+    if text.contains('.') {
+        text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    if !is_plain {
+        let sign = if power < 0 { '-' } else { '+' };
+        text += &format!("e{sign}{:02}", power.unsigned_abs());
+    }
+    text
+}
+
+/// The way back; `f32` are the nearest numbers of 32 bits, in 64.
+fn parse(texts: &mut Texts, call: &Call<'_>) -> Result<(), &'static str> {
+    let kind = call.text("type").ok_or(DAMAGED)?;
+    for (x, y) in call.input(0)?.iter().zip(call.output::<u64>(0)?) {
+        let text = texts.get(*x).ok_or(DAMAGED)?.trim_ascii();
+        *y = match kind {
+            "i64" => integer::<i64>(text).ok_or(NO_INTEGER)?.cast_unsigned(),
+            "u64" => integer::<u64>(text).ok_or(NO_INTEGER)?,
+            "f32" => f64::from(text.parse::<f32>().map_err(|_| NO_NUMBER)?).to_bits(),
+            _ => text.parse::<f64>().map_err(|_| NO_NUMBER)?.to_bits(),
+        };
+    }
+    Ok(())
+}
+
+/// An integer, or a number with a fraction, which is cut.
+fn integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
+    if let Ok(x) = text.parse() {
+        return Some(x);
+    }
+    let x = text.parse::<f64>().ok().filter(|x| x.is_finite())?;
+    T::try_from(x as i128).ok()
 }
 
 fn split_shape(texts: &mut Texts, call: &Call<'_>) -> Result<(), &'static str> {
@@ -130,6 +201,9 @@ fn tokens(text: &str, delimiter: &str, limit: usize) -> Vec<Range<usize>> {
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
+
+const NO_NUMBER: &str = "is no number";
+const NO_INTEGER: &str = "is no integer of 64 bits";
 
 /// The tables of the model contradict each other.
 const DAMAGED: &str = "the model is damaged";
@@ -237,7 +311,7 @@ mod in_c {
         )* };
     }
 
-    functions!(concat case full_match split_shape split);
+    functions!(concat case full_match parse print split_shape split);
 }
 
 /// Calls a function, and says why when it failed.
@@ -294,7 +368,7 @@ mod tests {
 
     #[test]
     fn names_are_the_runtimes() {
-        for name in ["Concat", "Case", "Match", "Split"] {
+        for name in ["Concat", "Case", "Match", "Parse", "Print", "Split"] {
             let found = find(&format!("{OWN_OPERATOR}{name}")).expect("there");
             assert_eq!(found.0.is_some(), name == "Split");
         }

@@ -50,18 +50,17 @@ impl Library {
     }
 }
 
-/// Thread-local keys that the process may still make.
-pub fn free_keys() -> usize {
-    let mut keys = Vec::new();
-    let mut key = 0;
+/// The thread-local keys that the process would make next: two, as Rust's standard library does not take the first of all.
+pub fn next_keys() -> [u32; 2] {
+    let mut keys = [0; 2];
     // SAFETY: nobody else knows the keys.
     unsafe {
-        while libc::pthread_key_create(&raw mut key, None) == 0 {
-            keys.push(key);
+        for key in &mut keys {
+            assert_eq!(libc::pthread_key_create(key, None), 0);
         }
-        for key in &keys {
-            libc::pthread_key_delete(*key);
+        for key in keys {
+            libc::pthread_key_delete(key);
         }
     }
-    keys.len()
+    keys
 }

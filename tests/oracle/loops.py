@@ -229,6 +229,15 @@ def branches_of_other_ranks():
                node("Exp", ["step"], ["grown"]), node("Add", ["grown", "step"], ["sum"]), node("CastLike", ["sum", "row"], ["like"]),
                node("CastLike", ["x", "step"], ["x2"]), node("Mul", ["like", "row"], ["product"]), node("Sub", ["x2", "product"], ["y"])]
         yield model(f"if, {name} axes", [*ask, *use], inputs, ["y"], weights)
+    # Of nothing, and as a bound.
+    none, some = np.zeros((0,), np.float32), np.ones((1, 3), np.float32)
+    then = bare([node("Identity", ["none"], ["n"]), node("Neg", ["mean"], ["low"])], ["n", "low"], [numpy_helper.from_array(none, "none")])
+    other = bare([node("Identity", ["some"], ["s"]), node("Reshape", ["mean", "one"], ["high"])], ["s", "high"],
+                 [numpy_helper.from_array(some, "some")])
+    use = [node("If", ["cond"], ["few", "bound"], then_branch=then, else_branch=other), node("Add", ["few", "column"], ["y"]),
+           node("Clip", ["x", "bound"], ["z"]), node("Clip", ["mean", "edge"], ["w"])]
+    columns = [numpy_helper.from_array(np.ones((2, 1), np.float32), "column"), numpy_helper.from_array(np.ones(1, np.float32), "edge")]
+    yield model("if, no rows", [*ask, *use], inputs, ["y", "z", "w"], weights + columns)
 
 
 def branches_of_other_shapes():

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares models of strings with ONNX Runtime: what is moved, looked up, compared, joined, encoded, split, cased, matched.
+"""Compares models of strings with ONNX Runtime: what is moved, looked up, compared, joined, encoded, split, cased, matched,
+read as numbers.
 
     python strings.py [NAME...]
 
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper
 
 from compiled import Checks, Compiled, Failed, outputs, session
 
-S, I, B = TensorProto.STRING, TensorProto.INT64, TensorProto.BOOL
+S, I, B, F = TensorProto.STRING, TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT
 ML = "ai.onnx.ml"
 WORDS = ["", "red", "Green", "BLUE", "rot", "grün", "赤 い", "a b c", "x@y.com", "1.5", "red", " padded ", "é", "e\u0301"]
 
@@ -55,6 +56,16 @@ MODELS = {
                 node("StringNormalizer", ["x"], ["s"], case_change_action="UPPER", locale="en_US", is_case_sensitive=1, stopwords=["red", "1.5"]),
                 node("StringNormalizer", ["x"], ["t"], locale="en_US", stopwords=["RED", "green", ""])],
                [], [("x", [None])], [("l", S, 1), ("s", S, 1), ("t", S, 1)]),
+    "numbers": ([node("Cast", ["x"], ["f"], to=F), node("Mul", ["f", "f"], ["g"]), node("Cast", ["g"], ["s"], to=S),
+                 node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE), node("Add", ["d", "d"], ["e"]), node("CastLike", ["e", "x"], ["t"])],
+                [], [("x", [None, 2])], [("s", S, 2), ("t", S, 2)]),
+    "whole": ([node("Cast", ["x"], ["k"], to=I), node("Cast", ["x"], ["u"], to=TensorProto.INT32), node("Neg", ["k"], ["m"]),
+               node("Cast", ["m"], ["s"], to=S), node("Cast", ["u"], ["t"], to=S)],
+              [], [("x", [None])], [("k", I, 1), ("u", TensorProto.INT32, 1), ("s", S, 1), ("t", S, 1)]),
+}
+TEXTS = {
+    "numbers": ["0", "-0.5", "3.14159265358979", "1e-5", "1E8", "-2.5e-10", "123456789", "INF", "-inf", "NaN", " 7", "1e300", ".25"],
+    "whole": ["0", "-5", "123456789", "+17", " 42", "-2147483648"],
 }
 
 
@@ -97,7 +108,7 @@ def model(name):
 
 def feeds(name, random, extents):
     shape = lambda dims: [d if d is not None else random.choice(extents) for d in dims]
-    return {n: random.choice(np.array(WORDS), shape(dims)) for n, dims in MODELS[name][2]}
+    return {n: random.choice(np.array(TEXTS.get(name, WORDS)), shape(dims)) for n, dims in MODELS[name][2]}
 
 
 def main():
@@ -132,6 +143,13 @@ def main():
             checks.add(False, "what is no UTF-8 is taken")
         except Failed as error:
             checks.add("not UTF-8" in str(error), f"refused: {error}")
+        path = Path(folder) / "numbers.onnx"
+        onnx.save(model("numbers"), path)
+        try:
+            Compiled(path, folder).run({"x": np.array([["1", "one"]])})
+            checks.add(False, "what is no number is taken")
+        except Failed as error:
+            checks.add("is no number" in str(error), f"refused: {error}")
     return checks.code()
 
 

@@ -119,11 +119,13 @@ pub fn broadcasts_to(operand: &[Dim], to: &[Dim]) -> Result<Vec<Rule>, OpError> 
 /// That each extent of an operand is 1 or that of `to`, where it is not certain.
 pub fn joins(operand: &[Dim], to: &[Dim]) -> Vec<Rule> {
     let apart = |x: Dim| x.maximum(&-x.clone()).minimum(&Dim::ONE);
+    // Axes that the result has not: of bounds, which are one element of any rank.
+    let (more, operand) = operand.split_at(operand.len().saturating_sub(to.len()));
     let pairs = operand.iter().zip(&to[to.len() - operand.len()..]);
-    pairs
+    let pairs = pairs
         .filter(|(d, o)| d != o && !d.is_one())
-        .map(|(d, o)| (apart(d.clone() - o.clone()) * apart(d.clone() - Dim::ONE), Dim::ZERO))
-        .collect()
+        .map(|(d, o)| (apart(d.clone() - o.clone()) * apart(d.clone() - Dim::ONE), Dim::ZERO));
+    more.iter().flat_map(|d| agree(d, &Dim::ONE)).chain(pairs).collect()
 }
 
 /// That two extents are equal, where it is not certain.

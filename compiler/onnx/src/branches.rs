@@ -99,9 +99,10 @@ impl<'m> Importer<'m> {
             .zip(&only)
             .flat_map(|(held, only)| vec![*held == Held::Tensor && only.is_none(); held.outputs()])
             .collect();
-        // Where a dimension decides, one branch may be presumed.
         let presumed = known.as_ref().is_some_and(|d| self.presumed(d).is_some());
-        let loose = match presumed {
+        // Of branches of which one is presumed, all may read what it gives.
+        let presumable = known.as_ref().is_some_and(|d| self.presumable(d).is_some());
+        let loose = match presumable {
             true => BTreeSet::new(),
             false => self.with_ranks(&mut taken, &plain, &origin)?,
         };
@@ -224,7 +225,8 @@ impl<'m> Importer<'m> {
             let shape = [&wide.shape[..more], &narrow.shape].concat();
             let around = std::mem::replace(&mut self.graph, body.graph.clone());
             let (name, v) = self.graph.outputs()[i].clone();
-            let made = self.apply("Reshape", vec![("shape", Attr::Dims(shape))], &[v], origin);
+            let attrs = vec![("allowzero", Attr::Int(1)), ("shape", Attr::Dims(shape))];
+            let made = self.apply("Reshape", attrs, &[v], origin);
             if let Ok(v) = &made {
                 self.graph.add_output(&format!("{name}#rank"), *v);
             }
@@ -290,8 +292,8 @@ impl<'m> Importer<'m> {
 pub(crate) fn of_loose(name: &str) -> Fault {
     let what = format!("`{name}` is of one rank from one branch of an `If` and of another from the other");
     Fault::unsupported(what).hint(
-        "where only a run knows the condition, both must give the same type and shape, unless all that read it broadcast to \
-         the larger rank",
+        "where only a run knows the condition, both must give the same type and shape, unless it is read by operators of the \
+         same graph that broadcast to the larger rank; if it asks for dimensions, bounding them may decide it: `--dim NAME=1..512`",
     )
 }
 

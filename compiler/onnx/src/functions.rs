@@ -308,15 +308,19 @@ impl<'m> Importer<'m> {
             return None;
         };
         let d = d.clone();
-        let (taken, extent) = [1, 2]
-            .into_iter()
-            .find_map(|extent| Some((self.decided(&d, extent)?, extent)))?;
+        let (taken, extent) = self.presumable(&d)?;
         for (name, range) in &mut self.graph.symbols {
             if d.uses(&Sym::Named(name.clone())) {
                 range.min = range.min.max(least(name, extent));
             }
         }
         Some(taken)
+    }
+
+    /// Which branch [`Importer::presume`] would take, and the extent that it would ask for.
+    pub fn presumable(&self, condition: &Dim) -> Option<(bool, i64)> {
+        let mut extents = [1, 2].into_iter();
+        extents.find_map(|extent| Some((self.decided(condition, extent)?, extent)))
     }
 
     /// See [`Importer::presume`].

@@ -551,10 +551,13 @@ impl<'m> Importer<'m> {
             }
         }
         let mut inputs = Vec::with_capacity(node.input.len());
-        let cast_like = site.op == "CastLike";
-        let broadcasts = custom.is_none() && (cast_like || Op::find(&site.op).is_some_and(|op| op.schema().pointwise));
-        // What only tells a type is of any rank.
-        let sized = |i: usize| !cast_like || i == 0;
+        // Before opset 7 axes are counted from the first one.
+        let new = site.opset.is_some_and(|version| version >= 7) && domain(&node.domain).is_empty();
+        let broadcasts = custom.is_none()
+            && new
+            && (site.op == "CastLike" || Op::find(&site.op).is_some_and(|op| op.schema().pointwise));
+        // What only tells a type or a bound is of any rank.
+        let sized = |i: usize| i == 0 || !matches!(&*site.op, "CastLike" | "Clip");
         // The largest rank of operands that are broadcast, and that of those whose rank data decides.
         let (mut rank, mut loose) = (0, None);
         for (i, name) in node.input.iter().enumerate() {

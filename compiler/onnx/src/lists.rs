@@ -10,6 +10,7 @@ use cameo_ir::op::normalize_axis;
 use cameo_ir::ops::chosen;
 use cameo_ir::{Attr, Attrs, DType, Dim, Fact, Op, Origin, Tensor, ValueId};
 
+use crate::branches::of_loose;
 use crate::error::{Fault, Site};
 use crate::functions::MAX_DEPTH;
 use crate::import::Importer;
@@ -718,7 +719,15 @@ impl<'m> Importer<'m> {
         let outputs: Vec<&'m str> = graph.output[..results].iter().map(|o| o.name.as_str()).collect();
         let slots = self.inside(scope, site, graph, given, &outputs, true);
         self.functions.leave();
-        let slots = slots.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let firm = |(slot, name): (Result<Slot<'m>, Fault>, &&'m str)| match slot {
+            Ok(Slot::Loose(_)) => Err(of_loose(name)),
+            slot => slot,
+        };
+        let slots = slots
+            .into_iter()
+            .zip(&outputs)
+            .map(firm)
+            .collect::<Result<Vec<_>, _>>()?;
         let failed = slots.iter().any(|s| matches!(s, Slot::Failed));
         Ok((!failed && !self.stopped).then_some(slots))
     }

@@ -10,8 +10,8 @@ use crate::proto::{AttributeProto, OperatorSetIdProto, SparseTensorProto, Tensor
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Slot<'m> {
     Value(ValueId),
-    /// A value of which data decides the rank: it may be without its first axes, of extent 1. Operators that broadcast give the
-    /// same for each of its ranks; nothing else may read it.
+    /// A value of which data decides the rank: it may be without its first axes, of extent 1. Operators of the same graph that
+    /// broadcast give the same for each of its ranks; nothing else may read it.
     Loose(ValueId),
     /// A sequence: its position in [`crate::import::Importer::lists`].
     List(usize),

@@ -6,18 +6,28 @@
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::binary::{larger, smaller};
 use crate::ops::chosen::{brief, choose, equal};
+use crate::ops::fragment::Fragment;
 use crate::ops::pointwise::{self, MOVED, RESULT, working};
+use crate::ops::strings::numbers;
 use crate::structured::{Binary, Body, Compute, Expr, ExprId, Unary};
-use crate::{Bounds, DType, Dim, Fact, Real, Tensor, narrow};
+use crate::{Attr, Bounds, DType, Dim, Fact, Real, Tensor, narrow};
 
 /// The operations of this family.
 pub const OPS: &[&dyn OpDef] = &[&Cast, &CastLike, &BitCast, &Where, &Clip];
 
-const CONVERTED: &[Param] = &[Param::new("output", Types::ANY).group(2)];
+const CONVERTED: &[Param] = &[Param::new("output", Types::MOVED).group(2)];
+
+const STRINGS: &[&str] = &[
+    "floats are written as C's `%.8g`; a string that is no number is an error of the run",
+    "to and from strings: no operand as long as data says",
+];
 
 /// The fact of `x` as `to`.
 fn converted(x: &Fact, to: DType) -> Fact {
     let mut out = Fact::new(to, x.shape.clone());
+    if [x.dtype, to].contains(&DType::String) {
+        return out;
+    }
     let Some(known) = &x.known else { return out };
     let rounded = |d: &Dim| pointwise::rounded(to, d);
     out.known = match (x.dtype.is_float(), to.is_float()) {
@@ -157,9 +167,11 @@ impl Manner {
     }
 }
 
-fn convert(x: &Tensor, to: DType, how: Manner) -> Tensor {
-    match (x.dtype(), to) {
+fn convert(x: &Tensor, to: DType, how: Manner) -> Result<Tensor, OpError> {
+    Ok(match (x.dtype(), to) {
         (from, to) if from == to => x.clone(),
+        (_, DType::String) => numbers::printed(x)?,
+        (DType::String, _) => return convert(&numbers::parsed(x, to)?, to, how),
         (_, DType::F8E8M0) => Tensor::from_f64(to, x.shape(), x.to_f64().into_iter().map(|v| how.power(v))),
         (_, to) if how.saturate && Types::FLOAT8.contains(to) => {
             let most = narrow::largest(to);
@@ -168,14 +180,32 @@ fn convert(x: &Tensor, to: DType, how: Manner) -> Tensor {
         // `u64` goes to floats by its value, to integers by its bits.
         (from, to) if from.is_float() || to.is_float() => Tensor::from_f64(to, x.shape(), x.to_f64()),
         _ => Tensor::from_i64(to, x.shape(), x.to_i64()),
-    }
+    })
 }
 
-fn lower_cast(x: &Fact, to: DType, how: Manner) -> Lowering {
-    Lowering::Compute(vec![Compute::map(to, &x.shape, |b, i| {
+fn lower_cast(cx: &Cx, to: DType) -> Result<Lowering, OpError> {
+    let (x, how) = (cx.fact(0)?, Manner::of(cx)?);
+    if x.dtype != to && [x.dtype, to].contains(&DType::String) {
+        let mut g = Fragment::new(cx);
+        let v = g.required(cx, 0)?;
+        let mut y = match to {
+            DType::String => numbers::print(&mut g, v)?,
+            to => numbers::parse(&mut g, v, to)?,
+        };
+        if g.dtype(y) != to {
+            let manner = ["saturate", "round_mode"];
+            let manner = manner
+                .iter()
+                .filter_map(|name| Some((*name, cx.attrs.get(*name)?.clone())));
+            let attrs: Vec<(&str, Attr)> = manner.chain([("to", Attr::DType(to))]).collect();
+            y = g.apply("Cast", &attrs, &[y])?;
+        }
+        return Ok(g.finish(&[y]));
+    }
+    Ok(Lowering::Compute(vec![Compute::map(to, &x.shape, |b, i| {
         let v = b.load(0, x.dtype, i.to_vec());
         how.cast(b, v, to)
-    })])
+    })]))
 }
 
 struct Cast;
@@ -185,7 +215,7 @@ impl OpDef for Cast {
         static S: Schema = Schema::new(
             "Cast",
             "x as element type `to`; floats to integers truncate, to bool is x != 0, to floats goes to the nearest value",
-            &[Param::new("input", Types::ANY)],
+            &[Param::new("input", Types::MOVED)],
             CONVERTED,
             &[
                 ("to", AttrDef::ReqDType),
@@ -195,6 +225,7 @@ impl OpDef for Cast {
                 ROUND_MODE,
             ],
         )
+        .limits(STRINGS)
         .pointwise();
         &S
     }
@@ -205,11 +236,11 @@ impl OpDef for Cast {
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        Ok(vec![convert(cx.tensor(0)?, cx.dtype("to")?, Manner::of(cx)?)])
+        Ok(vec![convert(cx.tensor(0)?, cx.dtype("to")?, Manner::of(cx)?)?])
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
-        Ok(lower_cast(cx.fact(0)?, cx.dtype("to")?, Manner::of(cx)?))
+        lower_cast(cx, cx.dtype("to")?)
     }
 }
 
@@ -221,12 +252,13 @@ impl OpDef for CastLike {
             "CastLike",
             "x as the element type of the second operand",
             &[
-                Param::new("input", Types::ANY),
-                Param::new("target_type", Types::ANY).group(2),
+                Param::new("input", Types::MOVED),
+                Param::new("target_type", Types::MOVED).group(2),
             ],
             CONVERTED,
             &[("saturate", AttrDef::Int(1)), ROUND_MODE],
         )
+        .limits(STRINGS)
         .since(15);
         &S
     }
@@ -237,11 +269,11 @@ impl OpDef for CastLike {
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        Ok(vec![convert(cx.tensor(0)?, cx.fact(1)?.dtype, Manner::of(cx)?)])
+        Ok(vec![convert(cx.tensor(0)?, cx.fact(1)?.dtype, Manner::of(cx)?)?])
     }
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
-        Ok(lower_cast(cx.fact(0)?, cx.fact(1)?.dtype, Manner::of(cx)?))
+        lower_cast(cx, cx.fact(1)?.dtype)
     }
 }
 
@@ -460,7 +492,6 @@ impl OpDef for Clip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Attr;
     use crate::naive::check;
     use crate::ops::samples::{eval, infer, sample};
 

@@ -4,7 +4,7 @@
 //! gives 64 bits): the counter is the element's linear index, the key comes from the seed by the finalizer of splitmix64.
 //! A uniform number is made of the hash's highest bits, as many as the element type's significand has. Uniform numbers of a
 //! given seed are instead those of the Mersenne Twister, so that RandomUniform and Dropout give what ONNX's reference evaluator
-//! does. Laws: elements do not depend on how the loops run; without a seed the key is that of seed 0; nodes of
+//! does; rounded to a narrow type, one may be 1. Laws: elements do not depend on how the loops run; without a seed the key is that of seed 0; nodes of
 //! the same seed draw the same numbers.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
@@ -269,8 +269,12 @@ fn eval_uniform(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     let fact = wanted(cx)?;
     let (low, high) = (f64::from(cx.float("low")?), f64::from(cx.float("high")?));
     let shape = extents(&fact)?;
-    let u = seeded(cx, fact.dtype, volume(&shape)?)?;
-    let v = u.into_iter().map(|u| low + u * (high - low));
+    let u = Tensor::from_f64(fact.dtype, &shape, seeded(cx, fact.dtype, volume(&shape)?)?).to_f64();
+    // In the type that bodies compute in.
+    let v = u.into_iter().map(|u| match working(fact.dtype) {
+        DType::F64 => low + u * (high - low),
+        _ => f64::from(low as f32 + u as f32 * (high - low) as f32),
+    });
     Ok(vec![Tensor::from_f64(fact.dtype, &shape, v)])
 }
 

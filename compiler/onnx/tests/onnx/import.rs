@@ -574,8 +574,9 @@ fn branches_whose_ranks_data_decides() {
         vec![node("Shape", &["v"], &["y"], vec![])],
         vec![node("Identity", &["v"], &["y"], vec![])],
         vec![node("Mul", &["v", "most"], &["y"], vec![])],
-        // Told a type, not a shape.
+        // Told a type or a bound, not a shape.
         vec![node("CastLike", &["v", "x"], &["y"], vec![])],
+        vec![node("Clip", &["v", "most"], &["y"], vec![])],
     ];
     for after in cases {
         let op = after[0].op_type.clone();
@@ -585,6 +586,44 @@ fn branches_whose_ranks_data_decides() {
             .any(|p| p.contains("is of one rank from one branch of an `If`"));
         assert!(p.len() == 1 && named, "{op}: {p:?}");
     }
+    // A condition of a loop is not taken for none.
+    let truth = branch("Identity", &["lt"]);
+    let attrs = vec![
+        graph_attr("then_branch", truth),
+        graph_attr("else_branch", branch("Reshape", &["lt", "one"])),
+    ];
+    let nodes = vec![
+        node("Cast", &["s"], &["lt"], vec![int("to", 9)]),
+        node("If", &["data"], &["goes"], attrs),
+        node("Add", &["s", "s"], &["next"], vec![]),
+    ];
+    let formals = vec![
+        value("i", DType::I64, &[]),
+        value("c", DType::Bool, &[]),
+        value("s", DType::F32, &[]),
+    ];
+    let body = graph(formals, vec![], nodes, &["goes", "next"]);
+    let (trips, yes) = (
+        weight("trips", &Tensor::i64(&[], [3])),
+        weight("yes", &Tensor::bool(&[], [true])),
+    );
+    let nodes = vec![
+        node("ReduceMax", &["x"], &["most"], vec![int("keepdims", 0)]),
+        node("Cast", &["most"], &["data"], vec![int("to", 9)]),
+        node(
+            "Loop",
+            &["trips", "yes", "most"],
+            &["last"],
+            vec![graph_attr("body", body)],
+        ),
+        node("Add", &["last", "x"], &["y"], vec![]),
+    ];
+    let p = problems(&model(15, graph(x(&["B"]), vec![trips, yes], nodes, &["y"])));
+    assert!(
+        p.iter()
+            .any(|p| p.contains("is of one rank from one branch of an `If`")),
+        "{p:?}"
+    );
 }
 
 #[test]
