@@ -1,5 +1,6 @@
 //! Tests of the importer through its public interface, on models that are built here.
 
+mod branches;
 mod custom;
 mod fuzz;
 mod graphs_inside;
