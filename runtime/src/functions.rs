@@ -126,12 +126,14 @@ fn parse(texts: &mut Texts, call: &Call<'_>) -> Result<(), &'static str> {
 }
 
 /// An integer, or a number with a fraction, which is cut.
-fn integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
-    if let Ok(x) = text.parse() {
-        return Some(x);
-    }
-    let x = text.parse::<f64>().ok().filter(|x| x.is_finite())?;
-    T::try_from(x as i128).ok()
+fn integer<T: TryFrom<i128>>(text: &str) -> Option<T> {
+    let is_fraction = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let whole = match text.split_once('.') {
+        Some((whole, fraction)) if is_fraction(fraction) => whole,
+        _ => text,
+    };
+    let number = || text.parse::<f64>().ok().filter(|x| x.is_finite()).map(|x| x as i128);
+    whole.parse().ok().or_else(number).and_then(|x| T::try_from(x).ok())
 }
 
 fn split_shape(texts: &mut Texts, call: &Call<'_>) -> Result<(), &'static str> {
@@ -364,6 +366,19 @@ mod tests {
         assert_eq!(split("  a b ", "", 0), ["a b "]);
         assert_eq!(split(" \t", "", ALL), Vec::<String>::new());
         assert_eq!(split("", "", 3), Vec::<String>::new());
+    }
+
+    #[test]
+    fn integers_are_exact() {
+        assert_eq!(integer::<i64>("9007199254740993.5"), Some(9_007_199_254_740_993));
+        assert_eq!(integer::<i64>("-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(integer::<i64>("-9223372036854775809"), None);
+        assert_eq!(integer::<u64>("18446744073709551615.0"), Some(u64::MAX));
+        assert_eq!((integer::<i64>("1e3"), integer::<i64>("-.5")), (Some(1000), Some(0)));
+        assert_eq!(
+            (integer::<i64>("1.x"), integer::<i64>("inf"), integer::<u64>("-1")),
+            (None, None, None)
+        );
     }
 
     #[test]

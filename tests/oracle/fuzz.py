@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from backend import read, run, wide, worker, write
+from backend import read, run, worker, write
 from compiled import Checks, session
 from nodes import FLOATS, MOVES, make, type_name
 from operators import operators, types_of
@@ -230,7 +230,7 @@ def apart(sample, got, want, bounds):
         if sample.op in ROUNDED and wrong.any():
             wrong &= np.abs(got.astype(np.float64) - want.astype(np.float64)) > 1
         return wrong
-    g, w = (a.astype(wide(a)).astype(np.float64) for a in (got, want))
+    g, w = (a.astype(np.float64) for a in (got, want))
     bound = bounds.get(name, 0.0)
     size = np.abs(w)
     largest = size[np.isfinite(size)].max(initial=0.0)

@@ -282,6 +282,9 @@ struct BitCast;
 impl BitCast {
     fn target(cx: &Cx) -> Result<DType, OpError> {
         let (from, to) = (cx.fact(0)?.dtype, cx.dtype("to")?);
+        if to == DType::String {
+            return invalid("attribute `to` is string, which is no bits of a number");
+        }
         match from.size() == to.size() {
             true => Ok(to),
             false => invalid(format!("{from} and {to} have elements of different size")),
@@ -295,7 +298,7 @@ impl OpDef for BitCast {
             "BitCast",
             "the bits of x as element type `to` of the same size; to bool: whether any is set",
             &[Param::new("input", Types::ANY)],
-            CONVERTED,
+            &[Param::new("output", Types::ANY).group(2)],
             &[("to", AttrDef::ReqDType)],
         )
         .since(26)
@@ -627,6 +630,8 @@ mod tests {
         assert_eq!(eval("BitCast", &back, &[Some(y)], 1)[0].to_f64(), [1.0, -2.5, 0.0]);
         let f = Fact::new(DType::F32, vec![]);
         assert!(infer("BitCast", &[("to", Attr::DType(DType::I64))], &[f]).is_err());
+        let handle = [Fact::new(DType::I64, vec![])];
+        assert!(infer("BitCast", &[("to", Attr::DType(DType::String))], &handle).is_err());
     }
 
     #[test]

@@ -258,22 +258,28 @@ fn scaled(g: &mut Fragment, x: ValueId, factor: f64, add: f64, dtype: DType) -> 
     g.cast(y, dtype)
 }
 
+/// The least number, and how far it is to the largest, as the attributes' type has it.
+fn limits(cx: &Cx) -> Result<(f64, f64), OpError> {
+    let (low, high) = (cx.float("low")?, cx.float("high")?);
+    Ok((f64::from(low), f64::from(high - low)))
+}
+
 fn build_uniform(cx: &Cx, g: &mut Fragment) -> Result<Vec<ValueId>, OpError> {
     let fact = wanted(cx)?;
-    let (low, high) = (f64::from(cx.float("low")?), f64::from(cx.float("high")?));
+    let (low, width) = limits(cx)?;
     let u = seeded_uniform(cx, g, fact.dtype, &fact.shape)?;
-    Ok(vec![scaled(g, u, high - low, low, fact.dtype)?])
+    Ok(vec![scaled(g, u, width, low, fact.dtype)?])
 }
 
 fn eval_uniform(cx: &Cx) -> Result<Vec<Tensor>, OpError> {
     let fact = wanted(cx)?;
-    let (low, high) = (f64::from(cx.float("low")?), f64::from(cx.float("high")?));
+    let (low, width) = limits(cx)?;
     let shape = extents(&fact)?;
     let u = Tensor::from_f64(fact.dtype, &shape, seeded(cx, fact.dtype, volume(&shape)?)?).to_f64();
     // In the type that bodies compute in.
     let v = u.into_iter().map(|u| match working(fact.dtype) {
-        DType::F64 => low + u * (high - low),
-        _ => f64::from(low as f32 + u as f32 * (high - low) as f32),
+        DType::F64 => low + u * width,
+        _ => f64::from(low as f32 + u as f32 * width as f32),
     });
     Ok(vec![Tensor::from_f64(fact.dtype, &shape, v)])
 }

@@ -71,8 +71,10 @@ pub(in crate::ops) fn parsed(x: &Tensor, to: DType) -> Result<Tensor, OpError> {
     };
     let one = |text: &&str| {
         let text = text.trim_ascii();
-        let cut = || text.parse::<f64>().ok().filter(|x| x.is_finite()).map(|x| x as i128);
-        match text.parse::<i128>().ok().or_else(cut).filter(|x| range.contains(x)) {
+        let scientific = || text.parse::<f64>().ok().filter(|x| x.is_finite()).map(|x| x as i128);
+        let plain = text.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.');
+        let x = plain.unwrap_or(text).parse::<i128>().ok().or_else(scientific);
+        match x.filter(|x| range.contains(x)) {
             Some(x) => Ok(x),
             None => invalid(format!("\"{text}\" is no integer of 64 bits")),
         }
@@ -206,5 +208,8 @@ mod tests {
         let like = [x(), Some(Tensor::i64(&[], [0]))];
         check("CastLike", &[], &like, 1);
         assert_eq!(eval("Cast", &to(DType::I32), &[x()], 1)[0].to_i64(), [12, -7, 100]);
+        let whole = Tensor::strings(&[3], ["9007199254740993.5", "1e3", "-.5"]).expect("strings");
+        let whole = eval("Cast", &to(DType::I64), &[Some(whole)], 1)[0].to_i64();
+        assert_eq!(whole, [9_007_199_254_740_993, 1000, 0]);
     }
 }
