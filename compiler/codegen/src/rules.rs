@@ -18,10 +18,11 @@ impl Said {
         let difference = where_it_counts(rule.a.clone() - rule.b.clone());
         let (text, sides) = match one_of(&difference) {
             Some(pairs) if rule.b.is_zero() => {
-                let texts: Vec<String> = pairs
+                let mut texts: Vec<String> = pairs
                     .iter()
                     .map(|[a, b]| format!("{} = {}", short(a), short(b)))
                     .collect();
+                texts.dedup();
                 (texts.join(" or "), pairs.into_iter().next())
             }
             _ => {
@@ -188,6 +189,8 @@ mod tests {
         let (text, sides) = said(a, b, false);
         assert_eq!(text, "N = 4 or N = 1 in node \"/Add\"");
         assert!(sides.starts_with("N "), "{sides}");
+        let (a, b) = joins(std::slice::from_ref(&n), &[Dim::ONE]).remove(0);
+        assert_eq!(said(a, b, false).0, "N = 1 in node \"/Add\"");
         let turns = (m.clone() * n.clone()).minimum(&Dim::ONE);
         let (text, sides) = said(turns.clone() * n.clone(), turns * four.clone(), false);
         assert_eq!((&*text, &*sides), ("N <= 4 in node \"/Add\"", "N 4"));
