@@ -4,8 +4,8 @@
 //! gives 64 bits): the counter is the element's linear index, the key comes from the seed by the finalizer of splitmix64.
 //! A uniform number is made of the hash's highest bits, as many as the element type's significand has. Uniform numbers of a
 //! given seed are instead those of the Mersenne Twister, so that RandomUniform and Dropout give what ONNX's reference evaluator
-//! does; rounded to a narrow type, one may be 1. Laws: elements do not depend on how the loops run; without a seed the key is that of seed 0; nodes of
-//! the same seed draw the same numbers.
+//! does; rounded to a narrow type, one may be 1. Laws: elements do not depend on how the loops run; without a seed the key is
+//! that of seed 0; nodes of the same seed draw the same numbers.
 
 use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid};
 use crate::ops::composed::{Composed, reshape, slice};

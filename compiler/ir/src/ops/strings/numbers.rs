@@ -1,7 +1,8 @@
 //! Numbers as strings and back: what `Cast` does with strings.
 //!
-//! Laws: integers are decimal; floats are C's `%.8g`, and `NaN`, `INF` and `-INF`, as ONNX Runtime writes them. A string is read as a decimal or scientific number with blanks around it, as the nearest one of the type; for
-//! integers, what has a fraction is cut.
+//! Laws: integers are decimal; floats are C's `%.8g`, and `NaN`, `INF` and `-INF`, as ONNX Runtime writes them. A string is
+//! read as a decimal or scientific number with blanks around it, as the nearest one of the type; for integers, what has a
+//! fraction is cut.
 
 use super::map;
 use crate::op::{OpError, invalid};
