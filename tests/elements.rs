@@ -397,3 +397,76 @@ fn extents_that_do_not_fit() {
         &[pair(3, 4), pair(4, 3), pair(1, 3)],
     );
 }
+
+/// `x[a*S+b : c*S+d : step]`, where no extent is presumed to be 0 and every one may be.
+#[test]
+fn slices_of_extents_that_are_0() {
+    let cases: [([i64; 2], [i64; 2], i64); 16] = [
+        ([0, -1], [0, 2], 1),
+        ([0, -1], [0, END], 1),
+        ([0, -1], [0, -END], -1),
+        ([0, 0], [0, -1], 1),
+        ([0, 1], [0, 2], 1),
+        ([0, -2], [0, END], 2),
+        ([0, -2], [1, -1], 1),
+        ([0, -2], [0, -2], -1),
+        ([0, 0], [1, -1], 1),
+        ([1, -1], [0, END], 1),
+        ([1, -2], [0, 2], 1),
+        ([-1, 0], [0, END], 1),
+        ([-1, 1], [0, -1], 2),
+        ([-1, 1], [0, END], 2),
+        ([1, 1], [-1, 1], -1),
+        ([1, 0], [0, 1], -1),
+    ];
+    for (start, end, step) in cases {
+        let text = format!(
+            r#"graph @g (%0 "x": f32[M,N], %1 "s": f32[S]) symbols M=0.., N=0.., S=0.. {{
+                weight %2: i64[1] = dense({})
+                weight %3: i64[1] = dense({})
+                weight %4: i64[1] = dense({})
+                weight %5: i64[1] = dense({})
+                weight %6: i64[1] = dense(0)
+                weight %7: i64[1] = dense({step})
+                %8 = Shape(%1)
+                %9 = Mul(%8, %2)
+                %10 = Add(%9, %3)
+                %11 = Mul(%8, %4)
+                %12 = Add(%11, %5)
+                %13 = Slice(%0, %10, %12, %6, %7)
+                return %13 "y"
+            }}"#,
+            start[0], start[1], end[0], end[1]
+        );
+        let model = Model::new(&source::graph(&text), &Choices::default()).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        for (m, n, s) in (0..4).flat_map(|m| [0, 2].into_iter().flat_map(move |n| [0, 1, 3].map(|s| (m, n, s)))) {
+            let x = numbers(&[m, n]);
+            let at = |v: [i64; 2]| v[0] * s as i64 + v[1];
+            let rows = sliced(m as i64, at(start), at(end), step);
+            let all = x.to_f32();
+            let elements = rows.iter().flat_map(|&row| all[row * n..][..n].to_vec());
+            let want = [Tensor::f32(&[rows.len(), n], elements)];
+            match model.run(&[x, numbers(&[s])], 1) {
+                Ok(got) => assert_same(&got, &want),
+                Err(e) if m * s == 0 => assert_eq!(e.status(), Status::ShapeRule, "{m} {n} {s}: {e}\n{text}"),
+                Err(e) => panic!("{m} {n} {s}: {e}\n{text}"),
+            }
+        }
+    }
+}
+
+const END: i64 = i64::MAX;
+
+/// The rows that a slice of `m` takes, as the operator's text says it.
+fn sliced(m: i64, start: i64, end: i64, step: i64) -> Vec<usize> {
+    let at = |v: i64| if v < 0 { v.saturating_add(m) } else { v };
+    let (low, high) = if step < 0 { (-1, m - 1) } else { (0, m) };
+    let end = at(end).min(high).max(low);
+    let mut row = at(start).max(0).min(high);
+    let mut rows = vec![];
+    while (step > 0 && row < end) || (step < 0 && row > end) {
+        rows.push(row as usize);
+        row += step;
+    }
+    rows
+}

@@ -24,14 +24,14 @@ pub(super) const SLICE: View = View {
     ),
     shape: |cx| {
         let mut shape = cx.fact(0)?.shape.clone();
-        for c in cuts(cx)? {
+        for c in cuts(cx, &PRESUMED)? {
             shape[c.axis] = c.extent;
         }
         Ok(shape)
     },
     source: |cx, from, _| {
         let mut map: Vec<(i64, i64)> = vec![(0, 1); from.len()];
-        for c in cuts(cx)? {
+        for c in cuts(cx, &PRESUMED)? {
             match c.start.as_const() {
                 Some(start) => map[c.axis] = (start, c.step.as_const().unwrap_or(1)),
                 None => return unsupported(format!("start {} of a slice of known extent", c.start)),
@@ -47,7 +47,7 @@ pub(super) const SLICE: View = View {
     },
     index: |cx, _, _, it| {
         let mut index = it.to_vec();
-        for c in cuts(cx)? {
+        for c in cuts(cx, &PRESUMED)? {
             index[c.axis] = c.start + index[c.axis].clone() * c.step;
         }
         Ok(index)
@@ -68,10 +68,25 @@ pub(super) const SLICE: View = View {
             };
             rules.extend(named.1);
         }
-        // What is taken for negative because no extent is presumed to be 0 counts from the start where one is.
-        let presumed = |v: &Dim| Bounds::positive(&[]).range(v).1 < 0 && Bounds::of(&[]).range(v).1 >= 0;
-        let zeros = lists.starts.iter().chain(&lists.ends).filter(|v| presumed(v));
-        rules.extend(zeros.map(|v| (v.clone(), Dim::from(-1i64))));
+        // Signs, extents and starts are those of a run only where what is presumed to have elements has some: `x[-S:]` counts
+        // from the start where S is 0, and `x[-1:]` of an axis without elements has none either.
+        let exact = Bounds::of(&[]);
+        for v in lists.starts.iter().chain(&lists.ends) {
+            let ((low, high), (least, most)) = (PRESUMED.range(v), exact.range(v));
+            rules.extend((high < 0 && most >= 0).then(|| (v.clone(), Dim::from(-1i64))));
+            rules.extend((low >= 0 && least < 0).then(|| (Dim::ZERO, v.clone())));
+        }
+        for (a, b) in cuts(cx, &PRESUMED)?.into_iter().zip(cuts(cx, &exact)?) {
+            if a.extent != b.extent {
+                rules.extend([(a.extent.clone(), b.extent.clone()), (b.extent.clone(), a.extent)]);
+            }
+            // Where nothing is taken, it may start anywhere.
+            if a.start != b.start {
+                let some = b.extent.minimum(&Dim::ONE);
+                let (a, b) = (a.start * some.clone(), b.start * some);
+                rules.extend([(a.clone(), b.clone()), (b, a)]);
+            }
+        }
         // No step is 0, of those that are there.
         let steps = lists.steps.iter().zip(lists.there());
         let steps = steps.filter(|(s, _)| s.as_const().is_none());
@@ -220,6 +235,9 @@ fn mismatch<T>() -> Result<T, OpError> {
     invalid("starts, ends, axes and steps have different lengths")
 }
 
+/// What is taken for granted of extents; the rules check it.
+const PRESUMED: Bounds = Bounds::positive(&[]);
+
 /// What a slice takes of one axis. Where `extent` is positive, `start + step*i` is in range for `i < extent`.
 struct Cut {
     axis: usize,
@@ -231,14 +249,14 @@ struct Cut {
 /// Exporters write this or more for "to the end", and its negative for "to the start"; no symbolic axis is longer.
 const END: i64 = i32::MAX as i64;
 
-fn cuts(cx: &Cx) -> Result<Vec<Cut>, OpError> {
+fn cuts(cx: &Cx, b: &Bounds) -> Result<Vec<Cut>, OpError> {
     let x = &cx.fact(0)?.shape;
     let lists = Lists::of(cx)?;
     let n = lists.starts.len();
     if n > x.len() {
         return mismatch();
     }
-    let one = |axis: usize, k: usize| cut(axis, &x[axis], &lists.starts[k], &lists.ends[k], &lists.steps[k]);
+    let one = |axis: usize, k: usize| cut(b, axis, &x[axis], &lists.starts[k], &lists.ends[k], &lists.steps[k]);
     let given = lists.axes.clone();
     let axes = given.unwrap_or_else(|| (0..n).map(Dim::from).collect());
     let numbers: Option<Vec<i64>> = axes.iter().map(Dim::as_const).collect();
@@ -272,7 +290,7 @@ fn cuts(cx: &Cx) -> Result<Vec<Cut>, OpError> {
     Ok(out)
 }
 
-fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> Result<Cut, OpError> {
+fn cut(b: &Bounds, axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> Result<Cut, OpError> {
     let legible = |v: &Dim| if v.has_elements() { chosen::cut(v) } else { v.clone() };
     let (start, end) = (&legible(start), &legible(end));
     if let Some(step) = step.as_const() {
@@ -281,7 +299,7 @@ fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> Result<Cut, 
             Some(d) if d > END => step,
             _ => step.clamp(-END, END),
         };
-        let (first, extent) = span(d, start, end, step)?;
+        let (first, extent) = span(b, d, start, end, step)?;
         return Ok(Cut {
             axis,
             start: first,
@@ -308,23 +326,22 @@ fn cut(axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> Result<Cut, 
 }
 
 /// Where a slice of an axis begins, and how many elements it has.
-fn span(d: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<(Dim, Dim), OpError> {
+fn span(b: &Bounds, d: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<(Dim, Dim), OpError> {
     match step.checked_abs() {
         Some(s) if s > 0 => {
-            let (first, span) = whole_span(d, start, end, step < 0);
+            let (first, span) = whole_span(b, d, start, end, step < 0);
             Ok((first, span.ceil_div(&Dim::from(s))))
         }
         _ => invalid(format!("step {step}")),
     }
 }
 
-/// Where a slice of an axis begins, and how many elements there are up to its end.
-fn whole_span(d: &Dim, start: &Dim, end: &Dim, back: bool) -> (Dim, Dim) {
-    let b = Bounds::positive(&[]);
+/// Where a slice of an axis begins, and how many elements there are up to its end. Signs are as presumed.
+fn whole_span(b: &Bounds, d: &Dim, start: &Dim, end: &Dim, back: bool) -> (Dim, Dim) {
     let sentinel = |v: &Dim| v.as_const().filter(|_| d.as_const().is_none());
     // Counts negative values from the end, also where only the run decides the sign: `min(max(-v,0),1)` is 1 below 0.
     let from_start = |v: &Dim| {
-        let (low, high) = b.range(v);
+        let (low, high) = PRESUMED.range(v);
         let wrap = match () {
             () if low >= 0 => Dim::ZERO,
             () if high < 0 => d.clone(),
