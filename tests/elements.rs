@@ -470,3 +470,87 @@ fn sliced(m: i64, start: i64, end: i64, step: i64) -> Vec<usize> {
     }
     rows
 }
+
+/// What is not there is not read, wherever it would lie: positions around it are padded, indices of it are refused.
+#[test]
+fn tensors_without_elements_are_not_read() {
+    let refused = |text: &str, inputs: &[Tensor]| {
+        let model = Model::new(&source::graph(text), &Choices::default()).unwrap_or_else(|e| panic!("{e}"));
+        let e = model.run(inputs, 1).expect_err(text);
+        assert!(matches!(e.status(), Status::ShapeRule | Status::IndexOutOfRange), "{e}");
+    };
+    agree(
+        r#"graph @g (%0 "x": i16[M,4,3]) symbols M=0.. {
+            weight %1: i64[3] = dense(3,4,1)
+            %2 = CenterCropPad(%0, %1)
+            return %2 "y"
+        }"#,
+        &[0, 1, 5].map(|m| vec![Tensor::from_i64(cameo_ir::DType::I16, &[m, 4, 3], 0..m as i64 * 12)]),
+        &[],
+    );
+    for (extents, axis) in [("M,64", 0), ("3,M,5", 1), ("70,M", 1)] {
+        let text = format!(
+            r#"graph @g (%0 "x": f32[{extents}], %1 "i": i64[N]) symbols M=0.., N=0.. {{
+                %2 = Gather(%0, %1) {{axis={axis}}}
+                return %2 "y"
+            }}"#
+        );
+        let shape: Vec<usize> = extents.split(',').map(|e| e.parse().unwrap_or(0)).collect();
+        let with = |list: &[i64]| vec![numbers(&shape), ints(list)];
+        agree(&text, &[with(&[])], &[]);
+        refused(&text, &with(&[0; 40]));
+        refused(&text, &with(&[-1]));
+    }
+    for mode in ["nearest", "linear", "cubic"] {
+        let text = format!(
+            r#"graph @g (%0 "x": f32[H,W]) symbols H=0.., W=0.. {{
+                weight %1: i64[2] = dense(6,70)
+                %2 = Resize(%0, _, _, %1) {{mode="{mode}"}}
+                return %2 "y"
+            }}"#
+        );
+        refused(&text, &[numbers(&[0, 3])]);
+        refused(&text, &[numbers(&[3, 0])]);
+    }
+}
+
+/// The square root of -inf and -0 is not their power by 0.5.
+#[test]
+fn powers_by_one_half() {
+    for (t, size) in [("f16", 67), ("f32", 67), ("f64", 5)] {
+        let text = format!(
+            r#"graph @g (%0 "x": {t}[N]) symbols N=0.. {{
+                weight %1: {t}[] = dense(0.5)
+                %2 = Pow(%0, %1)
+                %3 = Reciprocal(%2)
+                return %2 "y", %3 "inverse"
+            }}"#
+        );
+        let some = [f64::NEG_INFINITY, -0.0, 0.0, 4.0, -1.0, f64::INFINITY, f64::NAN];
+        let x = (0..size).map(|i| some[i % some.len()]);
+        let dtype = source::graph(&text).fact(source::graph(&text).inputs()[0]).dtype;
+        agree(&text, &[vec![Tensor::from_f64(dtype, &[size], x)]], &[]);
+    }
+}
+
+/// A channel of -0 of a weight that is shown as it is.
+#[test]
+fn negative_zeros_stay() {
+    let graph = source::graph(
+        r#"graph @g (%0 "x": f32[N,1]) symbols N=0.. {
+            weight %1: f32[16,1] = dense(1.0,-0.0,1.5,0.0,3.5,2.5,-0.5,2.0,-1.0,-0.0,-0.5,-1.0,-4.5,2.0,1.5,1.5)
+            %2 = Concat(%0, %1) {axis=0}
+            return %2 "y"
+        }"#,
+    );
+    let model = Model::new(&graph, &Choices::new(true, "native")).unwrap_or_else(|e| panic!("{e}"));
+    let got = model.run(&[numbers(&[1, 1])], 1).expect("runs");
+    let signs: Vec<usize> = got[0]
+        .to_f32()
+        .iter()
+        .enumerate()
+        .filter(|(i, v)| *i > 0 && **v == 0.0 && v.is_sign_negative())
+        .map(|(i, _)| i)
+        .collect();
+    assert_eq!(signs, [2, 10]);
+}

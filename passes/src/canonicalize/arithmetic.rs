@@ -134,8 +134,8 @@ fn over_power_of_two(rw: &mut Rewriter, n: NodeId) -> Outcome {
     })
 }
 
-/// `x ** 2` → `x * x`, `x ** 3` → `x * (x * x)`, `x ** 0.5` → `Sqrt(x)` (which is NaN and not +inf at -inf),
-/// `x ** -1` → `Reciprocal(x)`
+/// `x ** 2` → `x * x`, `x ** 3` → `x * (x * x)`, `x ** -1` → `Reciprocal(x)`. Kernels have a form of their own for `x ** 0.5`,
+/// which is no square root at -inf and -0.
 fn power(rw: &mut Rewriter, n: NodeId) -> Outcome {
     let (Some(x), Some(e)) = (rw.input(n, 0), rw.input(n, 1)) else {
         return Outcome::NoMatch;
@@ -156,8 +156,6 @@ fn power(rw: &mut Rewriter, n: NodeId) -> Outcome {
             let square = rw.apply("Mul", &[], &[x, x])?;
             rw.apply("Mul", &[], &[square, x])
         })
-    } else if exponent == 0.5 && float {
-        rw.replace_one(&[n], detail, |rw| rw.apply("Sqrt", &[], &[x]))
     } else if exponent == -1.0 && float {
         rw.replace_one(&[n], detail, |rw| rw.apply("Reciprocal", &[], &[x]))
     } else {
@@ -289,19 +287,19 @@ mod tests {
         graph @g (%0 "x": f32[N]) symbols N=1.. {
           weight %1: f32[] = dense(0.125)
           weight %2: f32[] = dense(3.0)
-          weight %3: f32[] = dense(8.0)
-          weight %4: f32[] = dense(0.5)
+          weight %3: f32[] = dense(0.5)
+          weight %4: f32[] = dense(8.0)
           weight %5: f32[] = dense(2.0)
           %6 = Mul(%0, %1) : f32[N]
           %7 = Neg(%2) : f32[]
           %8 = Add(%6, %7) : f32[N]
           %9 = Mul(%8, %8) : f32[N]
-          %10 = Sqrt(%9) : f32[N]
+          %10 = Pow(%9, %3) : f32[N]
           %11 = Mul(%10, %10) : f32[N]
           %12 = Mul(%11, %10) : f32[N]
           %13 = Add(%12, %0) : f32[N]
-          %14 = Add(%13, %3) : f32[N]
-          %15 = Mul(%14, %4) : f32[N]
+          %14 = Add(%13, %4) : f32[N]
+          %15 = Mul(%14, %3) : f32[N]
           return %15 "y"
         }
         "#);

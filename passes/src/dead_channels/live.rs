@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::axes::cut::Net;
 use crate::axes::sets::{Factor, Set};
 use crate::axes::{Axis, Place, Tie, ties};
-use crate::pattern::splat;
+use crate::pattern::{is_movement, splat};
 
 /// Elements of a long axis that are looked at before all are: reading a number of each row of all weights would be felt at
 /// compile time. Of axes that lose an eighth of their elements one in seventy is missed.
@@ -38,15 +38,16 @@ impl Live {
     pub fn new(net: &mut Net) -> Self {
         let mut out = Self::default();
         let g = net.g;
+        let shown = shown(g);
         for v in g.value_ids() {
             if let Some(t) = g.constant(v) {
-                out.constant(v, t);
+                out.constant(v, t, shown.contains(&v));
             }
         }
         let blank = g.nodes().filter(|(_, n)| n.op == "ConstantOfShape");
         let blank: Vec<ValueId> = blank
             .map(|(_, n)| n.outputs[0])
-            .filter(|v| splat(g, *v) == Some(0.0))
+            .filter(|v| splat(g, *v).is_some_and(|x| x.to_bits() == 0))
             .collect();
         out.zero.extend(blank);
         if out.sets.is_empty() && out.zero.is_empty() {
@@ -89,22 +90,28 @@ impl Live {
         }
     }
 
-    fn constant(&mut self, v: ValueId, t: &Tensor) {
+    /// Of what is `shown`, -0 is no zero.
+    fn constant(&mut self, v: ValueId, t: &Tensor, shown: bool) {
         if !computes(t.dtype()) || t.is_empty() {
             return;
         }
+        let size = t.dtype().size();
+        let sign = if shown { 0xff } else { 0x7f };
+        let zero = |bytes: &[u8]| {
+            let mut numbers = bytes.chunks_exact(size);
+            numbers.all(|c| c[size - 1] & sign == 0 && c[..size - 1].iter().all(|b| *b == 0))
+        };
         if t.shape().iter().all(|e| *e == 1) {
-            if is_zero(t.bytes()) {
+            if zero(t.bytes()) {
                 self.zero.insert(v);
             }
             return;
         }
-        let size = t.dtype().size();
         for (axis, extent) in t.shape().iter().enumerate().filter(|(_, e)| **e > 1) {
             let run = t.shape()[axis + 1..].iter().product::<usize>() * size;
             let blocks = t.bytes().len() / (run * extent);
             // Where weights are dense, the first number of each says so.
-            let live = |i: usize| (0..blocks).any(|b| !is_zero_run(&t.bytes()[(b * extent + i) * run..][..run], size));
+            let live = |i: usize| (0..blocks).any(|b| !zero(&t.bytes()[(b * extent + i) * run..][..run]));
             if *extent > PROBES && probes(*extent).all(live) {
                 continue;
             }
@@ -345,15 +352,17 @@ fn computes(t: DType) -> bool {
     t.is_float() && !t.is_narrow()
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
-    is_zero_run(bytes, bytes.len())
-}
-
-/// Positive or negative zeros, in little-endian floating point of `size` bytes.
-fn is_zero_run(bytes: &[u8], size: usize) -> bool {
-    bytes
-        .chunks_exact(size)
-        .all(|c| c[size - 1] & 0x7f == 0 && c[..size - 1].iter().all(|b| *b == 0))
+/// Values that reach an output as they are, so that signs of zeros are seen there.
+fn shown(g: &Graph) -> FxHashSet<ValueId> {
+    let mut out: FxHashSet<ValueId> = g.outputs().iter().map(|(_, v)| *v).collect();
+    for n in g.order().into_iter().rev() {
+        let node = g.node(n);
+        let moves = is_movement(node.op.name()) || matches!(node.op.name(), "Expand" | "Tile" | "Pad" | "Gather");
+        if moves && node.outputs.iter().any(|v| out.contains(v)) {
+            out.extend(node.inputs.iter().flatten());
+        }
+    }
+    out
 }
 
 /// The one number that an operand is, unless it is zero, which is a tensor like others.

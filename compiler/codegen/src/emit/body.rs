@@ -7,7 +7,7 @@ use cameo_ir::structured::{Binary, Body, Expr, ExprId, Scalar, Unary};
 use cameo_ir::{Atom, Bounds, DType, Dim, Sym, narrow};
 use cameo_kernel::nest::{guards, lane_offsets};
 use cameo_kernel::program::{ACC, Buffer, RED, slot};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 use super::{Builder, Cmp, Elem, Reduce, Ty, Val, math};
@@ -44,6 +44,9 @@ fn constant(b: &Builder, t: DType, v: Scalar) -> Val {
     }
 }
 
+/// Words of 8 bytes that one vector has at most.
+const SPARE: u64 = 128;
+
 /// What stays the same over the whole kernel.
 pub struct KernelCx<'k> {
     pub buffers: &'k [Buffer],
@@ -55,6 +58,8 @@ pub struct KernelCx<'k> {
     pub extents: Vec<Dim>,
     /// Address of the `i32` error code.
     pub status: Val,
+    /// Memory that may be read, whatever is there: [`SPARE`] words. Made for the first load of a buffer that may have no elements.
+    pub spare: OnceCell<Val>,
     pub body: &'k Body,
     /// Of the body's first expression in the module's listing; 0: there is none.
     pub line: usize,
@@ -268,6 +273,14 @@ impl<'f, 'c> Frame<'f, 'c> {
             Expr::Unary(op, a) => self.unary(*op, self.eval(*a), body.dtype(*a)),
             Expr::Binary(op, x, y) => {
                 let from = body.dtype(*x);
+                if from.is_float() && *op == Binary::Pow && self.number(*y) == Some(0.5) {
+                    // The power of -0 is 0, and that of -∞ is ∞.
+                    let x = self.eval(*x);
+                    let root = b.abs(self.unary(Unary::Sqrt, x, from));
+                    let least = b.splat(b.float(x.ty().elem.x(0), f64::NEG_INFINITY), x.lanes());
+                    let most = b.splat(b.float(x.ty().elem.x(0), f64::INFINITY), x.lanes());
+                    return b.select(b.cmp(Cmp::Eq, x, least), most, root);
+                }
                 if from.is_float() && matches!(op, Binary::Min | Binary::Max) {
                     // Against a number that is not NaN one instruction is enough; NaN in the other operand stays.
                     let limit = |e: ExprId| matches!(body.get(e), Expr::Const(_, Scalar::Float(bits)) if !f64::from_bits(*bits).is_nan());
@@ -302,6 +315,15 @@ impl<'f, 'c> Frame<'f, 'c> {
         }
     }
 
+    /// The float that an expression is, whatever it was converted to.
+    fn number(&self, id: ExprId) -> Option<f64> {
+        match self.cx.body.get(id) {
+            Expr::Const(_, Scalar::Float(bits)) => Some(f64::from_bits(*bits)),
+            Expr::Cast(to, a) if to.is_float() => self.number(*a),
+            _ => None,
+        }
+    }
+
     fn checked(&self, v: Val, extent: &Dim) -> Val {
         let b = self.b;
         let n = v.lanes();
@@ -327,10 +349,20 @@ impl<'f, 'c> Frame<'f, 'c> {
         let bounds = Bounds::of(&self.cx.extents);
         let offset = bounds.simplify(&buffer.offset(index));
         let (ptr, el) = (self.cx.ptrs[operand], elem(buffer.dtype));
-        let checks = if fill.is_some() {
-            guards(buffer, index, &self.cx.extents)
-        } else {
-            vec![]
+        // A tensor without elements has none that could be read in place of what is not there: a padded position, or the
+        // element that an index means which is refused.
+        let vacant = buffer.extents.iter().filter(|e| bounds.range(e).0 < 1);
+        let vacant: Vec<(Dim, Dim)> = vacant.map(|e| (Dim::ZERO, e.clone())).collect();
+        let told = |d: &Dim| {
+            let mut told = false;
+            d.visit(&mut |s| told |= matches!(s, Sym::Aux(_)));
+            told
+        };
+        let missing = !vacant.is_empty();
+        let (checks, fill) = match fill {
+            Some(_) => (guards(buffer, index, &self.cx.extents), fill),
+            None if missing && index.iter().any(told) => (vacant, Some(Scalar::Int(0))),
+            None => (vec![], None),
         };
         let mut ok: Option<Val> = None;
         for (d, extent) in &checks {
@@ -343,6 +375,13 @@ impl<'f, 'c> Frame<'f, 'c> {
                 Some(o) => self.both(o, c, |x, y| b.and(x, y)),
             });
         }
+        let ptr = match ok {
+            Some(ok) if missing && ok.lanes() == 0 => {
+                let spare = self.cx.spare.get_or_init(|| b.alloca(Elem::I64, SPARE));
+                b.select(ok, ptr, *spare)
+            }
+            _ => ptr,
+        };
         let value = self.load_at(ptr, el, &offset, ok);
         match (ok, fill) {
             (Some(ok), Some(fill)) => {
@@ -355,7 +394,7 @@ impl<'f, 'c> Frame<'f, 'c> {
         }
     }
 
-    /// Reads at an element offset; where `ok` is false nothing is read.
+    /// Reads at an element offset; where `ok` is false, lanes read nothing, and all of them together the start.
     fn load_at(&self, ptr: Val, el: Elem, offset: &Dim, ok: Option<Val>) -> Val {
         let b = self.b;
         let n = self.count();

@@ -4,6 +4,8 @@
 //! thread's scratch, one block high: their addresses are moved back by the block's first row, so that links count rows as
 //! they would in memory. What a link needs of scratch for itself comes behind.
 
+use std::cell::OnceCell;
+
 use cameo_ir::structured::Body;
 use cameo_kernel::program::{Chain, Kernel, KernelBody, MAX_LANES, PACKED_FROM};
 
@@ -80,6 +82,7 @@ pub fn emit(
                 dims: cx.dims.clone(),
                 extents: link.extents(),
                 status: cx.status,
+                spare: OnceCell::new(),
                 body,
                 line: lines.bodies.get(i).copied().unwrap_or(0),
             };

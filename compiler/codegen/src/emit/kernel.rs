@@ -1,5 +1,7 @@
 //! One function per kernel, with the signature that the runtime calls.
 
+use std::cell::OnceCell;
+
 use cameo_ir::structured::Body;
 use cameo_kernel::print::KernelLines;
 use cameo_kernel::program::{Kernel, KernelBody};
@@ -45,6 +47,7 @@ pub fn emit(
                 .collect(),
             extents: kernel.body.extents(),
             status,
+            spare: OnceCell::new(),
             body,
             line: line(bodies),
         };

@@ -5,6 +5,8 @@
 //! and columns as if all of them were there. A tile that reaches over the border of the image is transformed from a copy
 //! with zeros around; what it computes outside of the output is not stored.
 
+use std::cell::OnceCell;
+
 use cameo_ir::Bounds;
 use cameo_kernel::program::{Buffer, KernelBody, Winograd};
 
@@ -87,6 +89,7 @@ pub fn emit(b: &Builder, cx: &KernelCx, w: &Winograd, part: Val, parts: Val, scr
                 dims: cx.dims.clone(),
                 extents: KernelBody::Contraction(product.clone()).extents(),
                 status: cx.status,
+                spare: OnceCell::new(),
                 body: &product.epilogue,
                 line: 0,
             };

@@ -410,7 +410,7 @@ impl OpDef for DynamicQuantizeLinear {
         let (low, high) = v
             .iter()
             .fold((0f32, 0f32), |(low, high), v| (low.min(*v), high.max(*v)));
-        let scale = (high - low) / 255.0;
+        let scale = if high == low { 1.0 } else { (high - low) / 255.0 };
         let zero = (-low / scale).clamp(0.0, 255.0).round_ties_even();
         let y = v
             .iter()
@@ -433,6 +433,9 @@ impl OpDef for DynamicQuantizeLinear {
         let high = g.reduce("ReduceMax", x, &axes, false)?;
         let high = g.binary("Max", high, zero)?;
         let range = g.binary("Sub", high, low)?;
+        // Nothing but zeros has the scale 1, as in ONNX Runtime: it is divided by.
+        let none = g.binary("Equal", range, zero)?;
+        let range = g.apply("Where", &[], &[none, steps, range])?;
         let scale = g.binary("Div", range, steps)?;
         let below = g.unary("Neg", low)?;
         let point = quantized(&mut g, below, scale, None, DType::U8)?;

@@ -5,7 +5,7 @@
 //! integer index map without any float arithmetic.
 
 use crate::index::{self, linear, static_shape};
-use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Schema, Types, invalid, unsupported};
+use crate::op::{AttrDef, Cx, Lowering, OpDef, OpError, Param, Rule, Schema, Types, invalid, unsupported};
 use crate::structured::{Binary, Combine, Compute, Expr, ExprId};
 use crate::{Attr, DType, Dim, Fact, Real, Tensor, ValueId};
 
@@ -434,6 +434,15 @@ impl OpDef for Resize {
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
         Ok(vec![Fact::new(cx.fact(0)?.dtype, Plan::new(cx)?.shape)])
+    }
+
+    /// An axis without elements has none to sample.
+    fn rules(&self, cx: &Cx) -> Result<Vec<Rule>, OpError> {
+        let sampled = cx.fact(0)?.shape.iter().zip(Plan::new(cx)?.shape);
+        let sampled = sampled.filter(|(from, to)| *from != to && from.as_const().is_none());
+        Ok(sampled
+            .map(|(from, to)| (to.minimum(&Dim::ONE), from.clone()))
+            .collect())
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
