@@ -154,6 +154,8 @@ fn shapes_and_slices() {
             with(&[-1, 1, 1], -1, i64::MIN, -1),
             with(&[4, 6, 1], 5, 0, -2),
             with(&[1, 1, 24], 9, 3, 1),
+            with(&[4, 6, 1], 2, i64::MAX, i64::MAX),
+            with(&[4, 6, 1], 2, i64::MIN, i64::MIN),
         ],
         &[
             with(&[5, 5, 1], 0, 6, 1),
@@ -204,6 +206,7 @@ fn several_axes_that_are_cut_or_new() {
             with([0, 1], [3, -1], [0, 1], [1, 1], [0, 1, 2]),
             with([-1, 9], [i64::MIN, 1], [-1, 0], [-2, -1], [5, 1, -4]),
             with([2, 1], [i64::MAX, 1], [2, 1], [3, 2], [3, -1, 4]),
+            with([0, -1], [14, i64::MIN], [0, 1], [i64::MAX, i64::MIN], [0, 1, 2]),
         ],
         &[
             with([0, 1], [3, -1], [0, -3], [1, 1], [0, 1, 2]),
@@ -553,4 +556,32 @@ fn negative_zeros_stay() {
         .map(|(i, _)| i)
         .collect();
     assert_eq!(signs, [2, 10]);
+}
+
+/// Statistics of 16 bits are folded in 32: only the result is rounded.
+#[test]
+fn normalised_numbers_of_16_bits_are_rounded_once() {
+    for t in ["f16", "bf16"] {
+        let text = format!(
+            r#"graph @g (%0 "x": {t}[N,4,3]) symbols N=0.. {{
+                weight %1: {t}[4] = dense(4.5, -3.25, 2.125, 1.0)
+                weight %2: {t}[4] = dense(3.5, -2.25, 1.5, 0.0)
+                weight %3: {t}[4] = dense(0.75, 0.6875, -0.75, 0.5)
+                weight %4: {t}[4] = dense(0.9375, 1.0625, 1.125, 0.0625)
+                %5 = BatchNormalization(%0, %1, %2, %3, %4)
+                return %5 "y"
+            }}"#
+        );
+        let graph = source::graph(&text);
+        let dtype = graph.fact(graph.inputs()[0]).dtype;
+        let x = Tensor::from_f64(dtype, &[6, 4, 3], (0..72).map(|i| f64::from(i * 37 % 64) / 32.0 - 1.0));
+        let model = Model::new(&graph, &Choices::new(true, "native")).unwrap_or_else(|e| panic!("{e}"));
+        let got = model.run(std::slice::from_ref(&x), 1).expect("runs")[0].to_f64();
+        let want = interp::run(&graph, &[x]).expect("runs")[0].to_f64();
+        let digits = if t == "f16" { 11 } else { 8 };
+        for (g, w) in got.iter().zip(want) {
+            let unit = 2f64.powi(w.abs().max(1e-3).log2().floor() as i32 + 1 - digits);
+            assert!((g - w).abs() <= unit, "{t}: {g} {w}");
+        }
+    }
 }

@@ -364,7 +364,12 @@ fn largest<'a>(dims: impl Iterator<Item = &'a Dim>, bounds: &Bounds) -> Option<D
 /// Tensors whose lives are apart share a slot as large as the largest of them: small expressions, and more memory.
 fn slots(lives: &[Life], sizes: &[Dim], bounds: &Bounds) -> (Vec<Dim>, Dim) {
     let larger = |a: &Dim, b: &Dim| {
-        if bounds.le(b, a) {
+        if a == b {
+            a.clone()
+        } else if a.atoms() + b.atoms() > MOST_ATOMS {
+            // A proof would take longer than all else, and is not to be had.
+            a.maximum(b)
+        } else if bounds.le(b, a) {
             a.clone()
         } else if bounds.le(a, b) {
             b.clone()

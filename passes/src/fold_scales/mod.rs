@@ -20,7 +20,7 @@ mod factor;
 
 use cameo_ir::op::OpError;
 use cameo_ir::rewrite::{Outcome, Rewriter};
-use cameo_ir::{Attr, Dim, NodeId, ValueId};
+use cameo_ir::{Attr, DType, Dim, NodeId, ValueId};
 
 pub(crate) use self::factor::channel_axis;
 use self::factor::scale;
@@ -76,8 +76,22 @@ fn normalization(rw: &mut Rewriter, n: NodeId) -> Outcome {
     let rank = rw.fact(x).rank();
     let mut shape = vec![rw.fact(gamma).shape.first().cloned().unwrap_or(Dim::ONE)];
     shape.extend((2..rank).map(|_| Dim::ONE));
+    // Numbers of 16 bits are rounded once: by the operator itself, and so are its scale and shift where weights take them.
+    let half = dtype.is_float() && dtype.bits() == 16;
+    let linear = ["Conv", "ConvTranspose", "Gemm", "MatMul"];
+    let taken = linear.iter().any(|op| rw.producer_if(x, op).is_some());
     rw.replace_one(&[n], detail, |rw| {
-        let epsilon = rw.add_weight("", cameo_ir::Tensor::from_f64(dtype, &[], [f64::from(epsilon)]));
+        let cast = |rw: &mut Rewriter, v: ValueId, to: DType| match rw.fact(v).dtype == to {
+            true => Ok(v),
+            false => rw.apply("Cast", &[("to", Attr::DType(to))], &[v]),
+        };
+        let (work, last) = match half {
+            true => (DType::F32, if taken { dtype } else { DType::F32 }),
+            false => (dtype, dtype),
+        };
+        let epsilon = rw.add_weight("", cameo_ir::Tensor::from_f64(work, &[], [f64::from(epsilon)]));
+        let [gamma, beta, mean, var] = [gamma, beta, mean, var].map(|v| cast(rw, v, work));
+        let (gamma, beta, mean, var) = (gamma?, beta?, mean?, var?);
         let var = rw.apply("Add", &[], &[var, epsilon])?;
         let deviation = rw.apply("Sqrt", &[], &[var])?;
         let scale = rw.apply("Div", &[], &[gamma, deviation])?;
@@ -85,8 +99,10 @@ fn normalization(rw: &mut Rewriter, n: NodeId) -> Outcome {
         let shift = rw.apply("Sub", &[], &[beta, offset])?;
         let scale = reshaped(rw, scale, &shape)?;
         let shift = reshaped(rw, shift, &shape)?;
+        let (x, scale, shift) = (cast(rw, x, last)?, cast(rw, scale, last)?, cast(rw, shift, last)?);
         let y = rw.apply("Mul", &[], &[x, scale])?;
-        rw.apply("Add", &[], &[y, shift])
+        let y = rw.apply("Add", &[], &[y, shift])?;
+        cast(rw, y, dtype)
     })
 }
 

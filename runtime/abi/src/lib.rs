@@ -303,11 +303,12 @@ pub const REGION_OPERATOR: u32 = 4;
 ///
 /// The kernel does the share `part` of `parts` (`0 <= part < parts`) of its work; shares touch disjoint outputs. `scratch` is
 /// private to the calling thread, [`ALIGNMENT`]-aligned, of the size that [`ShapeFn`] gave.
-/// Returns 0, or a `KERNEL_*` error; memory stays in bounds in either case.
+/// Returns 0, or a `KERNEL_*` error; memory stays in bounds in either case. The address of a buffer without elements may be
+/// anything.
 pub type KernelFn =
     unsafe extern "C" fn(buffers: *const *mut u8, dims: *const i64, part: i64, parts: i64, scratch: *mut u8) -> i32;
 
-/// An index that came from data (Gather and the like) was outside its axis; it was clamped.
+/// An index that came from data (Gather and the like) was outside its axis; it was clamped, or nothing was read.
 pub const KERNEL_INDEX_OUT_OF_RANGE: i32 = 1;
 /// An operator of the caller failed, or was not called because another one had.
 pub const KERNEL_OPERATOR_FAILED: i32 = 2;
@@ -547,8 +548,7 @@ pub const OPERATOR_VERSION: u32 = 1;
 /// `symbols` has [`ModelDesc::symbols`]`.len` values. Fills `dims` ([`ModelDesc::dim_count`]), `offsets`
 /// ([`ModelDesc::offset_count`]) and `sizes` (`[arena bytes, scratch bytes per thread]`). Returns 0; or where something does
 /// not hold for these symbols one more than the index of a rule in [`ModelDesc::rules`], and in `sizes` the two numbers that it
-/// is about; or -1 when a number overflows, or a size is larger than
-/// can be.
+/// is about; or -1 when a number overflows, or a size is larger than can be.
 pub type ShapeFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64, offsets: *mut i64, sizes: *mut i64) -> i32;
 
 /// Everything the runtime knows of a compiled model.

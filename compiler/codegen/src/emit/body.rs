@@ -3,6 +3,7 @@
 //! A [`Frame`] is a point of the iteration space: the value of every iterator and, for one of them, the lanes that start
 //! there. What does not depend on the lanes stays scalar and is computed once.
 
+use cameo_abi::KERNEL_INDEX_OUT_OF_RANGE;
 use cameo_ir::structured::{Binary, Body, Expr, ExprId, Scalar, Unary};
 use cameo_ir::{Atom, Bounds, DType, Dim, Sym, narrow};
 use cameo_kernel::nest::{guards, lane_offsets};
@@ -338,7 +339,8 @@ impl<'f, 'c> Frame<'f, 'c> {
             _ if n > 0 => b.any(out),
             _ => out,
         };
-        b.when(bad, |b| b.store(self.cx.status, b.i64(0), b.int(Ty::I32, 1)));
+        let code = i64::from(KERNEL_INDEX_OUT_OF_RANGE);
+        b.when(bad, |b| b.store(self.cx.status, b.i64(0), b.int(Ty::I32, code)));
         let last = b.sub(e, b.splat(b.i64(1), n));
         b.max(b.min(v, last), zero)
     }

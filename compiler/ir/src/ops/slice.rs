@@ -293,12 +293,10 @@ fn cuts(cx: &Cx, b: &Bounds) -> Result<Vec<Cut>, OpError> {
 fn cut(b: &Bounds, axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> Result<Cut, OpError> {
     let legible = |v: &Dim| if v.has_elements() { chosen::cut(v) } else { v.clone() };
     let (start, end) = (&legible(start), &legible(end));
+    // A step past the axis is as good as any longer one, with which sums and strides would overflow.
+    let longest = d.as_const().map_or(END, |d| d.max(END));
     if let Some(step) = step.as_const() {
-        // A step past the axis is as good as any longer one, with which sums would overflow.
-        let step = match d.as_const() {
-            Some(d) if d > END => step,
-            _ => step.clamp(-END, END),
-        };
+        let step = step.clamp(-longest, longest);
         let (first, extent) = span(b, d, start, end, step)?;
         return Ok(Cut {
             axis,
@@ -308,7 +306,7 @@ fn cut(b: &Bounds, axis: usize, d: &Dim, start: &Dim, end: &Dim, step: &Dim) -> 
         });
     }
     // Only a run knows in which direction.
-    let step = chosen::cut(step);
+    let step = step.maximum(&Dim::from(-longest)).minimum(&Dim::from(longest));
     let back = negative(&step);
     let size = step.maximum(&-step.clone()).maximum(&Dim::ONE);
     // Forwards positions are cut to 0..=d, backwards to -1..=d-1, of which a start is at least 0.
