@@ -377,6 +377,13 @@ impl Dim {
         found
     }
 
+    /// Whether indices that data gives occur.
+    pub fn has_data(&self) -> bool {
+        let mut found = false;
+        self.visit(&mut |s| found |= matches!(s, Sym::Aux(_)));
+        found
+    }
+
     /// Whether any iterator or data-dependent index occurs.
     pub fn is_shape_only(&self) -> bool {
         let mut ok = true;

@@ -27,10 +27,8 @@ pub fn requirements(k: &Kernel) -> Vec<(Dim, Dim)> {
         };
         for (i, extent) in index.iter().zip(&buffer.extents) {
             let last = extent.clone() - Dim::ONE;
-            let mut data = false;
-            i.visit(&mut |s| data |= matches!(s, Sym::Aux(_)));
             // Indices from data are checked where they are made.
-            if data {
+            if i.has_data() {
                 continue;
             }
             if !b.le(i, &last) {

@@ -334,11 +334,7 @@ fn movement(c: &Compute) -> Option<(u32, Vec<Dim>)> {
         }
     }
     let axes: Vec<Dim> = axes.into_iter().collect::<Option<_>>()?;
-    let plain = index.iter().all(|d| {
-        let mut ok = true;
-        d.visit(&mut |s| ok &= !matches!(s, Sym::Aux(_)));
-        ok
-    });
+    let plain = !index.iter().any(Dim::has_data);
     plain.then(|| (operand, index.iter().map(|d| d.at(&axes)).collect()))
 }
 
@@ -374,10 +370,7 @@ fn operands(c: &Compute, is_matrix: &dyn Fn(&Factor, &Factor) -> bool) -> Option
             index,
             fill,
         } => {
-            let mut plain = true;
-            index
-                .iter()
-                .for_each(|d| d.visit(&mut |s| plain &= !matches!(s, Sym::Aux(_))));
+            let plain = !index.iter().any(Dim::has_data);
             // Zero is the only fill that contributes nothing.
             let zero = fill.is_none_or(|f| f == Scalar::Float(0));
             (plain && zero).then(|| Factor {

@@ -278,10 +278,8 @@ pub fn across(nest: &Nest, buffers: &[Buffer]) -> Option<Across> {
             operand, index, dtype, ..
         } if *operand < RED && dtype.size() == 4 => {
             let offset = bounds.simplify(&buffers[*operand as usize].offset(index));
-            let mut from_data = false;
-            offset.visit(&mut |s| from_data |= matches!(s, Sym::Aux(_)));
             let (step, _) = offset.affine_in(&Sym::Iter(v as u32))?;
-            (!from_data && !step.is_zero() && !step.is_one()).then_some((e as ExprId, offset))
+            (!offset.has_data() && !step.is_zero() && !step.is_one()).then_some((e as ExprId, offset))
         }
         _ => None,
     });

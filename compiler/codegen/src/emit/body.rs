@@ -355,15 +355,10 @@ impl<'f, 'c> Frame<'f, 'c> {
         // element that an index means which is refused.
         let vacant = buffer.extents.iter().filter(|e| bounds.range(e).0 < 1);
         let vacant: Vec<(Dim, Dim)> = vacant.map(|e| (Dim::ZERO, e.clone())).collect();
-        let told = |d: &Dim| {
-            let mut told = false;
-            d.visit(&mut |s| told |= matches!(s, Sym::Aux(_)));
-            told
-        };
         let missing = !vacant.is_empty();
         let (checks, fill) = match fill {
             Some(_) => (guards(buffer, index, &self.cx.extents), fill),
-            None if missing && index.iter().any(told) => (vacant, Some(Scalar::Int(0))),
+            None if missing && index.iter().any(Dim::has_data) => (vacant, Some(Scalar::Int(0))),
             None => (vec![], None),
         };
         let mut ok: Option<Val> = None;

@@ -233,9 +233,7 @@ impl Emit<'_, '_> {
             };
             for (d, extent) in guards(&self.cx.buffers[*operand as usize], index, &self.cx.extents) {
                 // Where data says what is read, each point has a place of its own.
-                let mut told = false;
-                d.visit(&mut |s| told |= matches!(s, Sym::Aux(_)));
-                if told {
+                if d.has_data() {
                     return None;
                 }
                 let (mut low, mut high) = (d.clone(), d);
