@@ -79,9 +79,15 @@ def shape(sample, i=0):
     return operands(sample)[i].shape
 
 
-def has_nan(sample):
-    floats = [x for x in operands(sample).values() if x.dtype.kind not in "biu"]
-    return any(np.isnan(x.astype(np.float64)).any() for x in floats)
+def holds(test):
+    """Whether an operand has floats that are so."""
+    def when(sample):
+        floats = [x.astype(np.float64) for x in operands(sample).values() if x.dtype.kind not in "biuOSU"]
+        return any(test(x).any() for x in floats)
+    return when
+
+
+has_nan = holds(np.isnan)
 
 
 def same(sample):
@@ -90,7 +96,7 @@ def same(sample):
 
 def gaps(sample):
     """Whether windows leave places between them."""
-    kernel = shape(sample, 1)[2:]
+    kernel = attribute(sample, "kernel_shape") or shape(sample, 1)[2:]
     strides, dilations = (attribute(sample, name, [1] * len(kernel)) for name in ("strides", "dilations"))
     return any((k - 1) * d + 1 < s for k, d, s in zip(kernel, dilations, strides))
 
@@ -105,8 +111,17 @@ PRODUCTS = {"Mul", "MatMul", "Gemm", "Conv", "Einsum"}
 
 KNOWN = [
     Known("Cast CastLike", "rounds to nearest where fractions are cut off", lambda s: result(s) in FEW_BITS),
+    Known("CastLike", "overlooks `round_mode`",
+          lambda s: result(s) == "float8e8m0" and attribute(s, "round_mode", b"up") != b"up"),
+    Known("Clip", "keeps to the largest number where there is no limit", holds(np.isinf)),
+    Known("Col2Im", "overlooks dilations unless there are two axes",
+          lambda s: max(attribute(s, "dilations", [1])) > 1 and shape(s, 1) != (2,)),
     Known("ConvTranspose", "drops the rows behind the last window that `SAME` asks for", lambda s: same(s) and gaps(s)),
-    Known("GlobalMaxPool MaxPool", "passes over NaNs", has_nan),
+    Known("GlobalMaxPool Hardmax MaxPool ReduceMax ReduceMin ScatterElements ScatterND", "passes over NaNs", has_nan),
+    Known("GroupNormalization", "takes the variance for a difference of squares, of which few elements leave nothing",
+          lambda s: np.prod(shape(s)[1:]) <= 16 * attribute(s, "num_groups")),
+    Known("LogSoftmax", "gives -inf beside an infinity", holds(np.isinf)),
+    Known("LpPool", "begins inside of the image where `SAME` has places between windows", lambda s: same(s) and gaps(s)),
     Known("MaxPool AveragePool LpPool", "widens `SAME` images for windows that are not dilated",
           lambda s: same(s) and max(attribute(s, "dilations", [1])) > 1),
     Known("MaxUnpool", "counts positions in the shape that is asked for, not in what windows give", lambda s: 2 in operands(s)),
@@ -114,7 +129,15 @@ KNOWN = [
     Known("Normalizer", "divides by the largest element, not by the largest size, as its text says and its reference does not",
           lambda s: attribute(s, "norm", b"MAX") == b"MAX"),
     Known("NonZero", "a scalar is a vector of one element to it", lambda s: shape(s) == ()),
+    Known("ReduceMean", "the mean of no elements is 0 to it", lambda s: 0 in shape(s)),
+    Known("Resize", "takes negative axes for others where the aspect is kept",
+          lambda s: attribute(s, "keep_aspect_ratio_policy", b"stretch") != b"stretch" and min(attribute(s, "axes", [0])) < 0),
+    Known("Resize", "antialiases int8 as if it were unsigned",
+          lambda s: result(s) == "int8" and attribute(s, "antialias", 0) == 1),
     Known("Shrink", "computes all types in float", lambda s: result(s) != "float"),
+    Known("Sign", "gives 0 for NaN", lambda s: result(s) in ("float16", "bfloat16") and has_nan(s)),
+    Known("Softplus", "overflows", holds(lambda x: x > 10)),
+    Known("Where", "gives 0 for -0", holds(lambda x: (x == 0) & np.signbit(x))),
 ]
 
 

@@ -413,9 +413,17 @@ impl Dim {
     }
 
     /// Remainders `x mod y` that the divisions of the dim allow it to contain, with their `y`: `x - y*fdiv(x,y)` for each
-    /// division, and the middle digit `fdiv(x,a) - y*fdiv(x,a*y)` for each two divisions of the same dividend.
+    /// division, and the middle digit `fdiv(x,a) - y*fdiv(x,a*y)` for each two divisions of the same dividend. Divisions
+    /// inside of dividends are in no remainder that is a part of the dim.
     pub(crate) fn remainders(&self) -> Vec<(Self, Self)> {
-        let divisions = self.floor_divs();
+        let mut divisions: Vec<(Self, Self)> = vec![];
+        for a in self.terms().iter().flat_map(|(m, _)| m) {
+            if let Atom::FloorDiv(x, y) = a
+                && !divisions.iter().any(|(other, by)| other == x && by == y)
+            {
+                divisions.push((x.clone(), y.clone()));
+            }
+        }
         let quotient = |x: &Self, y: &Self| Self::atom(Atom::FloorDiv(x.clone(), y.clone()));
         let whole = divisions
             .iter()

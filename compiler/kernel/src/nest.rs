@@ -18,17 +18,7 @@ pub fn finish_nest(mut nest: Nest, buffers: &[Buffer]) -> Nest {
     nest.body = body;
     remap(&mut nest, &map);
     drop_ones(&mut nest);
-    let mut i = nest.outer.len();
-    while i >= 2 {
-        merge(&mut nest, buffers, i - 2);
-        i -= 1;
-    }
-    let mut i = nest.row.len();
-    while i >= 2 {
-        let at = nest.outer.len() + i - 2;
-        merge(&mut nest, buffers, at);
-        i -= 1;
-    }
+    merge(&mut nest, buffers);
     nest.schedule.vector = choose_vector(&mut nest, buffers);
     nest.temps = choose_temps(&nest);
     nest
@@ -169,27 +159,35 @@ pub fn lane_offsets(d: &Dim, iter: usize, lanes: usize) -> Option<Vec<i64>> {
     (0..lanes).map(offset).collect()
 }
 
-fn merge(nest: &mut Nest, buffers: &[Buffer], i: usize) {
+/// Makes one iterator of each run of outer and of row iterators that step through all memory like one.
+fn merge(nest: &mut Nest, buffers: &[Buffer]) {
+    let (n, (linear, other)) = (nest.outer.len(), addresses(nest, buffers));
     let all: Vec<Dim> = nest.outer.iter().chain(&nest.row).cloned().collect();
-    let (linear, other) = addresses(nest, buffers);
-    let inner = all[i + 1].clone();
-    if !merges(&linear, &other, i, &inner) {
-        return;
+    let (mut outer, mut row, mut sub) = (vec![], vec![], vec![]);
+    let mut first = 0;
+    while first < all.len() {
+        let goes_on = |i: usize| i + 1 != n && i + 1 < all.len() && merges(&linear, &other, i, &all[i + 1]);
+        let last = (first..).find(|i| !goes_on(*i)).unwrap_or(first);
+        // Each is a digit of the one: divisions of divisions, as merging two at a time makes them, grow out of hand where
+        // the extents are sums.
+        let it = Dim::iter(outer.len() + row.len());
+        let places: Vec<Dim> = (first..=last)
+            .map(|i| all[i + 1..=last].iter().fold(Dim::ONE, |p, e| p * e.clone()))
+            .collect();
+        for (k, place) in places.iter().enumerate() {
+            let digit = it.floor_div(place);
+            sub.push(match k {
+                0 => digit,
+                _ => digit - all[first + k].clone() * it.floor_div(&places[k - 1]),
+            });
+        }
+        let merged = places[0].clone() * all[first].clone();
+        if first < n { &mut outer } else { &mut row }.push(merged);
+        first = last + 1;
     }
-    let sub: Vec<Dim> = (0..all.len())
-        .map(|j| match j {
-            j if j < i => Dim::iter(j),
-            j if j == i => Dim::iter(i).floor_div(&inner),
-            j if j == i + 1 => Dim::iter(i).modulo(&inner),
-            j => Dim::iter(j - 1),
-        })
-        .collect();
-    let (mut outer, mut row) = (nest.outer.clone(), nest.row.clone());
-    let side = if i < outer.len() { &mut outer } else { &mut row };
-    let at = if i < nest.outer.len() { i } else { i - nest.outer.len() };
-    let merged = side[at].clone() * inner;
-    side.splice(at..=at + 1, [merged]);
-    substitute(nest, &sub, outer, row);
+    if outer.len() + row.len() < all.len() {
+        substitute(nest, &sub, outer, row);
+    }
 }
 
 /// The iterator along which memory is consecutive most often; an outer one is moved last.
@@ -412,6 +410,38 @@ fn dear(body: &Body) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::KernelBody;
+    use crate::targets::x86_64::V4;
+    use cameo_ir::{DType, Fact, Graph};
+
+    #[test]
+    fn merged_extents_that_are_sums_are_divided_once() {
+        // As the sizes of images behind a convolution are.
+        let size = |name: &str| Dim::sym(name).floor_div(&Dim::from(2i64)) + Dim::ONE;
+        let mut shape: Vec<Dim> = ["N", "C"].map(Dim::sym).to_vec();
+        shape.extend(["D", "H", "W"].map(size));
+        let mut g = Graph::new("g");
+        let x = g.add_input("x", Fact::new(DType::F32, shape.clone()));
+        // One number for each image.
+        shape[1..].fill(Dim::ONE);
+        let y = g.add_input("y", Fact::new(DType::F32, shape));
+        let z = g.apply("Add", &[], &[x, y]).expect("legal");
+        g.add_output("z", z);
+        let p = crate::partition(&g, &V4, crate::Choices::default()).expect("partitions");
+        let mut divided = 0;
+        p.kernels[0].body.visit_indices(&mut |_, index| {
+            for (x, _) in index.iter().flat_map(Dim::floor_divs) {
+                let iterates = (0..9).any(|i| x.uses(&Sym::Iter(i)));
+                assert!(!iterates || x == Dim::iter(1), "{x}");
+                divided += usize::from(iterates);
+            }
+        });
+        let KernelBody::Nest(nest) = &p.kernels[0].body else {
+            panic!("no nest: {:?}", p.kernels[0]);
+        };
+        assert_eq!((p.kernels.len(), nest.outer.len() + nest.row.len()), (1, 2));
+        assert!(divided > 0);
+    }
 
     #[test]
     fn lanes_that_share_elements_are_known() {
