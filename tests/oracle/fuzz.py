@@ -101,6 +101,15 @@ def gaps(sample):
     return any((k - 1) * d + 1 < s for k, d, s in zip(kernel, dilations, strides))
 
 
+def normalised(sample):
+    """How many elements share a mean."""
+    extents = shape(sample)
+    if sample.op == "GroupNormalization":
+        return np.prod(extents[1:]) // attribute(sample, "num_groups")
+    axes = range(2, len(extents)) if sample.op == "InstanceNormalization" else attribute(sample, "axes", [0, 2, 3])
+    return np.prod([extents[a] for a in axes])
+
+
 def blank(sample):
     """Whether some weight has a channel of nothing but zeros."""
     zeros = [numpy_helper.to_array(w) == 0 for w in sample.model.graph.initializer]
@@ -118,10 +127,12 @@ KNOWN = [
           lambda s: max(attribute(s, "dilations", [1])) > 1 and shape(s, 1) != (2,)),
     Known("ConvTranspose", "drops the rows behind the last window that `SAME` asks for", lambda s: same(s) and gaps(s)),
     Known("GlobalMaxPool Hardmax MaxPool ReduceMax ReduceMin ScatterElements ScatterND", "passes over NaNs", has_nan),
-    Known("GroupNormalization", "takes the variance for a difference of squares, of which few elements leave nothing",
-          lambda s: np.prod(shape(s)[1:]) <= 16 * attribute(s, "num_groups")),
+    Known("GroupNormalization InstanceNormalization MeanVarianceNormalization",
+          "takes the variance for a difference of squares, of which few elements leave nothing", lambda s: normalised(s) <= 16),
     Known("LogSoftmax", "gives -inf beside an infinity", holds(np.isinf)),
     Known("LpPool", "begins inside of the image where `SAME` has places between windows", lambda s: same(s) and gaps(s)),
+    Known("MatMulInteger", "products of no elements are what was in memory", lambda s: 0 in shape(s)),
+    Known("MaxPool", "the largest of nothing but -inf is the least number", holds(np.isneginf)),
     Known("MaxPool AveragePool LpPool", "widens `SAME` images for windows that are not dilated",
           lambda s: same(s) and max(attribute(s, "dilations", [1])) > 1),
     Known("MaxUnpool", "counts positions in the shape that is asked for, not in what windows give", lambda s: 2 in operands(s)),

@@ -115,8 +115,10 @@ def castable(d, source, to, shape):
             x = (d.uniform(-600, 600, shape, np.float32)).astype(source)
         if to.name != "float8_e8m0fnu":
             return x
-        # Powers of two have no sign to lose.
-        return np.abs(x) if is_float(source) else np.where(x.astype(np.float64) < 0, np.zeros_like(x), x)
+        # Powers of two have no sign to lose, and denormals of float are zeros.
+        least = 2.0 ** -126 if is_float(source) else 0
+        x = np.abs(x) if is_float(source) else x
+        return np.where(x.astype(np.float64) < least, np.zeros_like(x), x)
     # Between floats and integers only what fits is.
     low, high = {"int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15)}.get(to.name) or (
         max(np.iinfo(to).min, -30000), min(np.iinfo(to).max, 30000))
