@@ -120,8 +120,8 @@ PRODUCTS = {"Mul", "MatMul", "Gemm", "Conv", "Einsum"}
 
 KNOWN = [
     Known("Cast CastLike", "rounds to nearest where fractions are cut off", lambda s: result(s) in FEW_BITS),
-    Known("CastLike", "overlooks `round_mode`",
-          lambda s: result(s) == "float8e8m0" and attribute(s, "round_mode", b"up") != b"up"),
+    Known("CastLike", "overlooks `saturate` and `round_mode`",
+          lambda s: attribute(s, "saturate", 1) == 0 or attribute(s, "round_mode", b"up") != b"up"),
     Known("Clip", "keeps to the largest number where there is no limit", holds(np.isinf)),
     Known("Col2Im", "overlooks dilations unless there are two axes",
           lambda s: max(attribute(s, "dilations", [1])) > 1 and shape(s, 1) != (2,)),
@@ -130,7 +130,8 @@ KNOWN = [
     Known("GroupNormalization InstanceNormalization MeanVarianceNormalization",
           "takes the variance for a difference of squares, of which few elements leave nothing", lambda s: normalised(s) <= 16),
     Known("LogSoftmax", "gives -inf beside an infinity", holds(np.isinf)),
-    Known("LpPool", "begins inside of the image where `SAME` has places between windows", lambda s: same(s) and gaps(s)),
+    Known("LpPool AveragePool MaxPool", "begins inside of the image where `SAME` has places between windows",
+          lambda s: same(s) and gaps(s)),
     Known("MatMulInteger", "products of no elements are what was in memory", lambda s: 0 in shape(s)),
     Known("MaxPool", "the largest of nothing but -inf is the least number", holds(np.isneginf)),
     Known("MaxPool AveragePool LpPool", "widens `SAME` images for windows that are not dilated",
