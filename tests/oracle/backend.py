@@ -238,7 +238,7 @@ def run(program, folder, names, flags=()):
     results, left = {}, list(names)
     while left:
         process = subprocess.Popen([program, *flags, folder, str(BATCH), *left], stdout=subprocess.PIPE, text=True, bufsize=1)
-        running, ended = None, "ended"
+        compiling, running, ended = [], None, "ended"
         while True:
             # Lines that Python has read already are not seen by select: what ends a wait is read to the end.
             if not select.select([process.stdout], [], [], PATIENCE)[0]:
@@ -248,19 +248,21 @@ def run(program, folder, names, flags=()):
             if not line:
                 break
             name, what = line.rstrip("\n").split(" ", 1)
-            if what == "compiled":
+            if what == "compiles":
+                compiling.append(name)
                 continue
+            compiling = [other for other in compiling if other != name]
             if what == "run":
                 running = name
-            else:
+            elif what != "compiled":
                 results[name] = None if what == "ok" else what
                 running = None if running == name else running
         process.wait()
         before = len(left)
         left = [name for name in left if name not in results]
         if left:
-            # The one that ran; or, while all of a batch compile, the first of it that is not known.
-            guilty = running or left[0]
+            # The one that ran, or that compiles; while a batch is linked, the first of it that is not known.
+            guilty = running or (compiling or left)[0]
             results[guilty] = f"the worker {ended} (exit code {process.returncode})"
             left.remove(guilty)
         assert len(left) < before

@@ -4,8 +4,9 @@
 //!
 //! `DIR/NAME/model.onnx` is compiled as `cameo compile` does, BATCH models are linked at once, and each runs on the tensors
 //! of `DIR/NAME/inputs`; where some are of sequences or optionals, the lines of `DIR/NAME/items` are what `--items` would
-//! be. The results go to `DIR/NAME/outputs`, their names, a line each, to `DIR/NAME/names`. Standard output has a line for each model: `NAME ok`, or what is
-//! wrong. A line `NAME compiled` says that work goes on, `NAME run` comes before a model runs, so that who reads it knows which one ended the process.
+//! be. The results go to `DIR/NAME/outputs`, their names, a line each, to `DIR/NAME/names`. Standard output has a line for
+//! each model: `NAME ok`, or what is wrong. A line `NAME compiles` comes before a model is compiled, `NAME compiled` behind
+//! it, and `NAME run` before it runs, so that who reads it knows which one ended the process, or does not end.
 //!
 //! With `--interpret` the reference interpreter runs each imported model too, also where it does not compile: its results go
 //! to `DIR/NAME/reference`, or why there are none to `DIR/NAME/refusal`.
@@ -78,6 +79,7 @@ fn compile(folder: &Path, names: &[String], work: &Path, interprets: bool) -> Ve
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 names.get(i).map(|name| (i, name))
             } {
+                say(name, "compiles");
                 let case = folder.join(name);
                 if interprets && let Err(why) = caught(|| interpret(&case)) {
                     std::fs::write(case.join("refusal"), why).expect("the folder of the case is there");
