@@ -416,6 +416,7 @@ pub const CASES: &[&str] = &[
     "QuantizeLinear(f32[3,35] @ -9..9, f32[] = dense(1.5), T[] = dense(1)) : i2 u2",
     "QuantizeLinear(T[3,7], f32[] = dense(0.03125)) : f32 f16",
     "QuantizeLinear(T[3,7], f32[] = dense(0.0625), i8[] = dense(3)) : f32 f64 i32",
+    "QuantizeLinear(f16[3,70], f16[] = dense(0.3)) {precision=T} : f16 bf16 f32",
     "QuantizeLinear(T[2,3,5], f32[3] = dense(0.25,0.0625,0.5), u16[3] = dense(1,2,3)) {axis=-2}",
     "QuantizeLinear(T[2,6], f32[2,2] = dense(0.25,0.0625,0.5,1.0), i16[2,2] = dense(1,2,3,-4)) {block_size=3}",
     "DequantizeLinear(u8[3,7], T[] = dense(0.25), u8[] = dense(3)) : f32 f16",

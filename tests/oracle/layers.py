@@ -239,7 +239,7 @@ def quantize(d):
             d.types[parameters[2]] = to
             attrs["output_dtype"] = onnx.helper.np_dtype_to_tensor_dtype(to)
     if "precision" in d.schema.attributes and d.maybe(0.2):
-        attrs["precision"] = onnx.TensorProto.FLOAT
+        attrs["precision"] = d.pick([onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
     if is_float(d.types[parameters[2]]) and d.maybe(0.3):
         attrs["saturate"] = d.int(0, 1)
     return [x, scale, point], attrs

@@ -78,14 +78,13 @@ const INERT: [(&str, &str); 5] = [
 
 /// Attributes of ONNX at the value that asks for nothing special: `(operator, attribute, value)`. Where the schema has
 /// such an attribute it decides itself.
-const NEUTRAL: [(&str, &str, i64); 7] = [
+const NEUTRAL: [(&str, &str, i64); 6] = [
     ("BatchNormalization", "training_mode", 0),
     ("LayerNormalization", "stash_type", 1),
     ("GroupNormalization", "stash_type", 1),
     ("RMSNormalization", "stash_type", 1),
     ("Shape", "start", 0),
     ("Reshape", "allowzero", 0),
-    ("QuantizeLinear", "precision", 0),
 ];
 
 fn means_nothing(op: &str, name: &str, value: &Attr) -> bool {

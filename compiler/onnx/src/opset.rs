@@ -129,6 +129,7 @@ pub const CHANGES: &[Change] = &[
     change("DFT", 20, changes::dft_axis),
     change("GridSample", 20, changes::grid_sample_mode),
     change("GroupNormalization", 21, changes::group_norm_channels),
+    change("QuantizeLinear", 23, changes::quotient_in_float),
     change("Resize", ALWAYS, changes::resize_empty_inputs),
 ];
 

@@ -152,15 +152,13 @@ impl Sharing {
     }
 }
 
-/// `x / scale` plus the zero point as a small float.
+/// A quotient plus the zero point as a small float.
 fn quantized_float(
     g: &mut Fragment,
-    x: ValueId,
-    scale: ValueId,
+    mut y: ValueId,
     zero: Option<ValueId>,
     to: &[(&str, Attr)],
 ) -> Result<ValueId, OpError> {
-    let mut y = g.binary("Div", x, scale)?;
     if let Some(zero) = zero {
         let zero = g.cast(zero, g.dtype(y))?;
         y = g.binary("Add", y, zero)?;
@@ -177,6 +175,10 @@ pub(super) fn quantized(
     t: DType,
 ) -> Result<ValueId, OpError> {
     let y = g.binary("Div", x, scale)?;
+    quantized_quotient(g, y, zero, t)
+}
+
+fn quantized_quotient(g: &mut Fragment, y: ValueId, zero: Option<ValueId>, t: DType) -> Result<ValueId, OpError> {
     let mut y = g.unary("Round", y)?;
     if let Some(zero) = zero {
         let zero = g.cast(zero, g.dtype(y))?;
@@ -202,6 +204,31 @@ impl QuantizeLinear {
     }
 }
 
+/// The types that quotients are computed in.
+struct Division {
+    work: DType,
+    /// What operands and quotients are rounded to.
+    half: Option<DType>,
+}
+
+impl Division {
+    fn of(cx: &Cx) -> Result<Self, OpError> {
+        let (x, told) = (cx.fact(0)?.dtype, cx.opt_dtype("precision")?);
+        let half = |t| (working(t) != t).then_some(t);
+        Ok(match told {
+            Some(t) if !Types::FLOAT.contains(t) => return cx.bad("precision"),
+            Some(t) => Self {
+                work: working(t),
+                half: half(t),
+            },
+            None => Self {
+                work: if x.is_float() { working(x) } else { DType::F32 },
+                half: half(cx.fact(1)?.dtype),
+            },
+        })
+    }
+}
+
 impl OpDef for QuantizeLinear {
     fn schema(&self) -> &'static Schema {
         static S: Schema = Schema::new(
@@ -218,6 +245,8 @@ impl OpDef for QuantizeLinear {
                 ("axis", AttrDef::Int(1)),
                 ("block_size", AttrDef::Int(0)),
                 ("output_dtype", AttrDef::OptDType),
+                // Of the quotient; else that of y_scale.
+                ("precision", AttrDef::OptDType),
                 // As of Cast.
                 ("saturate", AttrDef::Int(1)),
             ],
@@ -232,6 +261,7 @@ impl OpDef for QuantizeLinear {
     }
 
     fn infer(&self, cx: &Cx) -> Result<Vec<Fact>, OpError> {
+        Division::of(cx)?;
         Sharing::of(cx)?;
         let t = Self::result(cx)?;
         if !QUANTIZED.contains(t) {
@@ -241,18 +271,26 @@ impl OpDef for QuantizeLinear {
     }
 
     fn eval(&self, cx: &Cx) -> Result<Vec<Tensor>, OpError> {
-        let (x, scales, t) = (cx.tensor(0)?, cx.tensor(1)?.to_f64(), Self::result(cx)?);
+        let (x, t, division) = (cx.tensor(0)?, Self::result(cx)?, Division::of(cx)?);
+        let rounded = |v: &Tensor| match division.half {
+            Some(half) => Tensor::from_f64(half, v.shape(), v.to_f64()).to_f64(),
+            None => v.to_f64(),
+        };
+        let scales = rounded(cx.tensor(1)?);
         let zeros = if cx.has(2) { Some(cx.tensor(2)?.to_f64()) } else { None };
         let index = Sharing::of(cx)?.index(cx)?;
-        let single = working(x.dtype()) != DType::F64;
+        let single = division.work != DType::F64;
         let saturate = cx.int("saturate")? != 0 && Types::FLOAT8.contains(t);
-        let y = x.to_f64().into_iter().zip(index).map(|(x, i)| {
-            // Ties are seen in the precision of the quotient.
-            let quotient = if single {
-                f64::from(x as f32 / scales[i] as f32)
+        // Ties are seen in the precision of the quotient.
+        let quotients = rounded(x).into_iter().zip(&index).map(|(x, i)| {
+            if single {
+                f64::from(x as f32 / scales[*i] as f32)
             } else {
-                x / scales[i]
-            };
+                x / scales[*i]
+            }
+        });
+        let quotients = Tensor::from_f64(division.work, x.shape(), quotients);
+        let y = rounded(&quotients).into_iter().zip(index).map(|(quotient, i)| {
             let zero = zeros.as_ref().map_or(0.0, |z| z[i]);
             if !t.is_float() {
                 return saturated(quotient.round_ties_even() + zero, t);
@@ -273,26 +311,31 @@ impl OpDef for QuantizeLinear {
 
     fn lower(&self, cx: &Cx) -> Result<Lowering, OpError> {
         let (sharing, x, t) = (Sharing::of(cx)?, cx.fact(0)?, Self::result(cx)?);
-        let work = if x.dtype.is_float() {
-            working(x.dtype)
-        } else {
-            DType::F32
+        let division = Division::of(cx)?;
+        let rounded = |g: &mut Fragment, v: ValueId| {
+            let v = match division.half {
+                Some(half) => g.cast(v, half)?,
+                None => v,
+            };
+            g.cast(v, division.work)
         };
         let mut g = Fragment::new(cx);
         let v = g.required(cx, 0)?;
-        let v = g.cast(v, work)?;
+        let v = rounded(&mut g, v)?;
         let scale = g.required(cx, 1)?;
-        let scale = g.cast(scale, work)?;
+        let scale = rounded(&mut g, scale)?;
         let scale = sharing.spread(&mut g, scale, x)?;
+        let v = g.binary("Div", v, scale)?;
+        let v = rounded(&mut g, v)?;
         let zero = match g.input(2) {
             Some(zero) => Some(sharing.spread(&mut g, zero, x)?),
             None => None,
         };
         let y = if t.is_float() {
             let saturate = ("saturate", Attr::Int(cx.int("saturate")?));
-            quantized_float(&mut g, v, scale, zero, &[("to", Attr::DType(t)), saturate])?
+            quantized_float(&mut g, v, zero, &[("to", Attr::DType(t)), saturate])?
         } else {
-            quantized(&mut g, v, scale, zero, t)?
+            quantized_quotient(&mut g, v, zero, t)?
         };
         Ok(g.finish(&[y]))
     }
@@ -650,6 +693,25 @@ mod tests {
             );
             check("QuantizeLinear", &[], &[x(), scalar(), one], 1);
         }
+    }
+
+    #[test]
+    fn quotients_have_the_precision_of_the_scale() {
+        // -11.498 is -11.5 in f16.
+        let half = |v: &[f64]| Some(Tensor::from_f64(DType::F16, &[v.len()], v.iter().copied()));
+        let operands = || [half(&[-11.234_375, 3.0]), half(&[0.977_050_781_25])];
+        let codes = |precision: Option<DType>| {
+            let mut attrs = vec![("output_dtype", Attr::DType(DType::I8))];
+            attrs.extend(precision.map(|t| ("precision", Attr::DType(t))));
+            check("QuantizeLinear", &attrs, &operands(), 1);
+            eval("QuantizeLinear", &attrs, &operands(), 1)[0].to_i64()
+        };
+        assert_eq!(codes(None), [-12, 3]);
+        assert_eq!(codes(Some(DType::F16)), [-12, 3]);
+        assert_eq!(codes(Some(DType::F32)), [-11, 3]);
+        let whole = [("precision", Attr::DType(DType::I8))];
+        let facts = operands().map(|t| Fact::new(DType::F16, vec![t.expect("a tensor").shape()[0].into()]));
+        assert!(infer("QuantizeLinear", &whole, &facts).is_err());
     }
 
     #[test]

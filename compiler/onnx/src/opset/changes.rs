@@ -1,7 +1,7 @@
 //! The changes of the table: each says the opset that brought it and what was before.
 
 use cameo_ir::op::{AttrDef, OpError, invalid, normalize_axis, unsupported};
-use cameo_ir::{Attr, Dim, Tensor};
+use cameo_ir::{Attr, DType, Dim, Tensor};
 
 use super::Draft;
 
@@ -335,6 +335,14 @@ pub(super) fn grid_sample_mode(d: &mut Draft) -> Result<(), OpError> {
         None | Some("bilinear") => d.set_str("mode", "linear"),
         Some("bicubic") => d.set_str("mode", "cubic"),
         Some(_) => {}
+    }
+    Ok(())
+}
+
+/// 23: the quotient has the precision of the scale; before, nothing was said of it, and runtimes took float.
+pub(super) fn quotient_in_float(d: &mut Draft) -> Result<(), OpError> {
+    if matches!(d.graph.fact(d.input(1)?).dtype, DType::F16 | DType::BF16) {
+        d.attrs.insert("precision".into(), Attr::DType(DType::F32));
     }
     Ok(())
 }

@@ -22,8 +22,11 @@ pub(super) const QUANTIZE: Composed = Composed {
         &[Param::new("y", CODES).group(2)],
         &[AXIS],
     ),
-    build: |cx, g| Ok(vec![node(cx, g, "QuantizeLinear")?]),
-    eval: |cx| eval(cx, "QuantizeLinear"),
+    build: |cx, g| {
+        let inputs: Vec<_> = (0..cx.inputs.len()).map(|i| g.input(i)).collect();
+        Ok(vec![g.node("QuantizeLinear", &divided_in_float(cx), &inputs)?])
+    },
+    eval: |cx| reference("QuantizeLinear", &divided_in_float(cx), &all(cx)?, 1),
 };
 
 pub(super) const DEQUANTIZE: Composed = Composed {
@@ -307,6 +310,13 @@ fn all<'a>(cx: &Cx<'a>) -> Result<Vec<Option<&'a Tensor>>, OpError> {
 }
 
 /// The operation `op` of the same operands and attributes.
+/// As QuantizeLinear was when it was taken over.
+fn divided_in_float<'a>(cx: &'a Cx) -> Vec<(&'a str, Attr)> {
+    let mut out = attrs(cx);
+    out.push(("precision", Attr::DType(DType::F32)));
+    out
+}
+
 fn node(cx: &Cx, g: &mut Fragment, op: &str) -> Result<ValueId, OpError> {
     let inputs: Vec<_> = (0..cx.inputs.len()).map(|i| g.input(i)).collect();
     g.node(op, &attrs(cx), &inputs)
