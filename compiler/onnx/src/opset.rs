@@ -315,6 +315,19 @@ mod tests {
     }
 
     #[test]
+    fn quotients_of_halves_were_floats() {
+        let precision = |opset: i64, t: DType| {
+            let scale = Tensor::from_f64(t, &[], [0.5]);
+            raised(&case("QuantizeLinear", opset, &[]), &[scale], |d| {
+                d.expect("raised").attrs.get("precision").cloned()
+            })
+        };
+        assert_eq!(precision(21, DType::F16), Some(Attr::DType(DType::F32)));
+        assert_eq!(precision(21, DType::F32), None);
+        assert_eq!(precision(23, DType::F16), None);
+    }
+
+    #[test]
     fn the_table_is_sorted() {
         assert!(CHANGES.is_sorted_by_key(|c| c.until));
     }

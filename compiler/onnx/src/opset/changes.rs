@@ -339,14 +339,6 @@ pub(super) fn grid_sample_mode(d: &mut Draft) -> Result<(), OpError> {
     Ok(())
 }
 
-/// 23: the quotient has the precision of the scale; before, nothing was said of it, and runtimes took float.
-pub(super) fn quotient_in_float(d: &mut Draft) -> Result<(), OpError> {
-    if matches!(d.graph.fact(d.input(1)?).dtype, DType::F16 | DType::BF16) {
-        d.attrs.insert("precision".into(), Attr::DType(DType::F32));
-    }
-    Ok(())
-}
-
 /// 21: scale and bias are per channel; before, per group.
 pub(super) fn group_norm_channels(d: &mut Draft) -> Result<(), OpError> {
     let groups = match d.attrs.get("num_groups") {
@@ -370,6 +362,14 @@ pub(super) fn group_norm_channels(d: &mut Draft) -> Result<(), OpError> {
         let v = d.before("Reshape", &[], &[v, column])?;
         let v = d.before("Expand", &[], &[v, wide])?;
         d.inputs[i] = Some(d.before("Reshape", &[], &[v, flat])?);
+    }
+    Ok(())
+}
+
+/// 23: the quotient has the precision of the scale; before, nothing was said of it, and ONNX Runtime takes float.
+pub(super) fn quotient_in_float(d: &mut Draft) -> Result<(), OpError> {
+    if matches!(d.graph.fact(d.input(1)?).dtype, DType::F16 | DType::BF16) {
+        d.attrs.insert("precision".into(), Attr::DType(DType::F32));
     }
     Ok(())
 }

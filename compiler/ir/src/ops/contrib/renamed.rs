@@ -22,11 +22,8 @@ pub(super) const QUANTIZE: Composed = Composed {
         &[Param::new("y", CODES).group(2)],
         &[AXIS],
     ),
-    build: |cx, g| {
-        let inputs: Vec<_> = (0..cx.inputs.len()).map(|i| g.input(i)).collect();
-        Ok(vec![g.node("QuantizeLinear", &divided_in_float(cx), &inputs)?])
-    },
-    eval: |cx| reference("QuantizeLinear", &divided_in_float(cx), &all(cx)?, 1),
+    build: |cx, g| Ok(vec![node(cx, g, "QuantizeLinear", &divided_in_float(cx))?]),
+    eval: |cx| eval(cx, "QuantizeLinear", &divided_in_float(cx)),
 };
 
 pub(super) const DEQUANTIZE: Composed = Composed {
@@ -41,8 +38,8 @@ pub(super) const DEQUANTIZE: Composed = Composed {
         &[Param::new("y", MEASURED).group(2)],
         &[AXIS],
     ),
-    build: |cx, g| Ok(vec![node(cx, g, "DequantizeLinear")?]),
-    eval: |cx| eval(cx, "DequantizeLinear"),
+    build: |cx, g| Ok(vec![node(cx, g, "DequantizeLinear", &attrs(cx))?]),
+    eval: |cx| eval(cx, "DequantizeLinear", &attrs(cx)),
 };
 
 pub(super) const GATHER_ND: Composed = Composed {
@@ -79,8 +76,8 @@ pub(super) const TRILU: Composed = Composed {
         &[Param::new("Y", Types::PLAIN)],
         &[("upper", AttrDef::Int(1))],
     ),
-    build: |cx, g| Ok(vec![node(cx, g, "Trilu")?]),
-    eval: |cx| eval(cx, "Trilu"),
+    build: |cx, g| Ok(vec![node(cx, g, "Trilu", &attrs(cx))?]),
+    eval: |cx| eval(cx, "Trilu", &attrs(cx)),
 };
 
 pub(super) const PAD: Composed = Composed {
@@ -95,8 +92,8 @@ pub(super) const PAD: Composed = Composed {
         &[Param::new("output", Types::FLOAT)],
         &[("mode", AttrDef::OneOf(&["constant", "reflect", "edge", "wrap"]))],
     ),
-    build: |cx, g| Ok(vec![node(cx, g, "Pad")?]),
-    eval: |cx| eval(cx, "Pad"),
+    build: |cx, g| Ok(vec![node(cx, g, "Pad", &attrs(cx))?]),
+    eval: |cx| eval(cx, "Pad", &attrs(cx)),
 };
 
 pub(super) const EXPAND_DIMS: Composed = Composed {
@@ -309,21 +306,21 @@ fn all<'a>(cx: &Cx<'a>) -> Result<Vec<Option<&'a Tensor>>, OpError> {
     (0..cx.inputs.len()).map(|i| optional(cx, i)).collect()
 }
 
-/// The operation `op` of the same operands and attributes.
-/// As QuantizeLinear was when it was taken over.
-fn divided_in_float<'a>(cx: &'a Cx) -> Vec<(&'a str, Attr)> {
+/// The division is that of QuantizeLinear before opset 23.
+fn divided_in_float<'a>(cx: &Cx<'a>) -> Vec<(&'a str, Attr)> {
     let mut out = attrs(cx);
     out.push(("precision", Attr::DType(DType::F32)));
     out
 }
 
-fn node(cx: &Cx, g: &mut Fragment, op: &str) -> Result<ValueId, OpError> {
+/// The operation `op` of the same operands.
+fn node(cx: &Cx, g: &mut Fragment, op: &str, attrs: &[(&str, Attr)]) -> Result<ValueId, OpError> {
     let inputs: Vec<_> = (0..cx.inputs.len()).map(|i| g.input(i)).collect();
-    g.node(op, &attrs(cx), &inputs)
+    g.node(op, attrs, &inputs)
 }
 
-fn eval(cx: &Cx, op: &str) -> Result<Vec<Tensor>, OpError> {
-    reference(op, &attrs(cx), &all(cx)?, 1)
+fn eval(cx: &Cx, op: &str, attrs: &[(&str, Attr)]) -> Result<Vec<Tensor>, OpError> {
+    reference(op, attrs, &all(cx)?, 1)
 }
 
 #[cfg(test)]
