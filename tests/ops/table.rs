@@ -548,6 +548,8 @@ pub const CASES: &[&str] = &[
     "RoiAlign(T[2,3,7,9], T[5,4] @ -3..12, i64[5] @ 0..1) {mode=\"max\", output_height=2, output_width=3}",
     "RoiAlign(T[1,2,7,9], T[3,4] @ 0..16, i64[3] = dense(0,0,0)) {coordinate_transformation_mode=\"output_half_pixel\", output_height=2, output_width=2, sampling_ratio=2, spatial_scale=0.5}",
     "RoiAlign(T[1,2,7,9], T[3,4] @ 0..8, i64[3] = dense(0,0,0)) {mode=\"max\", output_height=3, output_width=2, sampling_ratio=3}",
+    "MaxRoiPool(T[1,3,7,9], T[4,5] @ 0..0.75) {pooled_shape=[2,3], spatial_scale=8.0} : f32 f64 f16 bf16",
+    "MaxRoiPool(T[2,3,7,9], T[2,5] = dense(1,-2,3,6,4,0,0,0,20,5)) {pooled_shape=[3,2], spatial_scale=0.5}",
     "Resize(T[1,2,4,5]) {scales=floats[1.0,1.0,2.0,3.0]} : f32 u8",
     "Resize(T[1,2,4,5], _, _, i64[4] = dense(1,2,9,3)) {nearest_mode=\"floor\", coordinate_transformation_mode=\"asymmetric\"}",
     "Resize(T[1,2,4,5], _, _, i64[4] = dense(1,2,9,3)) {nearest_mode=\"ceil\", coordinate_transformation_mode=\"align_corners\"}",

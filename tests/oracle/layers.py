@@ -496,6 +496,20 @@ def roi_align(d):
     return [d.array([n, c, h, w]), rois, d.ints(0, n - 1, [count])], attrs
 
 
+def max_roi_pool(d):
+    d.finite()
+    n, c, h, w = d.int(1, 2), d.int(1, 3), d.int(1, 8), d.int(1, 8)
+    count = d.int(1, 4)
+    corners = d.uniform(-4, 8, [count, 4])
+    # Whole numbers, which scales make halves of: there the roundings meet.
+    if d.int(0, 1):
+        corners = np.rint(corners)
+    images = d.ints(0, n - 1, [count, 1])
+    rois = np.concatenate([images.astype(d.of(1)), corners.astype(d.of(1))], 1)
+    return [d.array([n, c, h, w]), rois], d.some(spatial_scale=d.pick([0.5, 1.0, 2.0])) | {
+        "pooled_shape": [d.int(1, 4), d.int(1, 4)]}
+
+
 # Attention and recurrent layers
 
 def attention(d):

@@ -619,6 +619,7 @@ GENERATORS = {
     ("", "GridSample"): layers.grid_sample,
     ("", "AffineGrid"): layers.affine_grid,
     ("", "RoiAlign"): layers.roi_align,
+    ("", "MaxRoiPool"): layers.max_roi_pool,
     ("", "Attention"): layers.attention,
     ("", "RNN"): layers.recurrent(1),
     ("", "GRU"): layers.recurrent(3),

@@ -18,14 +18,6 @@ from pathlib import Path
 from compiled import Checks, Compiled
 from match import compare
 
-# One of each kind that matters: both exporters, transformers, plain, depthwise and attention-free image
-# networks, recurrences that are written out and recurrent layers.
-NAMES = [
-    "bert_base_eager_ts", "bert_base_sdpa_dynamo", "distilbert", "resnet50", "mobilenetv2_100", "efficientnet_b0",
-    "deit_small_ts", "deit_small_dynamo", "convnext_atto_ts", "convnext_atto_dynamo", "efficientformer_l1",
-    "squeezenet1_0", "mixer_s32_224", "mamba_s128", "rwkv", "lstm_gru",
-]
-
 
 def written(zoo, name, folder):
     """Path of NAME.onnx in the folder, written when it is not there."""
@@ -50,14 +42,17 @@ def test_cases(zoo, name, sizes=()):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    ap.add_argument("names", nargs="*", help="default: those of this file")
+    ap.add_argument("names", nargs="*", help="default: every network of the zoo")
     ap.add_argument("--zoo", type=Path, required=True)
     ap.add_argument("--cache", type=Path, help="keep the written models here")
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--cpu", default="native", help="compile for this processor")
     args = ap.parse_args()
+    names = args.names or sorted(path.stem for path in (args.zoo / "models").glob("*.json"))
+    if not names:
+        ap.error(f"{args.zoo}: no models/NAME.json")
     checks = Checks()
-    for name in args.names or NAMES:
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             model = written(args.zoo, name, args.cache or folder)
             build = lambda *where: Compiled(*where, ["--cpu", args.cpu])

@@ -547,6 +547,7 @@ const JUMPS: &[&str] = &[
     "Shrink",
     "Tan",
     "RoiAlign",
+    "MaxRoiPool",
     "Cast",
     "CastLike",
     "BitCast",

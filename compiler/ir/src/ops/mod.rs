@@ -53,6 +53,7 @@ mod reshape;
 pub mod resize;
 pub mod response;
 mod roi_align;
+mod roi_pool;
 mod rotary;
 #[cfg(test)]
 mod samples;

@@ -23,6 +23,7 @@ pub const OPS: &[&dyn OpDef] = &[
     &super::grid_sample::GridSample,
     &super::affine_grid::AffineGrid,
     &super::roi_align::RoiAlign,
+    &super::roi_pool::MaxRoiPool,
 ];
 
 struct Resize;

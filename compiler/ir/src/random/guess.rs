@@ -147,7 +147,7 @@ pub fn attribute(r: &mut Rng, name: &str, def: &AttrDef, rank: i64, inputs: usiz
         }
         // Where there is a filter, its shape says it.
         ("kernel_shape", _) if inputs > 1 => return None,
-        ("kernel_shape", _) => ints(r, spatial, 1, 3),
+        ("kernel_shape" | "pooled_shape", _) => ints(r, spatial, 1, 3),
         ("strides" | "dilations", _) => ints(r, spatial, 1, 2),
         ("pads", _) => ints(r, spatial * 2, 0, 1),
         ("axes", _) => Attr::Ints((0..rank).filter(|_| r.chance(60)).collect()),
