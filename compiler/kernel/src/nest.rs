@@ -171,14 +171,13 @@ fn merge(nest: &mut Nest, buffers: &[Buffer]) {
         // Each is a digit of the one: divisions of divisions, as merging two at a time makes them, grow out of hand where
         // the extents are sums.
         let it = Dim::iter(outer.len() + row.len());
-        let product = |extents: &[Dim]| extents.iter().cloned().fold(Dim::ONE, |p, e| p * e);
         let quotients: Vec<Dim> = (first..=last)
-            .map(|i| it.floor_div(&product(&all[i + 1..=last])))
+            .map(|i| it.floor_div(&Dim::product(&all[i + 1..=last])))
             .collect();
         sub.push(quotients[0].clone());
         let rest = quotients.windows(2).zip(&all[first + 1..=last]);
         sub.extend(rest.map(|(q, extent)| q[1].clone() - extent.clone() * q[0].clone()));
-        let merged = product(&all[first..=last]);
+        let merged = Dim::product(&all[first..=last]);
         if first < n { &mut outer } else { &mut row }.push(merged);
         first = last + 1;
     }

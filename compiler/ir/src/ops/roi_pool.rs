@@ -109,26 +109,25 @@ impl OpDef for MaxRoiPool {
         let which = reshape(&mut g, which, vec![number_of.clone()])?;
         let which = g.cast(which, DType::I64)?;
         let [rows, columns] = [0, 1].map(|axis| members(&mut g, &form, axis, image, regions));
-        let (rows, columns) = (rows?, columns?);
 
         let mut each = Fragment::empty("region");
-        let slices = [rows.of_bins, rows.some, columns.of_bins, columns.some, which];
+        let slices = [rows?, columns?, which];
         let cut = |v: ValueId| Fact::new(g.dtype(v), g.fact(v).shape[1..].to_vec());
-        let [of_rows, some_rows, of_columns, some_columns, which] = slices.map(|v| each.operand(cut(v)));
+        let [rows, columns, which] = slices.map(|v| each.operand(cut(v)));
         let whole = each.operand(g.fact(image).clone());
         let one = each.apply("Gather", &[("axis", Attr::Int(0))], &[whole, which])?;
         let [channels, height, width] = [0, 1, 2].map(|axis| each.fact(one).shape[axis].clone());
-        let bins = form.bins.map(Dim::from);
         let least = each.number(one, f64::NEG_INFINITY);
 
-        let members = reshape(&mut each, of_rows, vec![bins[0].clone(), height.clone(), Dim::ONE])?;
-        let one = reshape(&mut each, one, vec![channels, Dim::ONE, height, width.clone()])?;
-        let meant = each.apply("Where", &[], &[members, one, least])?;
+        let rows = reshape(&mut each, rows, vec![Dim::from(form.bins[0]), height.clone(), Dim::ONE])?;
+        let one = reshape(&mut each, one, vec![channels, Dim::ONE, height, width])?;
+        let meant = each.apply("Where", &[], &[rows, one, least])?;
         let narrow = each.reduce("ReduceMax", meant, &[2], true)?;
-        let meant = each.apply("Where", &[], &[of_columns, narrow, least])?;
+        let meant = each.apply("Where", &[], &[columns, narrow, least])?;
         let pooled = each.reduce("ReduceMax", meant, &[3], false)?;
-        let some_rows = reshape(&mut each, some_rows, vec![bins[0].clone(), Dim::ONE])?;
-        let some = each.binary("And", some_rows, some_columns)?;
+        let rows = each.reduce("ReduceMax", rows, &[1], false)?;
+        let columns = each.reduce("ReduceMax", columns, &[1], false)?;
+        let some = each.binary("And", rows, columns)?;
         let zero = each.number(pooled, 0.0);
         let pooled = each.apply("Where", &[], &[some, pooled, zero])?;
         let operands = [&slices[..], &[image]].concat();
@@ -137,18 +136,11 @@ impl OpDef for MaxRoiPool {
     }
 }
 
-/// The bins of all regions along an axis.
-struct Members {
-    /// Which elements are of each: `[regions, bins, extent]`.
-    of_bins: ValueId,
-    /// Whether some of the image are: `[regions, bins]`.
-    some: ValueId,
-}
-
-fn members(g: &mut Fragment, form: &Form, axis: usize, image: ValueId, regions: ValueId) -> Result<Members, OpError> {
+/// Which elements along an axis belong to each bin of each region: `[regions, bins, extent]`.
+fn members(g: &mut Fragment, form: &Form, axis: usize, image: ValueId, regions: ValueId) -> Result<ValueId, OpError> {
     let work = g.dtype(regions);
     let (bins, extent) = (Dim::from(form.bins[axis]), g.fact(image).shape[2 + axis].clone());
-    let [zero, half, one] = [0.0, 0.5, 1.0].map(|v| g.number(regions, v));
+    let [half, one] = [0.5, 1.0].map(|v| g.number(regions, v));
     let corner = |g: &mut Fragment, i: usize| {
         let v = slice(g, regions, 1, Dim::from(i), Dim::from(i + 1))?;
         let scale = g.number(v, form.scale.into());
@@ -178,19 +170,12 @@ fn members(g: &mut Fragment, form: &Form, axis: usize, image: ValueId, regions: 
     let behind = g.unary("Ceil", behind)?;
     let behind = g.binary("Add", start, behind)?;
 
-    let axes = [("start", 2 + axis as i64), ("end", 3 + axis as i64)].map(|(k, v)| (k, Attr::Int(v)));
-    let high = g.apply("Shape", &axes, &[image])?;
-    let high = g.cast(high, work)?;
-    let (from, to) = (g.binary("Max", first, zero)?, g.binary("Min", behind, high)?);
-    let some = g.binary("Less", from, to)?;
-
     let here = count(g, &extent)?;
     let here = g.cast(here, work)?;
     let shape = [g.fact(first).shape.clone(), vec![Dim::ONE]].concat();
     let [first, behind] = [first, behind].map(|v| reshape(g, v, shape.clone()));
     let (above, below) = (g.binary("LessOrEqual", first?, here)?, g.binary("Less", here, behind?)?);
-    let of_bins = g.binary("And", above, below)?;
-    Ok(Members { of_bins, some })
+    g.binary("And", above, below)
 }
 
 #[cfg(test)]
